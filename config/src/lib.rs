@@ -1,0 +1,29 @@
+//! The configuration of Throughway: YAML → raw → checked.
+//!
+//! * [`Config`] is the checked form and the only one that leaves this crate. [`Config::load`] and [`Config::parse`] are the
+//!   door: what they return has been checked whole, what they refuse they explain with places in the file.
+//! * `raw` mirrors the shape of the file; `checked` gives it meaning, a file for each section in both.
+//! * [`value`] has the scalars as people write them.
+//! * [`error`] has what is said of a file, and how it is printed.
+//! * [`Change`] tells two configurations apart, for a reload.
+//! * [`schema`] is the JSON Schema for editors, made of the raw form.
+//!
+//! This crate knows no network function: it says what was asked for, not how it is done.
+#![forbid(unsafe_code)]
+
+mod change;
+mod checked;
+pub mod error;
+mod load;
+mod raw;
+mod schema;
+mod suggest;
+pub mod value;
+
+pub use change::Change;
+pub use checked::{
+    Api, CORES, Chain, Checksum, Config, FailMode, Family, Function, FunctionId, FunctionKind, Interface,
+    InterfaceId, MarkRule, Marker, Metrics, Poll, Route, Router, TableId, Target, Workers, XdpMode, ZeroCopy,
+};
+pub use error::{Errors, Problem, Severity, Span, Warning};
+pub use schema::schema;

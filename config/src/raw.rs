@@ -1,0 +1,50 @@
+//! The file as written: a mirror of its shape, with the place of everything in it.
+//!
+//! What is decided here is only the shape: which keys there are, what is a map and what a list. Scalars stay text
+//! ([`Written`]) until `checked` reads them, so that all that is wrong with them is reported at once. The doc comments of
+//! the structs are the descriptions that editors show: they go into the JSON Schema.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+mod chains;
+mod functions;
+mod interfaces;
+mod marker;
+mod router;
+mod services;
+mod shape;
+mod workers;
+
+pub(crate) use chains::Chain;
+pub(crate) use functions::{Function, Kind};
+pub(crate) use interfaces::Interface;
+pub(crate) use marker::{MarkRule, Marker};
+pub(crate) use router::{Route, Router};
+pub(crate) use services::{Api, MetricsSwitch};
+pub(crate) use shape::{At, Entries, Entry, OneOrMany, ReadOr, Written};
+pub(crate) use workers::Workers;
+
+/// The configuration of Throughway.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[schemars(title = "Throughway configuration")]
+pub(crate) struct Raw {
+    /// The network devices of which packets are taken, by name.
+    pub(crate) interfaces: Entries<Interface>,
+    /// The worker threads.
+    pub(crate) workers: Option<Workers>,
+    /// The network functions, by name. A function may stand in several chains; its state is shared between them.
+    pub(crate) functions: Entries<Function>,
+    /// Which functions packets walk, by the interface they come from.
+    pub(crate) chains: Entries<Chain>,
+    /// Metrics for Prometheus.
+    pub(crate) metrics: Option<At<MetricsSwitch>>,
+    /// The socket that the `throughway` command speaks to.
+    pub(crate) api: Option<Api>,
+}
+
+impl Raw {
+    /// The sections that must be there.
+    pub(crate) const SECTIONS: &'static [&'static str] = &["interfaces", "functions", "chains"];
+}

@@ -1,0 +1,16 @@
+//! Threads.
+
+use super::*;
+use crate::checked::{CoreRange, FrameCount, Poll};
+
+/// The worker threads: one per core, each with one queue of every interface.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Workers {
+    /// The cores to pin workers to: numbers or ranges such as `2-5`. Default: [0].
+    pub(crate) cores: Option<OneOrMany<CoreRange>>,
+    /// What a worker does when there is nothing to do. Default: adaptive.
+    pub(crate) poll: Option<Written<Poll>>,
+    /// Frames of packet memory per worker: a power of two. Default: 8192.
+    pub(crate) frames: Option<Written<FrameCount>>,
+}

@@ -1,0 +1,326 @@
+//! From netlink messages to the plain types of [`crate::model`].
+//!
+//! Each function takes the payload of one message and gives none for what the mirror does not keep: other address families
+//! (bridge ports and their forwarding entries come on the same groups), proxy neighbours, cached routes.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{DecodeError, Parseable};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{self, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteType, RouteVia,
+};
+
+use crate::model::{
+    Address, AddressKey, Link, Neighbour, NeighbourKey, NextHop, NexthopObject, NudState, OperState, Prefix,
+    Route, RouteKey, RouteKind, RouteProtocol, Scope,
+};
+use crate::socket::{attributes, number};
+
+/// Shape of a decoder: a key and a value, or nothing to keep.
+pub(crate) type Decoded<K, V> = Result<Option<(K, V)>, DecodeError>;
+
+/// `RTM_NEWLINK`, `RTM_DELLINK`.
+pub(crate) fn link(payload: &[u8]) -> Decoded<u32, Link> {
+    let message = LinkMessage::parse(payload)?;
+    if message.header.interface_family != AddressFamily::Unspec {
+        return Ok(None);
+    }
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        admin_up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        loopback: flags.contains(LinkFlags::Loopback),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
+            LinkAttribute::OperState(state) => link.oper_state = oper_state(state),
+            LinkAttribute::Controller(master) => link.master = Some(master).filter(|index| *index != 0),
+            LinkAttribute::Link(parent) => link.parent = Some(parent).filter(|index| *index != 0),
+            LinkAttribute::LinkNetNsId(_) => link.parent_elsewhere = true,
+            LinkAttribute::NumRxQueues(count) => link.rx_queues = count,
+            LinkAttribute::NumTxQueues(count) => link.tx_queues = count,
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(Some((link.index, link)))
+}
+
+fn oper_state(state: link::State) -> OperState {
+    match state {
+        link::State::NotPresent => OperState::NotPresent,
+        link::State::Down => OperState::Down,
+        link::State::LowerLayerDown => OperState::LowerLayerDown,
+        link::State::Testing => OperState::Testing,
+        link::State::Dormant => OperState::Dormant,
+        link::State::Up => OperState::Up,
+        _ => OperState::Unknown,
+    }
+}
+
+/// `RTM_NEWADDR`, `RTM_DELADDR`.
+pub(crate) fn address(payload: &[u8]) -> Decoded<AddressKey, Address> {
+    let message = AddressMessage::parse(payload)?;
+    if !is_ip(message.header.family) {
+        return Ok(None);
+    }
+    let (mut local, mut prefix_address) = (None, None);
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let mut value = Address { scope: Scope(message.header.scope.into()), ..Address::default() };
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(address),
+            AddressAttribute::Address(address) => prefix_address = Some(address),
+            AddressAttribute::Broadcast(address) => value.broadcast = Some(address),
+            AddressAttribute::Flags(all) => flags = all,
+            _ => {}
+        }
+    }
+    // Without a peer, IPv4 sends the same address twice and IPv6 the second alone.
+    let Some(address) = local.or(prefix_address) else {
+        return Ok(None);
+    };
+    value.tentative = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+        && !flags.contains(AddressFlags::Optimistic);
+    let key = AddressKey {
+        ifindex: message.header.index,
+        address,
+        prefix_len: message.header.prefix_len,
+        peer: prefix_address.filter(|peer| *peer != address),
+    };
+    Ok(Some((key, value)))
+}
+
+/// `RTM_NEWROUTE`, `RTM_DELROUTE`.
+pub(crate) fn route(payload: &[u8]) -> Decoded<RouteKey, Route> {
+    let message = RouteMessage::parse(payload)?;
+    let header = &message.header;
+    if !is_ip(header.address_family) || header.flags.contains(RouteFlags::Cloned) {
+        return Ok(None);
+    }
+    let unspecified =
+        if header.address_family == AddressFamily::Inet { Prefix::DEFAULT_V4 } else { Prefix::DEFAULT_V6 };
+    let mut key = RouteKey {
+        table: u32::from(header.table),
+        prefix: Prefix { len: header.destination_prefix_length, ..unspecified },
+        source: (header.source_prefix_length != 0)
+            .then_some(Prefix { len: header.source_prefix_length, ..unspecified }),
+        tos: header.tos,
+        metric: 0,
+    };
+    let mut route = Route {
+        kind: route_kind(header.kind),
+        scope: Scope(header.scope.into()),
+        protocol: RouteProtocol(header.protocol.into()),
+        ..Route::default()
+    };
+    // Flags of a single next hop stand in the header; the low byte is the same as in a multipath entry.
+    let mut single = NextHop::new(None, None);
+    set_flags(&mut single, RouteNextHopFlags::from_bits_retain(header.flags.bits() as u8));
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Table(table) => key.table = table,
+            RouteAttribute::Destination(address) => set_address(&mut key.prefix.address, address),
+            RouteAttribute::Source(address) => {
+                if let Some(source) = &mut key.source {
+                    set_address(&mut source.address, address);
+                }
+            }
+            RouteAttribute::Priority(metric) => key.metric = metric,
+            RouteAttribute::PrefSource(address) => route.preferred_source = ip(&address),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.into_iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(mtu),
+                    _ => None,
+                });
+            }
+            RouteAttribute::NhId(id) => route.nexthop_id = Some(id),
+            RouteAttribute::MultiPath(hops) => route.next_hops = hops.into_iter().map(next_hop).collect(),
+            other => set_way(&mut single, other),
+        }
+    }
+    if route.next_hops.is_empty() && (single.ifindex.is_some() || single.gateway.is_some()) {
+        route.next_hops.push(single);
+    }
+    if matches!(
+        route.kind,
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw
+    ) {
+        // IPv6 names the loopback device for these.
+        route.next_hops.clear();
+    }
+    route.next_hops.sort_unstable();
+    Ok(Some((key, route)))
+}
+
+fn next_hop(entry: RouteNextHop) -> NextHop {
+    let mut hop = NextHop::new(None, Some(entry.interface_index).filter(|index| *index != 0));
+    hop.weight = u16::from(entry.hops) + 1;
+    set_flags(&mut hop, entry.flags);
+    for attribute in entry.attributes {
+        set_way(&mut hop, attribute);
+    }
+    hop
+}
+
+fn set_flags(hop: &mut NextHop, flags: RouteNextHopFlags) {
+    hop.onlink = flags.contains(RouteNextHopFlags::Onlink);
+    hop.dead = flags.contains(RouteNextHopFlags::Dead);
+    hop.linkdown = flags.contains(RouteNextHopFlags::Linkdown);
+}
+
+fn set_way(hop: &mut NextHop, attribute: RouteAttribute) {
+    match attribute {
+        RouteAttribute::Oif(index) => hop.ifindex = Some(index).filter(|index| *index != 0),
+        RouteAttribute::Gateway(address) => hop.gateway = ip(&address),
+        RouteAttribute::Via(RouteVia::Inet(address)) => hop.gateway = Some(address.into()),
+        RouteAttribute::Via(RouteVia::Inet6(address)) => hop.gateway = Some(address.into()),
+        RouteAttribute::EncapType(_) => hop.encapsulates = true,
+        _ => {}
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+fn set_address(to: &mut IpAddr, from: RouteAddress) {
+    if let Some(address) = ip(&from) {
+        *to = address;
+    }
+}
+
+fn route_kind(kind: RouteType) -> RouteKind {
+    match kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::Local => RouteKind::Local,
+        RouteType::Broadcast => RouteKind::Broadcast,
+        RouteType::Anycast => RouteKind::Anycast,
+        RouteType::Multicast => RouteKind::Multicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Prohibit => RouteKind::Prohibit,
+        RouteType::Throw => RouteKind::Throw,
+        other => RouteKind::Other(other.into()),
+    }
+}
+
+/// `RTM_NEWNEIGH`, `RTM_DELNEIGH`.
+pub(crate) fn neighbour(payload: &[u8]) -> Decoded<NeighbourKey, Neighbour> {
+    let message = NeighbourMessage::parse(payload)?;
+    if !is_ip(message.header.family) || message.header.flags.contains(NeighbourFlags::Proxy) {
+        return Ok(None);
+    }
+    let mut address = None;
+    let mut value = Neighbour {
+        mac: None,
+        state: nud_state(message.header.state),
+        router: message.header.flags.contains(NeighbourFlags::Router),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => value.mac = bytes.try_into().ok(),
+            _ => {}
+        }
+    }
+    Ok(address.map(|address| (NeighbourKey { ifindex: message.header.ifindex, address }, value)))
+}
+
+fn nud_state(state: NeighbourState) -> NudState {
+    match state {
+        NeighbourState::Incomplete => NudState::Incomplete,
+        NeighbourState::Reachable => NudState::Reachable,
+        NeighbourState::Stale => NudState::Stale,
+        NeighbourState::Delay => NudState::Delay,
+        NeighbourState::Probe => NudState::Probe,
+        NeighbourState::Failed => NudState::Failed,
+        NeighbourState::Noarp => NudState::NoArp,
+        NeighbourState::Permanent => NudState::Permanent,
+        _ => NudState::None,
+    }
+}
+
+/// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP` (linux/nexthop.h), which netlink-packet-route does not know.
+pub(crate) fn nexthop(payload: &[u8]) -> Decoded<u32, NexthopObject> {
+    const NHA_ID: u16 = 1;
+    const NHA_GROUP: u16 = 2;
+    const NHA_BLACKHOLE: u16 = 4;
+    const NHA_OIF: u16 = 5;
+    const NHA_GATEWAY: u16 = 6;
+    const NHA_ENCAP_TYPE: u16 = 7;
+    /// `struct nhmsg`: family, scope, protocol, a reserved byte, flags (u32).
+    const HEADER: usize = 8;
+
+    let (header, rest) = payload
+        .split_first_chunk::<HEADER>()
+        .ok_or_else(|| DecodeError::from("nexthop message shorter than its header"))?;
+    let mut id = None;
+    let mut blackhole = false;
+    let mut group = None;
+    let mut hop = NextHop::new(None, None);
+    let flags = number(&header[4..]).unwrap_or_default();
+    set_flags(&mut hop, RouteNextHopFlags::from_bits_retain(flags as u8));
+    for (kind, value) in attributes(rest) {
+        match kind {
+            NHA_ID => id = number(value),
+            NHA_BLACKHOLE => blackhole = true,
+            NHA_OIF => hop.ifindex = number(value),
+            NHA_GATEWAY => hop.gateway = ip_of_bytes(value),
+            NHA_ENCAP_TYPE => hop.encapsulates = true,
+            NHA_GROUP => group = Some(members(value)),
+            _ => {}
+        }
+    }
+    let object = match group {
+        Some(members) => NexthopObject::Group(members),
+        None if blackhole => NexthopObject::Blackhole,
+        None => NexthopObject::Single(hop),
+    };
+    Ok(id.map(|id| (id, object)))
+}
+
+/// `struct nexthop_grp`: number (u32), weight less one, its high byte (since 6.12), two reserved bytes.
+fn members(value: &[u8]) -> Vec<(u32, u16)> {
+    let (entries, _) = value.as_chunks::<8>();
+    entries
+        .iter()
+        .filter_map(|entry| {
+            Some((number(entry)?, u16::from_le_bytes([entry[4], entry[5]]).saturating_add(1)))
+        })
+        .collect()
+}
+
+fn ip_of_bytes(value: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(value)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))
+        .ok()
+}
+
+fn is_ip(family: AddressFamily) -> bool {
+    matches!(family, AddressFamily::Inet | AddressFamily::Inet6)
+}

@@ -1,0 +1,122 @@
+//! Start, reload, stop: in order.
+//!
+//! Start: configuration → kernel state → XDP program attached (everything still goes to the kernel) → workers and their
+//! sockets → sockets into the program's map → interfaces become ours → ready. Stop is the reverse: interfaces are given back
+//! to the kernel, the program is detached, then the sockets close.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::Failure;
+use crate::control::{api, metrics};
+
+pub mod devices;
+pub mod service;
+
+pub use service::{InterfaceView, Reloaded, Reloads, Service, WorkerView};
+
+/// What the command line says over the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Instead of `api.socket`.
+    pub api: Option<PathBuf>,
+    /// Instead of `metrics.listen`.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Runs the service until it is told to stop.
+pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
+    logs();
+    let (config, warnings) = match throughway_config::Config::load(path) {
+        Ok(loaded) => loaded,
+        Err(errors) => return Err(errors.to_string().into()),
+    };
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let socket_path = overrides.api.clone().unwrap_or_else(|| config.api.socket.clone());
+    let metrics_address = overrides.metrics.or_else(|| config.metrics.as_ref().map(|metrics| metrics.listen));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before anything is touched: the second of two services must fail here.
+        let socket = api::open(&socket_path).await.map_err(|error| format!("api.socket {}: {error}", socket_path.display()))?;
+        let listener = match metrics_address {
+            Some(address) => Some(
+                metrics::listen(address).await.map_err(|error| format!("metrics.listen {address}: {error}"))?,
+            ),
+            None => None,
+        };
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+
+        let service = Arc::new(Mutex::new(Service::start(path, config)?));
+        tokio::spawn(api::serve(socket, Arc::clone(&service)));
+        if let Some(listener) = listener {
+            tokio::spawn(metrics::serve(listener, Arc::clone(&service)));
+        }
+        // Not under systemd is not an error.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(config = %path.display(), "running");
+
+        let mut watchdog = tokio::time::interval(watchdog_period());
+        let end = loop {
+            tokio::select! {
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                _ = hangup.recv() => reload(&service).await,
+                _ = watchdog.tick() => {
+                    if let Err(dead) = lock(&service).check_workers() {
+                        break Err(dead);
+                    }
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                }
+            }
+        };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("stopping");
+        lock(&service).stop();
+        end.map(|()| ExitCode::SUCCESS).map_err(|dead| dead.into())
+    })
+}
+
+fn lock(service: &Mutex<Service>) -> std::sync::MutexGuard<'_, Service> {
+    service.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn reload(service: &Arc<Mutex<Service>>) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::MonotonicUsec(0))]);
+    let service = Arc::clone(service);
+    let done = tokio::task::spawn_blocking(move || lock(&service).reload()).await;
+    match done {
+        Ok(Ok(done)) => {
+            for change in done.changes {
+                tracing::info!("reloaded: {change}");
+            }
+        }
+        Ok(Err(error)) => tracing::error!("the configuration was not reloaded:\n{error}"),
+        Err(error) => tracing::error!(%error, "the reload failed inside"),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Half of what systemd's watchdog allows; once a second without one, to notice dead workers.
+fn watchdog_period() -> Duration {
+    let systemd = sd_notify::watchdog_enabled();
+    systemd.map_or(Duration::from_secs(1), |period| (period / 2).min(Duration::from_secs(1)))
+}
+
+fn logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("THROUGHWAY_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // The journal stamps the time itself.
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    let _ = if under_systemd { builder.without_time().try_init() } else { builder.try_init() };
+}

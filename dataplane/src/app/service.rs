@@ -1,0 +1,413 @@
+//! The running service: everything that must be started, reloaded and stopped together.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam::channel::bounded;
+use throughway_config::{Checksum, Config, FailMode, Poll, XdpMode, ZeroCopy};
+use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
+use throughway_packet::PortId;
+use throughway_shared::steer;
+use throughway_xdp::{Attachment, Mode, Recipient, Steering};
+
+use super::devices::{self, Device};
+use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures};
+use crate::cli::Failure;
+use crate::control::mirror::{self, MirrorHandle, Watcher};
+use crate::host::HostFacts;
+use crate::stats::WorkerStats;
+use crate::worker::PortSettings;
+use crate::worker::live::{self, Handle, Launch};
+
+/// Neighbours that may be asked for at a time; more are asked for again later.
+const WANTED: usize = 1024;
+
+/// An interface as it runs.
+#[derive(Clone, Debug)]
+pub struct InterfaceView {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its device.
+    pub device: String,
+    /// The granted XDP mode: `native` or `generic`.
+    pub xdp: String,
+    /// Why it is not native although native was tried.
+    pub xdp_fallback: Option<String>,
+    /// Whether all its sockets were granted zero copy: `yes`, `no` or `partly`.
+    pub zero_copy: String,
+    /// Why it is not zero copy although that was tried.
+    pub zero_copy_fallback: Option<String>,
+    /// How many queues it has.
+    pub queues: u32,
+    /// What happens to its packets when the service dies.
+    pub on_failure: String,
+}
+
+/// A worker as it runs.
+#[derive(Clone, Debug)]
+pub struct WorkerView {
+    /// Its number, from zero.
+    pub number: usize,
+    /// The core it is pinned to.
+    pub core: u16,
+    /// What it counts.
+    pub stats: Arc<WorkerStats>,
+}
+
+/// How often the configuration was reloaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Reloads {
+    /// With success.
+    pub applied: u64,
+    /// In vain.
+    pub refused: u64,
+    /// Whether the last attempt succeeded.
+    pub last_applied: bool,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default)]
+pub struct Reloaded {
+    /// What changed, a line each.
+    pub changes: Vec<String>,
+    /// What is odd about the new configuration.
+    pub warnings: Vec<String>,
+}
+
+/// The running service.
+pub struct Service {
+    path: PathBuf,
+    config: Config,
+    interfaces: Vec<InterfaceView>,
+    devices: Vec<Device>,
+    workers: Vec<WorkerView>,
+    handles: Vec<Handle>,
+    rounds_seen: Vec<u64>,
+    figures: Figures,
+    mirror: MirrorHandle,
+    steering: Arc<Mutex<Steering>>,
+    attachments: Vec<Attachment>,
+    reloads: Reloads,
+}
+
+impl Service {
+    /// Starts everything, in order; on an error, what was started is undone.
+    pub fn start(path: &Path, config: Config) -> Result<Self, Failure> {
+        let names = config.interfaces.iter().map(|interface| (interface.name.to_string(), interface.device.to_string()));
+        let opened = mirror::open(names.collect())?;
+        let mut devices = devices::prepare(&config, opened.state())?;
+
+        let mut steering = Steering::load()?;
+        let mut attachments = Vec::new();
+        let mut interfaces = Vec::new();
+        for (interface, device) in config.interfaces.iter().zip(&mut devices) {
+            let mode = match interface.xdp {
+                XdpMode::Auto => Mode::Auto,
+                XdpMode::Native => Mode::Native,
+                XdpMode::Generic => Mode::Generic,
+            };
+            let attachment = steering.attach(device.ifindex, &device.name, mode)?;
+            let view = InterfaceView {
+                name: interface.name.to_string(),
+                device: device.name.clone(),
+                xdp: attachment.mode().label().to_owned(),
+                xdp_fallback: attachment.fallback().map(str::to_owned),
+                zero_copy: String::new(),
+                zero_copy_fallback: None,
+                queues: device.queues,
+                on_failure: interface.on_failure.to_string(),
+            };
+            if let Some(reason) = &view.xdp_fallback {
+                tracing::warn!(interface = %view.name, %reason, "native XDP was refused: running generic XDP, which is slower");
+            }
+            attachments.push(attachment);
+            interfaces.push(view);
+        }
+
+        let (wanted, wanted_from) = bounded(WANTED);
+        let facts = Arc::clone(opened.facts());
+        let blueprint = Blueprint::new(&config, &facts)?;
+        let mut figures = Figures::default();
+        let mut workers = Vec::new();
+        let mut handles = Vec::new();
+        for (number, &core) in config.workers.cores.iter().enumerate() {
+            let stats = WorkerStats::new(config.interfaces.len());
+            let launch = Launch {
+                number,
+                core: core.into(),
+                xsk: xsk_config(&config, &devices, number),
+                busy: config.workers.poll == Poll::Busy,
+                settings: settings(&config),
+                program: blueprint.program(number, &mut figures),
+                stats: Arc::clone(&stats),
+                wanted: wanted.clone(),
+            };
+            let (handle, sockets) = live::start(launch)?;
+            handles.push(handle);
+            for socket in &sockets {
+                steering.register_socket(socket.port.0.into(), socket.queue, &socket.fd)?;
+            }
+            note_zero_copy(&mut interfaces, &sockets);
+            workers.push(WorkerView { number, core, stats });
+        }
+        for view in &interfaces {
+            if let Some(reason) = &view.zero_copy_fallback {
+                tracing::info!(interface = %view.name, %reason, "zero copy was refused: packets are copied");
+            }
+        }
+
+        steering.local_addresses().replace(local(&facts))?;
+        for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
+            steering.set_interface(device.ifindex, steer_entry(port, interface.on_failure, device.mac))?;
+        }
+        let steering = Arc::new(Mutex::new(steering));
+        let watcher = SteerWatcher {
+            steering: Arc::clone(&steering),
+            on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
+        };
+        let mirror = opened.follow(blueprint.routers(), wanted_from, watcher)?;
+        let rounds_seen = vec![u64::MAX; workers.len()];
+        let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
+        Ok(Service {
+            path: path.to_owned(),
+            config,
+            interfaces,
+            devices,
+            workers,
+            handles,
+            rounds_seen,
+            figures,
+            mirror,
+            steering,
+            attachments,
+            reloads,
+        })
+    }
+
+    /// Reads the configuration file again: checked whole, built beside the old one, put into force at a batch boundary of every
+    /// worker. On any error nothing changes, and the error says why.
+    pub fn reload(&mut self) -> Result<Reloaded, String> {
+        let result = self.try_reload();
+        match &result {
+            Ok(_) => self.reloads.applied += 1,
+            Err(_) => self.reloads.refused += 1,
+        }
+        self.reloads.last_applied = result.is_ok();
+        result
+    }
+
+    fn try_reload(&mut self) -> Result<Reloaded, String> {
+        let (config, warnings) = Config::load(&self.path).map_err(|errors| errors.to_string())?;
+        let changes = Config::changes(&self.config, &config);
+        let restart: Vec<String> =
+            changes.iter().filter(|change| change.needs_restart).map(|change| format!("  {change}")).collect();
+        if !restart.is_empty() {
+            return Err(format!("these changes need a restart of the service:\n{}", restart.join("\n")));
+        }
+        let figures = &mut self.figures;
+        let workers = self.workers.len();
+        let programs = self.mirror.replace_routers(|facts| {
+            let blueprint = Blueprint::new(&config, facts).map_err(|error| error.to_string())?;
+            let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
+            Ok::<_, String>((blueprint.routers(), programs))
+        })?;
+        for (number, (handle, program)) in self.handles.iter().zip(programs).enumerate() {
+            handle.install(number, program).map_err(|error| error.to_string())?;
+        }
+        self.figures.retain(&config);
+        self.config = config;
+        Ok(Reloaded {
+            changes: changes.iter().map(ToString::to_string).collect(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Whether every worker runs and has made rounds since the last time it was asked; the error names the one that has not.
+    pub fn check_workers(&mut self) -> Result<(), String> {
+        for ((view, handle), seen) in self.workers.iter().zip(&self.handles).zip(&mut self.rounds_seen) {
+            let rounds = view.stats.rounds.get();
+            if !handle.is_alive() {
+                return Err(format!("worker {} has ended unexpectedly", view.number));
+            }
+            if rounds == *seen {
+                return Err(format!("worker {} makes no progress", view.number));
+            }
+            *seen = rounds;
+        }
+        Ok(())
+    }
+
+    /// Gives the interfaces back to the kernel and ends everything, in order.
+    pub fn stop(&mut self) {
+        {
+            let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+            for device in &self.devices {
+                if let Err(error) = steering.remove_interface(device.ifindex) {
+                    tracing::warn!(%error, device = %device.name, "the interface could not be given back before detaching");
+                }
+            }
+        }
+        // What is already in the rings is still forwarded.
+        std::thread::sleep(Duration::from_millis(20));
+        for attachment in self.attachments.drain(..) {
+            if let Err(error) = attachment.detach() {
+                tracing::error!(%error, "the XDP program could not be detached");
+            }
+        }
+        self.mirror.stop();
+        for handle in &mut self.handles {
+            handle.stop();
+        }
+        // Dropping restores what was changed of the devices.
+        self.devices.clear();
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The interfaces, in the order of the configuration.
+    pub fn interfaces(&self) -> &[InterfaceView] {
+        &self.interfaces
+    }
+
+    /// The workers, by number.
+    pub fn workers(&self) -> &[WorkerView] {
+        &self.workers
+    }
+
+    /// The chains' figures.
+    pub fn chain_stats(&self) -> Vec<ChainFigures> {
+        self.figures.chains()
+    }
+
+    /// The functions' figures.
+    pub fn function_stats(&self) -> Vec<FunctionFigures> {
+        self.figures.functions()
+    }
+
+    /// How often the configuration was reloaded.
+    pub fn reloads(&self) -> Reloads {
+        self.reloads
+    }
+
+    /// How often the netlink socket overflowed.
+    pub fn kernel_overruns(&self) -> u64 {
+        self.mirror.overruns()
+    }
+
+    /// The host as it is now.
+    pub fn host(&self) -> Arc<HostFacts> {
+        self.mirror.facts()
+    }
+
+    /// What the XDP program decided: interface, label of the reason, frames.
+    pub fn steered(&self) -> Vec<(String, &'static str, u64)> {
+        let steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = steering.counters().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the XDP program's counters cannot be read");
+            Vec::new()
+        });
+        let mut all = Vec::new();
+        for counts in counters {
+            let interface = counts.interface.and_then(|number| self.interfaces.get(number as usize));
+            let name = interface.map_or_else(|| "(not ours)".to_owned(), |interface| interface.name.clone());
+            all.extend(counts.iter().map(|(reason, count)| (name.clone(), reason.label(), count)));
+        }
+        all
+    }
+}
+
+/// What the kernel receives itself: the host's own addresses and directed broadcasts, none of them claimed by a function.
+fn local(facts: &HostFacts) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
+    facts.local.iter().chain(&facts.broadcast).map(|address| (*address, Recipient::Kernel))
+}
+
+/// Where a port's sockets begin in the steering program's map.
+fn first_socket(port: PortId) -> u32 {
+    u32::from(port.0) * steer::MAX_QUEUES
+}
+
+fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interface {
+    steer::Interface {
+        number: port as u32,
+        first_socket: first_socket(PortId(port as u16)),
+        flags: match on_failure {
+            FailMode::Open => 0,
+            FailMode::Closed => steer::FAIL_CLOSED,
+        },
+        mac,
+        reserved: [0; 2],
+    }
+}
+
+fn settings(config: &Config) -> Vec<PortSettings> {
+    let settings = config
+        .interfaces
+        .iter()
+        .map(|interface| PortSettings { recompute_checksums: interface.checksum == Checksum::Recompute });
+    settings.collect()
+}
+
+/// The sockets of worker `number`: queue q of every interface belongs to worker q modulo the number of workers.
+fn xsk_config(config: &Config, devices: &[Device], number: usize) -> XskConfig {
+    let workers = config.workers.cores.len();
+    let ports = config.interfaces.iter().zip(devices).map(|(interface, device)| XskPort {
+        device: device.name.clone(),
+        queues: (0..device.queues).filter(|queue| *queue as usize % workers == number).collect(),
+        zero_copy: match interface.zero_copy {
+            ZeroCopy::Auto => XskZeroCopy::Auto,
+            ZeroCopy::Require => XskZeroCopy::Require,
+            ZeroCopy::Off => XskZeroCopy::Off,
+        },
+    });
+    XskConfig {
+        ports: ports.collect(),
+        frames: config.workers.frames,
+        busy_poll: config.workers.poll == Poll::Busy,
+        ..XskConfig::default()
+    }
+}
+
+fn note_zero_copy(interfaces: &mut [InterfaceView], sockets: &[live::OpenSocket]) {
+    for socket in sockets {
+        let Some(view) = interfaces.get_mut(socket.port.index()) else { continue };
+        let granted = if socket.granted.zero_copy { "yes" } else { "no" };
+        view.zero_copy = match view.zero_copy.as_str() {
+            "" => granted.to_owned(),
+            known if known == granted => known.to_owned(),
+            _ => "partly".to_owned(),
+        };
+        if view.zero_copy_fallback.is_none() {
+            view.zero_copy_fallback.clone_from(&socket.granted.fallback_reason);
+        }
+    }
+}
+
+/// Keeps the steering program's maps true to the host.
+struct SteerWatcher {
+    steering: Arc<Mutex<Steering>>,
+    on_failure: Vec<FailMode>,
+}
+
+impl Watcher for SteerWatcher {
+    fn host_changed(&mut self, facts: &HostFacts, addresses_or_links: bool) {
+        if !addresses_or_links {
+            return;
+        }
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = steering.local_addresses().replace(local(facts)) {
+            tracing::error!(%error, "the XDP program could not be told of the host's addresses");
+        }
+        for (port, (facts, on_failure)) in facts.ports.iter().zip(&self.on_failure).enumerate() {
+            // A device that went away took its program with it.
+            if facts.ifindex != 0
+                && let Err(error) = steering.set_interface(facts.ifindex, steer_entry(port, *on_failure, facts.mac))
+            {
+                tracing::error!(%error, device = %facts.device, "the XDP program could not be told of the interface");
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The command line. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+
+mod client;
+mod doctor;
+mod offline;
+mod output;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+
+
+/// The NFV data plane: XDP steering, AF_XDP workers, chains of network functions from one YAML file.
+#[derive(Parser, Debug)]
+#[command(name = "throughway", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the data plane in the foreground (the service does this).
+    Run {
+        /// The configuration file.
+        config: PathBuf,
+        /// Overrides `api.socket`.
+        #[arg(long, value_name = "SOCKET")]
+        api: Option<PathBuf>,
+        /// Overrides `metrics.listen`.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics: Option<SocketAddr>,
+    },
+    /// Validate a configuration and print what it would build.
+    Check {
+        /// The configuration file.
+        config: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Print what changes between two configurations.
+    Diff {
+        /// The configuration as it is.
+        old: PathBuf,
+        /// The configuration as it would be.
+        new: PathBuf,
+    },
+    /// Let the running service read its configuration again; waits, and prints what changed.
+    Reload {
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Show the running service's state.
+    Show {
+        /// What to show.
+        what: What,
+        #[command(flatten)]
+        api: Api,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the chains over capture files: no root, no NIC.
+    Replay(Replay),
+    /// Network namespaces to play in.
+    Lab {
+        #[command(subcommand)]
+        command: Lab,
+    },
+    /// What this host, kernel and NIC can do, and what would fall back.
+    Doctor {
+        /// A configuration to check the host against.
+        config: Option<PathBuf>,
+    },
+    /// Take the XDP program of a service that died off an interface.
+    Detach {
+        /// The interface's device.
+        device: String,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Api {
+    /// The service's API socket.
+    #[arg(long = "api", value_name = "SOCKET", default_value = throughway_config::Api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum What {
+    /// Ports: device, granted XDP and zero-copy mode, packets, bytes.
+    Interfaces,
+    /// Threads: core, rounds, idle share.
+    Workers,
+    /// Chains: packets and bytes in and out.
+    Chains,
+    /// Functions: packets judged and ended.
+    Functions,
+    /// The routers' tables.
+    Routes,
+    /// The neighbours.
+    Neighbours,
+    /// Why packets died, and what the XDP program decided alone.
+    Drops,
+    /// What the data plane knows of the host, as `replay --host` reads it.
+    Host,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            What::Interfaces => "interfaces",
+            What::Workers => "workers",
+            What::Chains => "chains",
+            What::Functions => "functions",
+            What::Routes => "routes",
+            What::Neighbours => "neighbours",
+            What::Drops => "drops",
+            What::Host => "host",
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct Replay {
+    /// The configuration file.
+    #[arg(short, long)]
+    config: PathBuf,
+    /// Packets for an interface, from a pcap or pcapng file. May be given several times.
+    #[arg(long = "in", value_name = "INTERFACE=FILE", required = true)]
+    input: Vec<String>,
+    /// The folder for what is sent, one pcapng file per interface.
+    #[arg(long = "out", value_name = "FOLDER")]
+    output: PathBuf,
+    /// The host's addresses, routes and neighbours, as `throughway show host --json` prints them.
+    #[arg(long, value_name = "FILE")]
+    host: Option<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Lab {
+    /// Make the namespaces: client, box, server-a, server-b.
+    Up {
+        /// Queues of every device.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+        queues: u32,
+        /// Also run Throughway in the box, with this configuration.
+        #[arg(long, value_name = "CONFIG")]
+        run: Option<PathBuf>,
+    },
+    /// Run a command in one of them.
+    Exec {
+        /// client, box, a or b.
+        host: String,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Remove the namespaces and what runs in them.
+    Down,
+    /// Show the whole thing at work on real traffic, and remove it again.
+    Demo {
+        /// The configuration to run in the box.
+        #[arg(default_value = "config/examples/edge.yaml")]
+        config: PathBuf,
+    },
+}
+
+/// A failure that ends the command: what to print, and the exit code 1.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// Runs the command; the process's exit code.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            let _ = error.print();
+            return code;
+        }
+    };
+    match dispatch(arguments.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::complain(&format!("error: {}", chain_of_causes(failure.as_ref())));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run { config, api, metrics } => crate::app::run(&config, crate::app::Overrides { api, metrics }),
+        Command::Check { config, json } => offline::check(&config, json),
+        Command::Schema => offline::schema(),
+        Command::Diff { old, new } => offline::diff(&old, &new),
+        Command::Reload { api } => client::reload(&api.socket),
+        Command::Show { what, api, json } => client::show(what.name(), &api.socket, json),
+        Command::Replay(replay) => offline::replay(&replay),
+        Command::Lab { command } => offline::lab(command),
+        Command::Doctor { config } => doctor::doctor(config.as_deref()),
+        Command::Detach { device } => offline::detach(&device),
+    }
+}
+
+fn chain_of_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = error.to_string();
+        // Some errors already print their cause.
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,113 @@
+//! The API socket: one JSON request a line, one JSON answer a line.
+//!
+//! Requests: `{"command":"reload"}` and `{"command":"show","what":"interfaces"}`. Answers hold `error` when refused.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::show;
+use crate::app::Service;
+
+/// A longer request is refused: no real one comes near.
+const LONGEST_REQUEST: u64 = 64 * 1024;
+
+#[derive(Deserialize, Debug)]
+#[serde(tag = "command", rename_all = "lowercase")]
+enum Request {
+    Reload,
+    Show { what: String },
+}
+
+/// The socket's file, removed when the service ends.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Opens the socket, for its owner only. A socket left by a service that died is replaced; one that answers is an error.
+pub async fn open(path: &Path) -> std::io::Result<Socket> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            "another throughway answers on this socket; stop it, or set another api.socket",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Socket { listener, path: path.to_owned() })
+}
+
+/// Answers requests until the process ends.
+pub async fn serve(socket: Socket, service: Arc<Mutex<Service>>) {
+    loop {
+        match socket.listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(converse(stream, Arc::clone(&service)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API socket cannot accept");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, service: Arc<Mutex<Service>>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LONGEST_REQUEST).read_line(&mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let line = std::mem::take(&mut line);
+        let service = Arc::clone(&service);
+        // A reload waits for the workers; the metrics page and the watchdog must not.
+        let answer = tokio::task::spawn_blocking(move || answer(&line, &service)).await;
+        let mut answer = answer.unwrap_or_else(|_| json!({ "error": "the request failed inside" })).to_string();
+        answer.push('\n');
+        if writer.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(line: &str, service: &Mutex<Service>) -> Value {
+    let request = match serde_json::from_str::<Request>(line) {
+        Ok(request) => request,
+        Err(error) => return json!({ "error": format!("not a request: {error}") }),
+    };
+    let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    match request {
+        Request::Reload => match service.reload() {
+            Ok(done) => json!({ "changes": done.changes, "warnings": done.warnings }),
+            Err(error) => json!({ "error": error }),
+        },
+        Request::Show { what } => match show::show(&service, &what) {
+            Some(value) => json!({ "value": value }),
+            None => json!({ "error": format!("there is no `{what}` to show") }),
+        },
+    }
+}

@@ -1,0 +1,236 @@
+//! The Prometheus page: counters of all workers, read when somebody asks.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::{Router, routing};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+use throughway_vnf::DropReason;
+
+use crate::app::Service;
+use crate::stats::{BATCH_BOUNDS, SocketStats};
+
+/// Serves `/metrics` until the process ends.
+pub async fn serve(listener: tokio::net::TcpListener, service: Arc<Mutex<Service>>) -> std::io::Result<()> {
+    let page = move || {
+        let service = Arc::clone(&service);
+        async move {
+            match tokio::task::spawn_blocking(move || render(&service)).await {
+                Ok(Ok(text)) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+                _ => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written").into_response(),
+            }
+        }
+    };
+    let router = Router::new()
+        .route("/metrics", routing::get(page))
+        .route("/", routing::get(|| async { "throughway: metrics are at /metrics\n" }));
+    axum::serve(listener, router).await
+}
+
+/// Opens the address of the metrics page.
+pub async fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address).await
+}
+
+fn render(service: &Mutex<Service>) -> Result<String, prometheus::Error> {
+    let families = {
+        let service = service.lock().unwrap_or_else(PoisonError::into_inner);
+        collect(&service)
+    };
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text)?;
+    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+/// Metric families in the making.
+#[derive(Default)]
+struct Page(Vec<MetricFamily>);
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+impl Page {
+    fn add(&mut self, name: &str, help: &str, kind: MetricType, labels: Labels<'_>, set: impl FnOnce(&mut Metric)) {
+        let mut metric = Metric::default();
+        let labels = labels.iter().map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        metric.set_label(labels.collect());
+        set(&mut metric);
+        match self.0.iter_mut().find(|family| family.name() == name) {
+            Some(family) => family.mut_metric().push(metric),
+            None => {
+                let mut family = MetricFamily::default();
+                family.set_name(name.to_owned());
+                family.set_help(help.to_owned());
+                family.set_field_type(kind);
+                family.mut_metric().push(metric);
+                self.0.push(family);
+            }
+        }
+    }
+
+    fn counter(&mut self, name: &str, help: &str, labels: Labels<'_>, value: u64) {
+        self.add(name, help, MetricType::COUNTER, labels, |metric| {
+            let mut counter = Counter::default();
+            counter.set_value(value as f64);
+            metric.set_counter(counter);
+        });
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, labels: Labels<'_>, value: f64) {
+        self.add(name, help, MetricType::GAUGE, labels, |metric| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        });
+    }
+}
+
+fn collect(service: &Service) -> Vec<MetricFamily> {
+    let mut page = Page::default();
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    page.gauge("throughway_build_info", "The running version; always 1.", &version, 1.0);
+    reloads(&mut page, service);
+    interfaces(&mut page, service);
+    for worker in service.workers() {
+        worker_figures(&mut page, service, worker);
+    }
+    functions(&mut page, service);
+    page.0
+}
+
+fn reloads(page: &mut Page, service: &Service) {
+    let reloads = service.reloads();
+    let help = "Reloads of the configuration, by result.";
+    page.counter("throughway_config_reloads_total", help, &[("result", "applied")], reloads.applied);
+    page.counter("throughway_config_reloads_total", help, &[("result", "refused")], reloads.refused);
+    page.gauge(
+        "throughway_config_last_reload_successful",
+        "Whether the last attempt to reload was applied (1 also when there was none).",
+        &[],
+        f64::from(u8::from(reloads.last_applied)),
+    );
+    let help = "Times the netlink socket overflowed and the kernel's state was read anew.";
+    page.counter("throughway_kernel_overruns_total", help, &[], service.kernel_overruns());
+}
+
+fn interfaces(page: &mut Page, service: &Service) {
+    for interface in service.interfaces() {
+        let labels = [
+            ("interface", interface.name.as_str()),
+            ("device", interface.device.as_str()),
+            ("xdp", interface.xdp.as_str()),
+            ("zero_copy", interface.zero_copy.as_str()),
+            ("on_failure", interface.on_failure.as_str()),
+        ];
+        page.gauge("throughway_interface_info", "Interfaces and the modes they were granted; always 1.", &labels, 1.0);
+        let help = "Whether the interface runs in a slower mode than the best (generic XDP, or copies instead of zero copy).";
+        for (what, fallback) in [("xdp", &interface.xdp_fallback), ("zero-copy", &interface.zero_copy_fallback)] {
+            let labels = [("interface", interface.name.as_str()), ("what", what)];
+            page.gauge("throughway_interface_fallback", help, &labels, f64::from(u8::from(fallback.is_some())));
+        }
+    }
+    for (interface, reason, count) in service.steered() {
+        let help = "Frames that the XDP program decided, by what it decided and why.";
+        let labels = [("interface", interface.as_str()), ("reason", reason)];
+        page.counter("throughway_steered_packets_total", help, &labels, count);
+    }
+}
+
+fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::WorkerView) {
+    let number = worker.number.to_string();
+    let stats = &worker.stats;
+    let of_worker = [("worker", number.as_str())];
+    page.counter("throughway_worker_rounds_total", "Rounds of the worker's loop.", &of_worker, stats.rounds.get());
+    let help = "Rounds of the worker's loop that found no packet.";
+    page.counter("throughway_worker_idle_rounds_total", help, &of_worker, stats.idle_rounds.get());
+    let help = "Packets that the data plane itself originated (ICMP errors).";
+    page.counter("throughway_originated_packets_total", help, &of_worker, stats.originated.get());
+    let help = "ICMP errors that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
+    page.counter("throughway_answers_suppressed_total", help, &of_worker, stats.answers_suppressed.get());
+    let help = "Packets that wait for a neighbour to be resolved.";
+    page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);
+    let help = "Frames in the hands of the worker between two rounds; more than the held ones is a leak.";
+    page.gauge("throughway_frames_outstanding", help, &of_worker, stats.outstanding.get() as f64);
+    page.counter("throughway_program_installs_total", "Times the chains were replaced.", &of_worker, stats.installs.get());
+
+    for (interface, port) in service.interfaces().iter().zip(&stats.ports) {
+        let labels = [("interface", interface.name.as_str()), ("worker", number.as_str())];
+        let figures = [
+            ("throughway_receive_packets_total", "Packets received by workers.", &port.received.packets),
+            ("throughway_receive_bytes_total", "Bytes received by workers, Ethernet header included.", &port.received.bytes),
+            ("throughway_transmit_packets_total", "Packets handed to the interface.", &port.sent.packets),
+            ("throughway_transmit_bytes_total", "Bytes handed to the interface, Ethernet header included.", &port.sent.bytes),
+        ];
+        for (name, help, counter) in figures {
+            page.counter(name, help, &labels, counter.get());
+        }
+        for (&reason, counter) in DropReason::ALL.iter().zip(&port.drops) {
+            let labels =
+                [("interface", interface.name.as_str()), ("worker", number.as_str()), ("reason", reason.label())];
+            let help = "Packets that came in by the interface and ended without being sent, by reason.";
+            page.counter("throughway_dropped_packets_total", help, &labels, counter.get());
+        }
+        batch_sizes(page, &labels, port);
+    }
+    for (port, queue, socket) in stats.sockets.get().into_iter().flatten() {
+        let interface = service.interfaces().get(port.index()).map_or("", |interface| interface.name.as_str());
+        let queue = queue.to_string();
+        let labels = [("interface", interface), ("queue", queue.as_str()), ("worker", number.as_str())];
+        for (name, counter) in SocketStats::NAMES.iter().zip(&socket.values) {
+            let help = format!("AF_XDP socket: {} (XDP_STATISTICS or the socket's own code).", name.replace('_', " "));
+            page.counter(&format!("throughway_xsk_{name}_total"), &help, &labels, counter.get());
+        }
+    }
+}
+
+fn batch_sizes(page: &mut Page, labels: Labels<'_>, port: &crate::stats::PortStats) {
+    let mut histogram = Histogram::default();
+    let mut cumulative = 0;
+    let mut buckets = Vec::with_capacity(BATCH_BOUNDS.len());
+    for (bound, counter) in BATCH_BOUNDS.iter().zip(&port.batches) {
+        cumulative += counter.get();
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound as f64);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(cumulative);
+    histogram.set_sample_sum(port.received.packets.get() as f64);
+    let help = "Packets received together in one batch.";
+    page.add("throughway_batch_packets", help, MetricType::HISTOGRAM, labels, |metric| {
+        metric.set_histogram(histogram);
+    });
+}
+
+fn functions(page: &mut Page, service: &Service) {
+    for entry in service.chain_stats() {
+        let worker = entry.worker.to_string();
+        let labels = [("chain", entry.name.as_str()), ("worker", worker.as_str())];
+        let stats = &entry.stats;
+        let figures = [
+            ("throughway_chain_entered_packets_total", "Packets that entered the chain.", &stats.entered.packets),
+            ("throughway_chain_entered_bytes_total", "Bytes that entered the chain.", &stats.entered.bytes),
+            ("throughway_chain_left_packets_total", "Packets that the chain sent on to an interface.", &stats.left.packets),
+            ("throughway_chain_left_bytes_total", "Bytes that the chain sent on to an interface.", &stats.left.bytes),
+        ];
+        for (name, help, counter) in figures {
+            page.counter(name, help, &labels, counter.get());
+        }
+    }
+    for entry in service.function_stats() {
+        let worker = entry.worker.to_string();
+        let labels = [("function", entry.name.as_str()), ("kind", entry.kind), ("worker", worker.as_str())];
+        let help = "Packets that the function judged.";
+        page.counter("throughway_function_packets_total", help, &labels, entry.stats.packets.get());
+        let help = "Packets that the function ended.";
+        page.counter("throughway_function_dropped_packets_total", help, &labels, entry.stats.dropped.get());
+    }
+}

@@ -1,0 +1,173 @@
+//! The running state as JSON: what `throughway show` prints. Every answer is an array of flat objects, or one object.
+
+use serde_json::{Value, json};
+use throughway_vnf::DropReason;
+use throughway_vnf::counters::Counter;
+
+use crate::app::Service;
+use crate::host::{HostFacts, mac_to_text};
+use crate::stats::PortStats;
+
+/// One aspect of the state by its name, or `None` when there is no such aspect.
+pub fn show(service: &Service, what: &str) -> Option<Value> {
+    Some(match what {
+        "interfaces" => interfaces(service),
+        "workers" => workers(service),
+        "chains" => chains(service),
+        "functions" => functions(service),
+        "routes" => routes(&service.host()),
+        "neighbours" => neighbours(&service.host()),
+        "drops" => drops(service),
+        "host" => serde_json::to_value(&*service.host()).unwrap_or_default(),
+        _ => return None,
+    })
+}
+
+fn sum<'a>(service: &'a Service, port: usize, figure: impl Fn(&'a PortStats) -> &'a Counter) -> u64 {
+    service.workers().iter().filter_map(|worker| worker.stats.ports.get(port)).map(|port| figure(port).get()).sum()
+}
+
+fn interfaces(service: &Service) -> Value {
+    let host = service.host();
+    let rows = service.interfaces().iter().enumerate().map(|(port, view)| {
+        let facts = host.ports.get(port);
+        json!({
+            "interface": view.name,
+            "device": view.device,
+            "state": if facts.is_some_and(|facts| facts.up) { "up" } else { "down" },
+            "mac": facts.map(|facts| mac_to_text(facts.mac)),
+            "mtu": facts.map(|facts| facts.mtu),
+            "xdp": view.xdp,
+            "xdp_fallback": view.xdp_fallback,
+            "zero_copy": view.zero_copy,
+            "zero_copy_fallback": view.zero_copy_fallback,
+            "queues": view.queues,
+            "on_failure": view.on_failure,
+            "receive_packets": sum(service, port, |stats| &stats.received.packets),
+            "receive_bytes": sum(service, port, |stats| &stats.received.bytes),
+            "transmit_packets": sum(service, port, |stats| &stats.sent.packets),
+            "transmit_bytes": sum(service, port, |stats| &stats.sent.bytes),
+        })
+    });
+    rows.collect()
+}
+
+fn workers(service: &Service) -> Value {
+    let rows = service.workers().iter().map(|worker| {
+        let stats = &worker.stats;
+        let received: u64 = stats.ports.iter().map(|port| port.received.packets.get()).sum();
+        json!({
+            "worker": worker.number,
+            "core": worker.core,
+            "rounds": stats.rounds.get(),
+            "idle_rounds": stats.idle_rounds.get(),
+            "receive_packets": received,
+            "held": stats.held.get(),
+            "originated": stats.originated.get(),
+            "answers_suppressed": stats.answers_suppressed.get(),
+            "installs": stats.installs.get(),
+        })
+    });
+    rows.collect()
+}
+
+fn chains(service: &Service) -> Value {
+    let config = service.config();
+    let stats = service.chain_stats();
+    let rows = config.chains.iter().map(|chain| {
+        let of_chain = || stats.iter().filter(|entry| *chain.name == *entry.name);
+        let from: Vec<_> = chain.from.iter().map(|id| config.interface(*id).name.to_string()).collect();
+        let run: Vec<_> = chain.run.iter().map(|id| config.function(*id).name.to_string()).collect();
+        json!({
+            "chain": chain.name.to_string(),
+            "from": from,
+            "run": run,
+            "entered_packets": of_chain().map(|entry| entry.stats.entered.packets.get()).sum::<u64>(),
+            "entered_bytes": of_chain().map(|entry| entry.stats.entered.bytes.get()).sum::<u64>(),
+            "left_packets": of_chain().map(|entry| entry.stats.left.packets.get()).sum::<u64>(),
+            "left_bytes": of_chain().map(|entry| entry.stats.left.bytes.get()).sum::<u64>(),
+        })
+    });
+    rows.collect()
+}
+
+fn functions(service: &Service) -> Value {
+    let stats = service.function_stats();
+    let rows = service.config().functions.iter().map(|function| {
+        let of_function = || stats.iter().filter(|entry| *function.name == *entry.name);
+        json!({
+            "function": function.name.to_string(),
+            "kind": function.kind.word(),
+            "packets": of_function().map(|entry| entry.stats.packets.get()).sum::<u64>(),
+            "dropped": of_function().map(|entry| entry.stats.dropped.get()).sum::<u64>(),
+        })
+    });
+    rows.collect()
+}
+
+fn port_name(host: &HostFacts, port: Option<u16>) -> Option<String> {
+    host.ports.get(usize::from(port?)).map(|port| port.name.clone())
+}
+
+fn routes(host: &HostFacts) -> Value {
+    let rows = host.routes.iter().map(|route| {
+        let hops = route.next_hops.iter().map(|hop| {
+            let gateway = hop.gateway.map_or_else(|| "on link".to_owned(), |gateway| format!("via {gateway}"));
+            let port = port_name(host, hop.port).unwrap_or_else(|| "(not ours)".to_owned());
+            format!("{gateway} {port}")
+        });
+        let hops: Vec<_> = hops.collect();
+        json!({
+            "table": route.table,
+            "prefix": format!("{}/{}", route.prefix.0, route.prefix.1),
+            "kind": route.kind,
+            "next_hops": hops,
+            "metric": route.metric,
+            "protocol": route.protocol,
+        })
+    });
+    rows.collect()
+}
+
+fn neighbours(host: &HostFacts) -> Value {
+    let rows = host.neighbours.iter().map(|neighbour| {
+        json!({
+            "interface": port_name(host, Some(neighbour.port)),
+            "address": neighbour.address,
+            "mac": mac_to_text(neighbour.mac),
+            "state": neighbour.state,
+        })
+    });
+    rows.collect()
+}
+
+fn drops(service: &Service) -> Value {
+    let mut rows = Vec::new();
+    for (port, view) in service.interfaces().iter().enumerate() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            let counts = service.workers().iter().filter_map(|worker| worker.stats.ports.get(port)?.drops.get(index));
+            let count: u64 = counts.map(Counter::get).sum();
+            if count > 0 {
+                rows.push(json!({
+                    "interface": view.name,
+                    "where": "worker",
+                    "reason": reason.label(),
+                    "packets": count,
+                    "explanation": reason.explanation().trim(),
+                }));
+            }
+        }
+    }
+    for (interface, reason, count) in service.steered() {
+        if count > 0 {
+            rows.push(json!({
+                "interface": interface,
+                "where": "xdp",
+                "reason": reason,
+                "packets": count,
+                "explanation": null,
+            }));
+        }
+    }
+    Value::Array(rows)
+}

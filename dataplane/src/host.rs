@@ -1,0 +1,214 @@
+//! What is known of the host, as plain data: our ports, the host's addresses, routes and neighbours.
+//!
+//! The kernel mirror makes it while the service runs; `throughway show host --json` prints it and `throughway replay --host`
+//! reads it, so that a capture is replayed with the tables of the machine it came from.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The host as the data plane sees it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostFacts {
+    /// Our ports, in the order of the configuration.
+    pub ports: Vec<PortFacts>,
+    /// All addresses of the host, of every interface.
+    pub local: Vec<IpAddr>,
+    /// The directed broadcast addresses of the host's prefixes.
+    #[serde(default)]
+    pub broadcast: Vec<IpAddr>,
+    /// The routes of all tables, without those of the kernel's own `local` table.
+    pub routes: Vec<RouteFacts>,
+    /// The neighbours that can be sent to, by our ports.
+    pub neighbours: Vec<NeighbourFacts>,
+}
+
+/// One of our ports.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortFacts {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its device.
+    pub device: String,
+    /// The kernel's number of the device; zero when the device is missing.
+    #[serde(default)]
+    pub ifindex: u32,
+    /// Its MAC address.
+    #[serde(with = "mac_text")]
+    pub mac: [u8; 6],
+    /// Its MTU in bytes, without the link layer.
+    pub mtu: u32,
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// One route.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteFacts {
+    /// The kernel's table number (254 is `main`).
+    pub table: u32,
+    /// The destination.
+    pub prefix: (IpAddr, u8),
+    /// What it does.
+    pub kind: RouteKind,
+    /// Among routes of one prefix, the lowest wins.
+    pub metric: u32,
+    /// Who made it: `kernel`, `static`, `bird`, or the protocol's number.
+    pub protocol: String,
+    /// Where it leads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_hops: Vec<NextHopFacts>,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteKind {
+    /// Forwards.
+    Unicast,
+    /// Drops in silence.
+    Blackhole,
+    /// Answers: host unreachable.
+    Unreachable,
+    /// Answers: administratively prohibited.
+    Prohibit,
+    /// Ends the look-up in this table, as if there were no route.
+    Throw,
+}
+
+/// Where a route leads.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextHopFacts {
+    /// Our port; `None` when the device is not one of ours.
+    pub port: Option<u16>,
+    /// The gateway; `None` when the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Its share among several, from 1.
+    pub weight: u16,
+}
+
+/// A neighbour that can be sent to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeighbourFacts {
+    /// Our port.
+    pub port: u16,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    #[serde(with = "mac_text")]
+    pub mac: [u8; 6],
+    /// The kernel's state of it, such as `reachable`.
+    pub state: String,
+}
+
+impl HostFacts {
+    /// The facts for a replay where nothing is known of the host: ports with made-up MAC addresses (02:00:00:00:00:NN, locally
+    /// administered), up, MTU 1500, and no addresses.
+    pub fn invented(names: impl IntoIterator<Item = (String, String)>) -> Self {
+        let ports = names.into_iter().enumerate().map(|(index, (name, device))| PortFacts {
+            name,
+            device,
+            ifindex: 0,
+            mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8],
+            mtu: 1500,
+            up: true,
+            addresses: Vec::new(),
+        });
+        HostFacts { ports: ports.collect(), ..HostFacts::default() }
+    }
+
+    /// The port whose own prefix holds `address`: where a neighbour with that address is.
+    pub fn port_on_link(&self, address: IpAddr) -> Option<u16> {
+        let ports = self.ports.iter().enumerate();
+        let matching = ports.flat_map(|(index, port)| {
+            port.addresses
+                .iter()
+                .filter(move |(own, len)| contains((*own, *len), address))
+                .map(move |(_, len)| (*len, index as u16))
+        });
+        matching.max_by_key(|(len, _)| *len).map(|(_, index)| index)
+    }
+}
+
+/// Whether `prefix` (host bits are ignored) holds `address`.
+pub fn contains(prefix: (IpAddr, u8), address: IpAddr) -> bool {
+    match (prefix.0, address) {
+        (IpAddr::V4(net), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.1.min(32))).unwrap_or(0);
+            u32::from(net) & mask == u32::from(address) & mask
+        }
+        (IpAddr::V6(net), IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.1.min(128))).unwrap_or(0);
+            u128::from(net) & mask == u128::from(address) & mask
+        }
+        _ => false,
+    }
+}
+
+/// A MAC address as people write it.
+pub fn mac_to_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+mod mac_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::mac_to_text(*mac))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 6], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| D::Error::custom(format!("`{text}` is not a MAC address like 02:00:00:00:00:01")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_hold_their_addresses_and_no_others() {
+        let net = |text: &str, len| (text.parse().unwrap(), len);
+        assert!(contains(net("10.1.0.0", 16), "10.1.255.255".parse().unwrap()));
+        assert!(!contains(net("10.1.0.0", 16), "10.2.0.0".parse().unwrap()));
+        assert!(contains(net("0.0.0.0", 0), "203.0.113.1".parse().unwrap()));
+        assert!(contains(net("fd00::", 8), "fdff::1".parse().unwrap()));
+        assert!(contains(net("::", 0), "2001:db8::1".parse().unwrap()));
+        assert!(!contains(net("::", 0), "203.0.113.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn facts_survive_json() {
+        let mut facts = HostFacts::invented([("lan".to_owned(), "eth1".to_owned())]);
+        facts.neighbours.push(NeighbourFacts {
+            port: 0,
+            address: "10.0.0.2".parse().unwrap(),
+            mac: [2, 0, 0, 0, 0, 0xaa],
+            state: "reachable".to_owned(),
+        });
+        let text = serde_json::to_string(&facts).unwrap();
+        assert!(text.contains("02:00:00:00:00:aa"));
+        assert_eq!(serde_json::from_str::<HostFacts>(&text).unwrap(), facts);
+    }
+
+    #[test]
+    fn the_longest_prefix_names_the_port() {
+        let mut facts = HostFacts::invented([("a".into(), "a".into()), ("b".into(), "b".into())]);
+        facts.ports[0].addresses.push(("10.0.0.1".parse().unwrap(), 8));
+        facts.ports[1].addresses.push(("10.9.0.1".parse().unwrap(), 16));
+        assert_eq!(facts.port_on_link("10.9.3.3".parse().unwrap()), Some(1));
+        assert_eq!(facts.port_on_link("10.8.3.3".parse().unwrap()), Some(0));
+        assert_eq!(facts.port_on_link("192.0.2.1".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The data plane: everything that touches the world.
+//!
+//! A frame enters at [`worker`], walks [`chain`] through the functions in the order of the YAML, and leaves by its verdict.
+//! A YAML key becomes true in `throughway-config` and meets the functions in [`assemble`], and nowhere else.
+//!
+//! * [`app`]: start, reload, stop, in order.
+//! * [`assemble`]: checked configuration → functions and chains.
+//! * [`chain`]: the order of functions; static dispatch.
+//! * [`worker`]: the loop, on pinned threads.
+//! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
+//! * [`control`]: the slow side: kernel mirror, API, metrics.
+//! * [`stats`]: what workers count.
+//! * [`cli`]: the command line.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod assemble;
+pub mod chain;
+pub mod cli;
+pub mod control;
+pub mod host;
+pub mod replay;
+pub mod stats;
+pub mod worker;

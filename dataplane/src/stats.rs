@@ -1,0 +1,156 @@
+//! What a worker counts: single-writer counters, read by the control side when somebody asks.
+
+use std::sync::Arc;
+
+use throughway_packet::PortId;
+use throughway_vnf::DropReason;
+use throughway_vnf::counters::Counter;
+
+/// Upper bounds of the batch size histogram, in packets.
+pub const BATCH_BOUNDS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+/// Packets and bytes (Ethernet frames without their check sequence).
+#[derive(Debug, Default)]
+pub struct Volume {
+    /// Packets.
+    pub packets: Counter,
+    /// Bytes.
+    pub bytes: Counter,
+}
+
+impl Volume {
+    /// Adds packets and their bytes.
+    pub fn add(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets);
+        self.bytes.add(bytes);
+    }
+}
+
+/// What one worker saw of one port.
+#[derive(Debug)]
+pub struct PortStats {
+    /// Received by this worker.
+    pub received: Volume,
+    /// Handed to the kernel or the device for sending.
+    pub sent: Volume,
+    /// Packets that came in here and died, by reason.
+    pub drops: [Counter; DropReason::COUNT],
+    /// Batches received, by size: one more than [`BATCH_BOUNDS`] has, cumulative sums are made when scraped.
+    pub batches: [Counter; BATCH_BOUNDS.len()],
+}
+
+impl Default for PortStats {
+    fn default() -> Self {
+        PortStats {
+            received: Volume::default(),
+            sent: Volume::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            batches: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+/// The kernel's and our own figures of one AF_XDP socket.
+#[derive(Debug, Default)]
+pub struct SocketStats {
+    /// Named figures in the order of [`SocketStats::NAMES`].
+    pub values: [Counter; SocketStats::NAMES.len()],
+}
+
+impl SocketStats {
+    /// XDP_STATISTICS first, then what the socket's own code counts.
+    pub const NAMES: [&'static str; 17] = [
+        "rx_dropped",
+        "rx_invalid_descs",
+        "tx_invalid_descs",
+        "rx_ring_full",
+        "rx_fill_ring_empty_descs",
+        "tx_ring_empty_descs",
+        "tx_wakeups",
+        "tx_retries",
+        "tx_errors",
+        "tx_dropped",
+        "tx_full",
+        "tx_moved",
+        "tx_short",
+        "rx_wakeups",
+        "rx_oversized",
+        "rx_errors",
+        "fill_refills",
+    ];
+}
+
+/// Everything one worker counts.
+#[derive(Debug)]
+pub struct WorkerStats {
+    /// By port.
+    pub ports: Vec<PortStats>,
+    /// Rounds of the loop.
+    pub rounds: Counter,
+    /// Rounds that found nothing.
+    pub idle_rounds: Counter,
+    /// Packets that the data plane originated: ICMP errors.
+    pub originated: Counter,
+    /// ICMP errors that were due but not sent: the rate limit, no route back, or no free frame.
+    pub answers_suppressed: Counter,
+    /// Packets waiting for a neighbour now.
+    pub held: Counter,
+    /// Frames that this worker handed out to itself and has not given back: a gauge; zero when idle.
+    pub outstanding: Counter,
+    /// How many times the program was replaced.
+    pub installs: Counter,
+    /// The sockets' figures: (port, queue) in the order in which they were opened.
+    pub sockets: std::sync::OnceLock<Vec<(PortId, u32, SocketStats)>>,
+}
+
+impl WorkerStats {
+    /// Counters for `ports` ports, all zero.
+    pub fn new(ports: usize) -> Arc<Self> {
+        Arc::new(WorkerStats {
+            ports: (0..ports).map(|_| PortStats::default()).collect(),
+            rounds: Counter::default(),
+            idle_rounds: Counter::default(),
+            originated: Counter::default(),
+            answers_suppressed: Counter::default(),
+            held: Counter::default(),
+            outstanding: Counter::default(),
+            installs: Counter::default(),
+            sockets: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// Counts one packet from `port` that died.
+    pub fn dropped(&self, port: PortId, reason: DropReason) {
+        if let Some(counter) = self.ports.get(port.index()).and_then(|port| port.drops.get(reason as usize)) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts a received batch.
+    pub fn received(&self, port: PortId, packets: usize, bytes: u64) {
+        let Some(stats) = self.ports.get(port.index()) else { return };
+        stats.received.add(packets as u64, bytes);
+        let bucket = BATCH_BOUNDS.iter().position(|&bound| packets <= bound).unwrap_or(BATCH_BOUNDS.len() - 1);
+        if let Some(counter) = stats.batches.get(bucket) {
+            counter.add(1);
+        }
+    }
+}
+
+/// What one worker saw of one chain.
+#[derive(Debug, Default)]
+pub struct ChainStats {
+    /// What entered the chain.
+    pub entered: Volume,
+    /// What left it by an egress port, counted when it is handed to the port.
+    pub left: Volume,
+}
+
+/// What one worker saw of one function.
+#[derive(Debug, Default)]
+pub struct FunctionStats {
+    /// Packets it judged.
+    pub packets: Counter,
+    /// Packets it ended.
+    pub dropped: Counter,
+}

@@ -1,0 +1,218 @@
+//! Workers on live traffic: a pinned thread with AF_XDP sockets, and the loop that decides when to sleep.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use throughway_io::PacketIo;
+use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
+use throughway_packet::PortId;
+use throughway_vnf::Now;
+
+use super::{PortSettings, Wanted, Worker};
+use crate::chain::Program;
+use crate::stats::{SocketStats, WorkerStats};
+
+/// How long an idle worker sleeps at most before it looks for commands.
+const IDLE_SLEEP: Duration = Duration::from_millis(20);
+/// The same while packets wait for a neighbour or for room in a ring.
+const WAITING_SLEEP: Duration = Duration::from_millis(1);
+/// How often the sockets' figures are read from the kernel.
+const FIGURES_EVERY: u64 = 250_000_000;
+
+/// What a worker is started with.
+pub struct Launch {
+    /// Its number, from zero.
+    pub number: usize,
+    /// The core it is pinned to.
+    pub core: usize,
+    /// Its sockets.
+    pub xsk: XskConfig,
+    /// Poll without ever sleeping.
+    pub busy: bool,
+    /// Facts about the ports.
+    pub settings: Vec<PortSettings>,
+    /// What it runs.
+    pub program: Program,
+    /// What it counts.
+    pub stats: Arc<WorkerStats>,
+    /// Where it asks for neighbours.
+    pub wanted: Sender<Wanted>,
+}
+
+/// A socket that a started worker opened.
+#[derive(Debug)]
+pub struct OpenSocket {
+    /// Its port.
+    pub port: PortId,
+    /// Its queue of the device.
+    pub queue: u32,
+    /// The socket, to be put into the steering program's map.
+    pub fd: OwnedFd,
+    /// The mode it was granted.
+    pub granted: Granted,
+}
+
+enum Command {
+    Install(Box<Program>, Sender<Box<Program>>),
+    Stop,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Handle {
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why a worker did not start or did not do as told.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The thread could not be made.
+    #[error("worker {0}: the thread could not be started: {1}")]
+    Thread(usize, std::io::Error),
+    /// Its core does not exist or may not be used.
+    #[error("worker {0}: cannot run on core {1}: it does not exist, or this process may not use it")]
+    Core(usize, usize),
+    /// Its sockets could not be opened.
+    #[error("worker {0}: {1}")]
+    Sockets(usize, String),
+    /// It ended by itself.
+    #[error("worker {0} has ended unexpectedly")]
+    Gone(usize),
+}
+
+/// Starts a worker; returns when its sockets are open.
+pub fn start(launch: Launch) -> Result<(Handle, Vec<OpenSocket>), WorkerError> {
+    let number = launch.number;
+    let (commands, orders) = bounded(4);
+    let (ready, started) = bounded(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || work(launch, &orders, &ready))
+        .map_err(|error| WorkerError::Thread(number, error))?;
+    let sockets = started.recv().map_err(|_| WorkerError::Gone(number))??;
+    Ok((Handle { commands, thread: Some(thread) }, sockets))
+}
+
+impl Handle {
+    /// Replaces the program at the next batch boundary; returns when it is in force.
+    pub fn install(&self, number: usize, program: Program) -> Result<(), WorkerError> {
+        let (done, installed) = bounded(1);
+        self.commands
+            .send(Command::Install(Box::new(program), done))
+            .map_err(|_| WorkerError::Gone(number))?;
+        // The old program is freed here, off the packets' way.
+        installed.recv().map_err(|_| WorkerError::Gone(number)).map(drop)
+    }
+
+    /// Whether its thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Stops the worker and waits for it.
+    pub fn stop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
+    let Launch { number, core, xsk, busy, settings, program, stats, wanted } = launch;
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        let _ = ready.send(Err(WorkerError::Core(number, core)));
+        return;
+    }
+    // The memory is made here so that it lies near the core, and lives on this stack: frames cannot outlive it.
+    let mut umem = Umem::new();
+    let opened = open(&mut umem, &xsk);
+    let (io, sockets) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _ = ready.send(Err(WorkerError::Sockets(number, error)));
+            return;
+        }
+    };
+    let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
+    let _ = stats.sockets.set(figures);
+    let _ = ready.send(Ok(sockets));
+    run(Worker::new(io, program, settings, stats, wanted), orders, busy);
+}
+
+fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, Vec<OpenSocket>), String> {
+    let io = XskIo::open(umem, xsk).map_err(|error| error.to_string())?;
+    let mut sockets = Vec::new();
+    for (port, queue, fd) in io.sockets() {
+        let fd = fd.try_clone_to_owned().map_err(|error| error.to_string())?;
+        let granted = io.granted(port, queue).cloned().unwrap_or_default();
+        sockets.push(OpenSocket { port, queue, fd, granted });
+    }
+    Ok((io, sockets))
+}
+
+fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
+    let start = Instant::now();
+    let mut figures_at = 0;
+    loop {
+        match orders.try_recv() {
+            Ok(Command::Install(program, done)) => {
+                let old = worker.install(*program);
+                let _ = done.send(Box::new(old));
+            }
+            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {}
+        }
+        // The one clock reading of the round. It starts at one second so that no time is ever zero.
+        let now = Now(1_000_000_000 + start.elapsed().as_nanos() as u64);
+        let received = worker.round(now);
+        if now.0 >= figures_at {
+            figures_at = now.0 + FIGURES_EVERY;
+            publish_figures(&mut worker);
+        }
+        if received == 0 {
+            if busy {
+                std::hint::spin_loop();
+            } else {
+                let sleep = if worker.has_waiting() { WAITING_SLEEP } else { IDLE_SLEEP };
+                worker.io().wait(sleep);
+            }
+        }
+    }
+    publish_figures(&mut worker);
+    worker.finish();
+}
+
+fn publish_figures(worker: &mut Worker<XskIo<'_>>) {
+    let stats = Arc::clone(worker.stats());
+    stats.outstanding.set(worker.io().outstanding() as u64);
+    for (port, queue, figures) in stats.sockets.get().into_iter().flatten() {
+        let Ok(values) = worker.io().statistics(*port, *queue) else { continue };
+        let values = [
+            values.rx_dropped,
+            values.rx_invalid_descs,
+            values.tx_invalid_descs,
+            values.rx_ring_full,
+            values.rx_fill_ring_empty_descs,
+            values.tx_ring_empty_descs,
+            values.own.tx_wakeups,
+            values.own.tx_retries,
+            values.own.tx_errors,
+            values.own.tx_dropped,
+            values.own.tx_full,
+            values.own.tx_moved,
+            values.own.tx_short,
+            values.own.rx_wakeups,
+            values.own.rx_oversized,
+            values.own.rx_errors,
+            values.own.fill_refills,
+        ];
+        for (counter, value) in figures.values.iter().zip(values) {
+            counter.set(value);
+        }
+    }
+}

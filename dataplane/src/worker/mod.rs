@@ -1,0 +1,333 @@
+//! A worker: one pinned thread, its queues of every interface, and the loop receive → parse → chain → send.
+//!
+//! * [`Worker`]: the loop's state and one round of it, generic over the ports ([`PacketIo`]), so that tests, replay and the
+//!   live service run the very same code.
+//! * [`hold`]: packets that wait for a neighbour.
+//! * [`answer`]: ICMP errors back to senders.
+//! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
+
+pub mod answer;
+pub mod hold;
+pub mod live;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam::channel::Sender;
+use throughway_io::{Frame, PacketIo};
+use throughway_packet::{Action, Headers, PortId};
+use throughway_vnf::packet::State;
+use throughway_vnf::{Answer, BATCH, Batch, Context, DropReason, Now, Packet};
+
+use crate::chain::Program;
+use crate::stats::WorkerStats;
+use answer::Limiter;
+use hold::{Hold, Held};
+
+/// A neighbour that somebody must resolve.
+pub type Wanted = (PortId, IpAddr);
+
+/// Frames that may wait for a full transmit ring, per port, before they are dropped and counted.
+const BACKLOG: usize = 4 * BATCH;
+
+/// How long a packet waits for its neighbour, in nanoseconds: as long as the kernel itself keeps asking (three probes, one
+/// second apart).
+const NEIGHBOUR_PATIENCE: u64 = 3_000_000_000;
+
+/// How often a neighbour that did not answer yet is asked for again, in nanoseconds.
+const ASK_AGAIN: u64 = 1_000_000_000;
+
+/// What the worker must know of a port beside its queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortSettings {
+    /// Compute the checksums of received packets anew: the sender leaves them partial (checksum offload of a virtual device).
+    pub recompute_checksums: bool,
+}
+
+/// What became of one packet at the end of its chain.
+struct Outcome {
+    headers: Headers,
+    action: Action,
+    end: End,
+}
+
+enum End {
+    Send,
+    AwaitNeighbour(IpAddr),
+    Drop(DropReason, Option<Answer>),
+}
+
+/// The state of one worker.
+pub struct Worker<I: PacketIo> {
+    io: I,
+    program: Program,
+    settings: Vec<PortSettings>,
+    stats: Arc<WorkerStats>,
+    wanted: Sender<Wanted>,
+    received: Vec<I::Frame>,
+    backlog: Vec<Vec<I::Frame>>,
+    hold: Hold<I::Frame>,
+    limiter: Limiter,
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A worker that runs `program` over `io`. Neighbours to be resolved are sent to `wanted`.
+    pub fn new(
+        io: I,
+        program: Program,
+        settings: Vec<PortSettings>,
+        stats: Arc<WorkerStats>,
+        wanted: Sender<Wanted>,
+    ) -> Self {
+        let backlog = (0..io.ports()).map(|_| Vec::with_capacity(BACKLOG + BATCH)).collect();
+        Worker {
+            io,
+            program,
+            settings,
+            stats,
+            wanted,
+            received: Vec::with_capacity(BATCH),
+            backlog,
+            hold: Hold::default(),
+            limiter: Limiter::default(),
+        }
+    }
+
+    /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
+    pub fn round(&mut self, now: Now) -> usize {
+        let context = Context { now };
+        let mut total = 0;
+        for port in 0..self.io.ports() {
+            let port = PortId(port as u16);
+            let count = self.io.receive(port, BATCH, &mut self.received);
+            if count > 0 {
+                total += count;
+                self.batch(port, &context);
+            }
+        }
+        self.release_held(&context);
+        self.program.tick(&context);
+        self.send();
+        self.stats.rounds.add(1);
+        if total == 0 {
+            self.stats.idle_rounds.add(1);
+        }
+        total
+    }
+
+    /// Replaces the program at a batch boundary; returns the old one, to be freed elsewhere.
+    pub fn install(&mut self, program: Program) -> Program {
+        self.stats.installs.add(1);
+        std::mem::replace(&mut self.program, program)
+    }
+
+    /// The ports.
+    pub fn io(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// What it counts.
+    pub fn stats(&self) -> &Arc<WorkerStats> {
+        &self.stats
+    }
+
+    /// Whether packets are waiting: for a neighbour or for room in a transmit ring.
+    pub fn has_waiting(&self) -> bool {
+        !self.hold.is_empty() || self.backlog.iter().any(|frames| !frames.is_empty())
+    }
+
+    /// Gives back everything that is held: what still waits is dropped and counted.
+    pub fn finish(mut self) -> I {
+        for held in self.hold.drain() {
+            self.stats.dropped(held.headers.ingress(), DropReason::Shutdown);
+            self.io.release(held.frame);
+        }
+        self.stats.held.set(0);
+        self.send();
+        for (port, frames) in self.backlog.iter_mut().enumerate() {
+            for frame in frames.drain(..) {
+                self.stats.dropped(PortId(port as u16), DropReason::Shutdown);
+                self.io.release(frame);
+            }
+        }
+        self.stats.outstanding.set(self.io.outstanding() as u64);
+        self.io
+    }
+
+    fn batch(&mut self, port: PortId, context: &Context) {
+        let recompute = self.settings.get(port.index()).is_some_and(|settings| settings.recompute_checksums);
+        let mut bytes = 0;
+        let mut parsed: ArrayVec<Result<Headers, DropReason>, BATCH> = ArrayVec::new();
+        for frame in &mut self.received {
+            bytes += frame.bytes().len() as u64;
+            let headers = throughway_packet::parse(frame.bytes(), port);
+            if recompute && let Ok(headers) = &headers {
+                throughway_packet::apply::recompute_checksums(headers, frame.bytes_mut());
+            }
+            parsed.push(headers.map_err(DropReason::from));
+        }
+        self.stats.received(port, self.received.len(), bytes);
+        let chain = self.program.chain_of(port);
+        let mut outcomes = walk(&mut self.program, chain, &self.received, &parsed, context).into_iter();
+
+        let mut received = std::mem::take(&mut self.received);
+        for (frame, headers) in received.drain(..).zip(parsed) {
+            match headers {
+                Err(reason) => self.end(frame, port, reason),
+                Ok(_) => match outcomes.next() {
+                    Some(outcome) => self.conclude(frame, chain, outcome, context),
+                    None => self.end(frame, port, DropReason::NoChain),
+                },
+            }
+        }
+        self.received = received;
+    }
+
+    fn conclude(&mut self, frame: I::Frame, chain: Option<usize>, outcome: Outcome, context: &Context) {
+        let Outcome { headers, action, end } = outcome;
+        match end {
+            End::Send => self.execute(frame, chain, &headers, &action),
+            End::AwaitNeighbour(next_hop) => {
+                let held = Held { frame, headers, action, chain, next_hop, since: context.now };
+                self.hold_back(held, context);
+            }
+            End::Drop(reason, answer) => {
+                if let (Some(Answer::Icmp(error)), Some(chain)) = (answer, chain) {
+                    self.answer(&frame, chain, &headers, error, context);
+                }
+                self.end(frame, headers.ingress(), reason);
+            }
+        }
+    }
+
+    fn execute(&mut self, mut frame: I::Frame, chain: Option<usize>, headers: &Headers, action: &Action) {
+        throughway_packet::apply(action, headers, frame.bytes_mut());
+        if let Some(chain) = chain.and_then(|chain| self.program.chains.get(chain)) {
+            chain.stats.left.add(1, frame.bytes().len() as u64);
+        }
+        self.enqueue(frame, headers.ingress(), PortId(action.egress));
+    }
+
+    fn enqueue(&mut self, frame: I::Frame, ingress: PortId, egress: PortId) {
+        match self.backlog.get_mut(egress.index()) {
+            None => self.end(frame, ingress, DropReason::NoEgressQueue),
+            Some(queue) if queue.len() >= BACKLOG => {
+                // Make room first: what the ring can take now need not be dropped.
+                let sent = self.io.transmit(egress, queue);
+                if let Some(port) = self.stats.ports.get(egress.index()) {
+                    port.sent.add(sent.frames as u64, sent.bytes);
+                }
+                if queue.len() < BACKLOG {
+                    queue.push(frame);
+                } else {
+                    self.end(frame, ingress, DropReason::TransmitRingFull);
+                }
+            }
+            Some(queue) => queue.push(frame),
+        }
+    }
+
+    fn end(&mut self, frame: I::Frame, ingress: PortId, reason: DropReason) {
+        self.stats.dropped(ingress, reason);
+        self.io.release(frame);
+    }
+
+    fn send(&mut self) {
+        for (port, frames) in self.backlog.iter_mut().enumerate() {
+            if !frames.is_empty() {
+                let sent = self.io.transmit(PortId(port as u16), frames);
+                if let Some(stats) = self.stats.ports.get(port) {
+                    stats.sent.add(sent.frames as u64, sent.bytes);
+                }
+            }
+        }
+        self.io.flush();
+    }
+
+    fn hold_back(&mut self, held: Held<I::Frame>, context: &Context) {
+        let wanted = (PortId(held.action.egress), held.next_hop);
+        match self.hold.push(held) {
+            Err(refused) => self.end(refused.frame, refused.headers.ingress(), DropReason::NeighbourQueueFull),
+            Ok(()) => {
+                if self.hold.should_ask(wanted, context.now, ASK_AGAIN) {
+                    // A full channel means that the resolver is busy; the neighbour is asked for again later.
+                    let _ = self.wanted.try_send(wanted);
+                }
+            }
+        }
+        self.stats.held.set(self.hold.len() as u64);
+    }
+
+    /// Sends what waited for a neighbour that is known now, and gives up on what waited too long.
+    fn release_held(&mut self, context: &Context) {
+        if self.hold.is_empty() || !self.hold.due(context.now) {
+            return;
+        }
+        let program = &self.program;
+        let ready = self.hold.settle(|held| {
+            match program.ethernet_to(PortId(held.action.egress), held.next_hop) {
+                Some(macs) => Some(Ok(macs)),
+                None if context.now.0.saturating_sub(held.since.0) >= NEIGHBOUR_PATIENCE => Some(Err(())),
+                None => None,
+            }
+        });
+        for (mut held, result) in ready {
+            match result {
+                Ok((destination, source)) => {
+                    throughway_packet::Edit::Ethernet { destination, source }
+                        .record(&mut held.headers.clone(), &mut held.action);
+                    self.execute(held.frame, held.chain, &held.headers, &held.action);
+                }
+                Err(()) => {
+                    if let Some(chain) = held.chain {
+                        let error = throughway_vnf::IcmpError::HostUnreachable;
+                        self.answer(&held.frame, chain, &held.headers, error, context);
+                    }
+                    self.end(held.frame, held.headers.ingress(), DropReason::NeighbourUnreachable);
+                }
+            }
+        }
+        for wanted in self.hold.overdue(context.now, ASK_AGAIN) {
+            let _ = self.wanted.try_send(wanted);
+        }
+        self.stats.held.set(self.hold.len() as u64);
+    }
+}
+
+/// Walks the parsed packets of a batch through their chain; returns one outcome per parsed packet, in order.
+fn walk<F: Frame>(
+    program: &mut Program,
+    chain: Option<usize>,
+    frames: &[F],
+    parsed: &[Result<Headers, DropReason>],
+    context: &Context,
+) -> ArrayVec<Outcome, BATCH> {
+    let mut outcomes = ArrayVec::new();
+    let Some(index) = chain else { return outcomes };
+    let mut batch = Batch::new();
+    let mut bytes = 0;
+    for (frame, headers) in frames.iter().zip(parsed) {
+        if let Ok(headers) = headers {
+            bytes += frame.bytes().len() as u64;
+            // A batch holds as many packets as were received at most, so none is refused.
+            let _ = batch.push(Packet::new(frame.bytes(), *headers));
+        }
+    }
+    if let Some(chain) = program.chains.get(index) {
+        chain.stats.entered.add(batch.packets().len() as u64, bytes);
+    }
+    program.walk(index, &mut batch, context);
+    for packet in batch.packets() {
+        let end = match packet.state() {
+            State::Dropped(reason, answer) => End::Drop(reason, answer),
+            State::Alive if packet.egress().is_none() => End::Drop(DropReason::NoEgress, None),
+            State::Alive => match packet.awaited_neighbour() {
+                Some(next_hop) => End::AwaitNeighbour(next_hop),
+                None => End::Send,
+            },
+        };
+        outcomes.push(Outcome { headers: *packet.received(), action: *packet.action(), end });
+    }
+    outcomes
+}

@@ -1,0 +1,33 @@
+//! Loads the XDP steering program, attaches it to interfaces, and tells it what is ours.
+//!
+//! * [`Steering`]: the loaded program and its maps: interfaces, local addresses, AF_XDP sockets, counters.
+//! * [`Attachment`]: the program on one interface; detached when dropped.
+//! * [`detach_leftover`]: cleans up after an instance that was killed.
+//!
+//! # Order
+//!
+//! 1. [`Steering::load`], then [`Steering::set_interface`] and the local addresses: an interface that the program does
+//!    not know passes everything to the kernel, fail closed or not.
+//! 2. [`Steering::attach`] *before* AF_XDP sockets are bound: attaching may reset the queues that sockets are bound to.
+//! 3. Bind the sockets, then [`Steering::register_socket`]: from now on frames reach the workers.
+//!
+//! At exit the other way round: detach *before* the sockets are closed, so that no frame is sent to a closed one.
+//!
+//! # When the process dies
+//!
+//! The program is attached over netlink, not by a link owned by the process: it stays when the process is killed. The
+//! kernel takes the process's sockets out of the map, so every frame finds no worker and goes to the kernel (fail open)
+//! or is dropped (fail closed). The next instance takes the interface over atomically. An orderly exit detaches.
+#![forbid(unsafe_code)]
+
+mod attach;
+mod claims;
+mod counters;
+mod netlink;
+mod owner;
+mod steering;
+
+pub use attach::{AttachError, Attachment, Granted, Mode, Refusal, detach_leftover};
+pub use claims::{AddressChanges, LocalAddresses, Recipient};
+pub use counters::Counters;
+pub use steering::{OBJECT, Steering, SteeringError};

@@ -1,0 +1,255 @@
+//! The loaded program and its maps.
+
+use std::{collections::BTreeMap, os::fd::AsFd};
+
+use aya::{
+    Ebpf, EbpfError,
+    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap},
+    programs::{ProgramError, Xdp},
+    util::nr_cpus,
+};
+use throughway_shared::steer::{
+    self, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES, PROGRAM, Reason, SOCKETS,
+    STEERED,
+};
+
+use crate::{AttachError, Attachment, Counters, LocalAddresses, Mode, attach, counters};
+
+/// The object with the program, as built by `ebpf/build.sh`.
+pub static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../ebpf/object/throughway.bpf.o"));
+
+/// Why the program could not be loaded, or a map not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SteeringError {
+    /// The kernel refused the program, its maps or its type information.
+    #[error("cannot load the XDP program: {0}{hint}", hint = load_hint(.0))]
+    Load(#[from] EbpfError),
+    /// The verifier refused the program.
+    #[error("cannot load the XDP program: {0}{hint}", hint = program_hint(.0))]
+    Program(#[from] ProgramError),
+    /// The object lacks something that this version needs.
+    #[error("the BPF object has no {kind} named {name}")]
+    Missing {
+        /// Program or map.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map could not be read or written.
+    #[error("BPF map {map}: {source}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// More than the maps have room for.
+    #[error("{what} {value} is beyond the limit of {limit}")]
+    Limit {
+        /// Of what there are too many.
+        what: &'static str,
+        /// The value asked for.
+        value: u32,
+        /// The first value which is too large.
+        limit: u32,
+    },
+    /// How many CPUs there are could not be found out.
+    #[error("cannot read the number of possible CPUs: {0}")]
+    Cpus(#[source] std::io::Error),
+}
+
+const NEEDS: &str = " (loading needs CAP_BPF and CAP_NET_ADMIN, or root)";
+
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn load_hint(error: &EbpfError) -> &'static str {
+    if is_permission(error) { NEEDS } else { "" }
+}
+
+fn program_hint(error: &ProgramError) -> &'static str {
+    if is_permission(error) { NEEDS } else { "" }
+}
+
+pub(crate) fn in_map(map: &'static str) -> impl Fn(MapError) -> SteeringError {
+    move |source| SteeringError::Map { map, source }
+}
+
+/// The loaded program and its maps. One for all interfaces of an instance.
+pub struct Steering {
+    program: Ebpf,
+    interfaces: HashMap<MapData, u32, [u8; Interface::SIZE]>,
+    /// Interface number → ifindex of its latest user.
+    numbers: BTreeMap<u32, u32>,
+    addresses: LocalAddresses,
+    sockets: XskMap<MapData>,
+    steered: PerCpuArray<MapData, u64>,
+}
+
+impl Steering {
+    /// Loads the program that is part of this binary.
+    ///
+    /// # Errors
+    ///
+    /// When capabilities are missing or the kernel refuses the program.
+    pub fn load() -> Result<Self, SteeringError> {
+        Self::load_object(OBJECT)
+    }
+
+    /// Loads the program in `object`, an ELF file with the program and maps of `throughway_shared::steer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Steering::load`], and when `object` lacks the program or a map.
+    pub fn load_object(object: &[u8]) -> Result<Self, SteeringError> {
+        let mut bpf = Ebpf::load(object)?;
+        let program =
+            bpf.program_mut(PROGRAM).ok_or(SteeringError::Missing { kind: "program", name: PROGRAM })?;
+        let program: &mut Xdp = program.try_into()?;
+        program.load()?;
+        let mut take = |name| bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name });
+        Ok(Steering {
+            interfaces: take(INTERFACES)?.try_into().map_err(in_map(INTERFACES))?,
+            numbers: BTreeMap::new(),
+            addresses: LocalAddresses::new(
+                take(LOCAL_ADDRESSES)?.try_into().map_err(in_map(LOCAL_ADDRESSES))?,
+            ),
+            sockets: take(SOCKETS)?.try_into().map_err(in_map(SOCKETS))?,
+            steered: take(STEERED)?.try_into().map_err(in_map(STEERED))?,
+            program: bpf,
+        })
+    }
+
+    /// The loaded program, to look at it or to run it over single frames.
+    ///
+    /// # Errors
+    ///
+    /// Never in practice: [`Steering::load_object`] has checked that it is there.
+    pub fn program(&self) -> Result<&Xdp, SteeringError> {
+        let program = self.program.program(PROGRAM);
+        Ok(program.ok_or(SteeringError::Missing { kind: "program", name: PROGRAM })?.try_into()?)
+    }
+
+    /// Tells the program about the interface `ifindex`: what is new replaces what was known.
+    ///
+    /// The counters of `interface.number` begin at zero when another interface, or none, had the number before.
+    ///
+    /// # Errors
+    ///
+    /// When the number is not below [`MAX_INTERFACES`], or the map cannot be written.
+    pub fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<(), SteeringError> {
+        check("interface number", interface.number, MAX_INTERFACES)?;
+        if self.numbers.get(&interface.number).is_some_and(|&other| other != ifindex) {
+            let cpus = nr_cpus().map_err(|(_, error)| SteeringError::Cpus(error))?;
+            for &reason in Reason::ALL {
+                let zero = PerCpuValues::try_from(vec![0; cpus]).map_err(SteeringError::Cpus)?;
+                let at = steer::counter(interface.number, reason);
+                self.steered.set(at, zero, 0).map_err(in_map(STEERED))?;
+            }
+        }
+        self.interfaces.insert(ifindex, interface.to_bytes(), 0).map_err(in_map(INTERFACES))?;
+        self.numbers.insert(interface.number, ifindex);
+        Ok(())
+    }
+
+    /// Makes the program forget the interface `ifindex`: its frames pass to the kernel from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written. An interface that is not known is no error.
+    pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), SteeringError> {
+        match self.interfaces.remove(&ifindex) {
+            Err(error) if !is_absent(&error) => Err(in_map(INTERFACES)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The host's own addresses, as far as the program knows.
+    pub fn local_addresses(&mut self) -> &mut LocalAddresses {
+        &mut self.addresses
+    }
+
+    /// Sends the frames which interface `number` receives on `queue` to `socket`, an AF_XDP socket bound to that queue.
+    /// The kernel forgets it when the socket is closed.
+    ///
+    /// # Errors
+    ///
+    /// When a number is beyond its limit, or the kernel refuses: `socket` must be an AF_XDP socket with a receive ring.
+    pub fn register_socket(
+        &mut self,
+        number: u32,
+        queue: u32,
+        socket: impl AsFd,
+    ) -> Result<(), SteeringError> {
+        use std::os::fd::AsRawFd as _;
+        let slot = slot(number, queue)?;
+        self.sockets.set(slot, socket.as_fd().as_raw_fd(), 0).map_err(in_map(SOCKETS))
+    }
+
+    /// Takes back [`Steering::register_socket`]: frames of the queue go where the fail mode says.
+    ///
+    /// # Errors
+    ///
+    /// When a number is beyond its limit, or the map cannot be written. An empty slot is no error.
+    pub fn unregister_socket(&mut self, number: u32, queue: u32) -> Result<(), SteeringError> {
+        match self.sockets.unset(slot(number, queue)?) {
+            Err(error) if !is_absent(&error) => Err(in_map(SOCKETS)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the program decided so far: one entry for each interface that it was told of, in the order of their numbers,
+    /// and one for frames of interfaces that it does not know.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<Counters>, SteeringError> {
+        let known = self.numbers.keys().map(|&number| counters::read(&self.steered, Some(number)));
+        known.chain(std::iter::once_with(|| counters::read(&self.steered, None))).collect()
+    }
+
+    /// Puts the program on the interface `ifindex`, called `name`, in `mode`. Looked up and attached in the network
+    /// namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// When another live instance has the interface, a foreign program is on it, or the kernel refuses.
+    pub fn attach(&self, ifindex: u32, name: &str, mode: Mode) -> Result<Attachment, AttachError> {
+        let program = self.program().and_then(|program| Ok((program.fd()?, program.info()?.id())));
+        let (program, id) = program.map_err(|source| AttachError::Program {
+            interface: name.to_owned(),
+            source: Box::new(source),
+        })?;
+        attach::attach(program, id, ifindex, name, mode)
+    }
+}
+
+fn slot(number: u32, queue: u32) -> Result<u32, SteeringError> {
+    check("interface number", number, MAX_INTERFACES)?;
+    check("queue", queue, MAX_QUEUES)?;
+    Ok(steer::first_socket(number) + queue)
+}
+
+fn check(what: &'static str, value: u32, limit: u32) -> Result<(), SteeringError> {
+    if value < limit { Ok(()) } else { Err(SteeringError::Limit { what, value, limit }) }
+}
+
+/// Whether `error` says only that there was nothing to remove.
+pub(crate) fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}

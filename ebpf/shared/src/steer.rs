@@ -1,0 +1,151 @@
+//! How the XDP program decides what is ours.
+//!
+//! The program (`ebpf/steer`) reads three maps and writes one:
+//!
+//! * [`INTERFACES`]: ifindex (`u32`) → [`Interface`]: a frame from an interface that is not in it passes to the kernel.
+//! * [`LOCAL_ADDRESSES`]: [`LocalAddress`] → `u32` flags ([`CLAIMED`]): the host's own addresses.
+//! * [`SOCKETS`]: `interface.first_socket + queue` → AF_XDP socket of that queue.
+//! * [`STEERED`]: [`Reason`] → count, per CPU, per interface: see [`counter`].
+
+/// Map: hash, `u32` ifindex → [`Interface`].
+pub const INTERFACES: &str = "INTERFACES";
+/// Map: hash, [`LocalAddress`] → `u32` flags.
+pub const LOCAL_ADDRESSES: &str = "LOCAL_ADDRESSES";
+/// Map: AF_XDP sockets.
+pub const SOCKETS: &str = "SOCKETS";
+/// Map: per-CPU array of counters.
+pub const STEERED: &str = "STEERED";
+/// The name of the program in the object, also what the kernel shows for it.
+pub const PROGRAM: &str = "throughway";
+
+/// How many interfaces one instance can steer.
+pub const MAX_INTERFACES: u32 = 64;
+/// How many queues of one interface.
+pub const MAX_QUEUES: u32 = 64;
+/// How many addresses of its own the host may have.
+pub const MAX_LOCAL_ADDRESSES: u32 = 16_384;
+
+/// Number under which frames from interfaces that are not ours are counted.
+pub const UNKNOWN_INTERFACE: u32 = MAX_INTERFACES;
+/// Entries of [`SOCKETS`].
+pub const SOCKET_SLOTS: u32 = MAX_INTERFACES * MAX_QUEUES;
+/// Entries of [`STEERED`].
+pub const COUNTERS: u32 = (MAX_INTERFACES + 1) * Reason::COUNT;
+
+/// Where in [`SOCKETS`] the sockets of interface `number` begin: what to put into [`Interface::first_socket`].
+#[inline]
+pub const fn first_socket(number: u32) -> u32 {
+    number * MAX_QUEUES
+}
+
+/// Where in [`STEERED`] the frames of interface `number` that were decided for `reason` are counted.
+#[inline]
+pub const fn counter(number: u32, reason: Reason) -> u32 {
+    number * Reason::COUNT + reason as u32
+}
+
+/// Flag of a local address: a function claims it, so what no local socket owns goes to the workers.
+pub const CLAIMED: u32 = 1 << 0;
+
+/// Flag of [`Interface::flags`]: when no socket takes a frame, drop it (fail closed) rather than pass it to the kernel.
+pub const FAIL_CLOSED: u32 = 1 << 0;
+
+/// What the XDP program knows of an interface.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Interface {
+    /// Its number among ours, below [`MAX_INTERFACES`]: where its counters are.
+    pub number: u32,
+    /// Where its sockets begin in [`SOCKETS`].
+    pub first_socket: u32,
+    /// [`FAIL_CLOSED`].
+    pub flags: u32,
+    /// Its MAC address: frames to another one pass to the kernel.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Interface>() == Interface::SIZE);
+
+impl Interface {
+    /// Size in bytes: there is no padding.
+    pub const SIZE: usize = 20;
+
+    /// The value as it lies in the map.
+    pub const fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let [n0, n1, n2, n3] = self.number.to_ne_bytes();
+        let [s0, s1, s2, s3] = self.first_socket.to_ne_bytes();
+        let [f0, f1, f2, f3] = self.flags.to_ne_bytes();
+        let [m0, m1, m2, m3, m4, m5] = self.mac;
+        let [r0, r1] = self.reserved;
+        [n0, n1, n2, n3, s0, s1, s2, s3, f0, f1, f2, f3, m0, m1, m2, m3, m4, m5, r0, r1]
+    }
+
+    /// The value that lies in the map as `bytes`.
+    pub const fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let [n0, n1, n2, n3, s0, s1, s2, s3, f0, f1, f2, f3, m0, m1, m2, m3, m4, m5, r0, r1] = *bytes;
+        Interface {
+            number: u32::from_ne_bytes([n0, n1, n2, n3]),
+            first_socket: u32::from_ne_bytes([s0, s1, s2, s3]),
+            flags: u32::from_ne_bytes([f0, f1, f2, f3]),
+            mac: [m0, m1, m2, m3, m4, m5],
+            reserved: [r0, r1],
+        }
+    }
+}
+
+/// One of the host's own addresses; IPv4 in its mapped form.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct LocalAddress {
+    /// The address in network order.
+    pub address: [u8; 16],
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
+        /// What the XDP program decided of a frame, and why. The order is the layout of [`STEERED`].
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+            /// How many reasons there are.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+            /// The label used in metrics and output.
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$name => $label,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// To the worker: a chain claims it.
+    ToWorker = "to-worker",
+    /// To the kernel: the interface is not (or no longer) ours.
+    UnknownInterface = "unknown-interface",
+    /// To the kernel: neither IPv4 nor IPv6 (ARP, LLDP, MPLS and others).
+    NotIp = "not-ip",
+    /// To the kernel: tagged for a VLAN that no interface of ours claims.
+    UnclaimedVlan = "unclaimed-vlan",
+    /// To the kernel: sent to another MAC address, or to a group of them.
+    OtherMac = "other-mac",
+    /// To the kernel: multicast or broadcast at the IP layer (routing protocols, DHCP, MLD, mDNS).
+    Multicast = "multicast",
+    /// To the kernel: link-local addresses, neighbour discovery; never forwarded (RFC 4291, section 2.5.6).
+    LinkLocal = "link-local",
+    /// To the kernel: to one of the host's own addresses, and no function claims it.
+    LocalAddress = "local-address",
+    /// To the kernel: to one of the host's own addresses that a function claims, but a local socket owns it.
+    LocalSocket = "local-socket",
+    /// To the kernel (fail open): no worker is bound to this queue.
+    NoSocketPass = "no-socket-pass",
+    /// Dropped (fail closed): no worker is bound to this queue.
+    NoSocketDrop = "no-socket-drop",
+    /// Dropped: shorter than its headers say.
+    Truncated = "truncated",
+}

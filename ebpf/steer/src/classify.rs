@@ -1,0 +1,189 @@
+//! The decision: where a frame of an interface of ours goes, and why.
+//!
+//! Pure: frame and host are behind [`View`], so the same code runs in the kernel and in a test on the build machine.
+//! The order of the questions is the order of this file. Header layouts: IEEE 802.3 and 802.1Q, RFC 791, RFC 8200,
+//! RFC 4443, RFC 4861.
+
+use throughway_shared::steer::{CLAIMED, FAIL_CLOSED, Interface, MAX_QUEUES, Reason};
+
+// The types below hold header fields as they lie in the frame, so `to_ne_bytes` gives network order. They are made of
+// words because the BPF target moves bytes one by one, and of 8-byte ones where it would otherwise join two words into an
+// access to the stack that is not aligned: the verifier refuses those.
+
+/// An address; IPv4 in its mapped form (RFC 4291, section 2.5.5.2). Bytes as in `steer::LocalAddress`.
+pub(crate) type Address = [u64; 2];
+
+/// Addresses (source, destination) and ports (source, destination) of an IPv4 packet, without gaps.
+#[repr(C, align(8))]
+pub(crate) struct Tuple4 {
+    /// Source and destination address.
+    pub(crate) addresses: [u32; 2],
+    /// Source and destination port.
+    pub(crate) ports: u32,
+}
+
+/// Addresses (source, destination) and ports (source, destination) of an IPv6 packet, without gaps.
+#[repr(C)]
+pub(crate) struct Tuple6 {
+    /// Source and destination address.
+    pub(crate) addresses: [u64; 4],
+    /// Source and destination port.
+    pub(crate) ports: u32,
+}
+
+/// A transport protocol whose local sockets can be looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// TCP: listening sockets and every state of a connection.
+    Tcp,
+    /// UDP: connected and unconnected sockets.
+    Udp,
+}
+
+/// What can be seen of a frame and of the host that received it.
+pub(crate) trait View {
+    /// The `N` bytes at `at` from the start of the frame; `None` when it is shorter.
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+    /// The `N` words at `at` from the start of the frame; `None` when it is shorter.
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]>;
+    /// The `N` double words at `at` from the start of the frame; `None` when it is shorter.
+    fn double_words<const N: usize>(&self, at: usize) -> Option<[u64; N]>;
+    /// The flags of `address`, if it is one of the host's own.
+    fn local_address(&self, address: &Address) -> Option<u32>;
+    /// Whether a local socket takes what is sent from the source to the destination of `tuple`.
+    fn local_socket4(&self, transport: Transport, tuple: &Tuple4) -> bool;
+    /// Whether a local socket takes what is sent from the source to the destination of `tuple`.
+    fn local_socket6(&self, transport: Transport, tuple: &Tuple6) -> bool;
+    /// Whether a worker is bound to `queue`, its socket being in `slot`.
+    fn has_worker(&self, slot: u32, queue: u32) -> bool;
+}
+
+const ETHERNET: usize = 14;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_8021Q: u16 = 0x8100;
+const ETHERTYPE_8021AD: u16 = 0x88a8;
+const ETHERTYPE_OLD_QINQ: u16 = 0x9100;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+/// Where a frame received on `queue` of `interface` goes.
+#[inline(always)]
+pub(crate) fn classify<V: View>(view: &V, interface: &Interface, queue: u32) -> Reason {
+    let reason = claim(view, interface);
+    if reason as u32 != Reason::ToWorker as u32 {
+        return reason;
+    }
+    if queue < MAX_QUEUES && view.has_worker(interface.first_socket + queue, queue) {
+        Reason::ToWorker
+    } else if interface.flags & FAIL_CLOSED == 0 {
+        Reason::NoSocketPass
+    } else {
+        Reason::NoSocketDrop
+    }
+}
+
+/// Whether the frame is a chain's, regardless of whether a worker is there to take it.
+#[inline(always)]
+fn claim<V: View>(view: &V, interface: &Interface) -> Reason {
+    let Some([d0, d1, d2, d3, d4, d5, .., t0, t1]) = view.bytes::<ETHERNET>(0) else {
+        return Reason::Truncated;
+    };
+    if [d0, d1, d2, d3, d4, d5] != interface.mac {
+        return Reason::OtherMac;
+    }
+    match u16::from_be_bytes([t0, t1]) {
+        ETHERTYPE_IPV4 => ipv4(view),
+        ETHERTYPE_IPV6 => ipv6(view),
+        // Interfaces on top of a VLAN would be looked up here, by identifier.
+        ETHERTYPE_8021Q | ETHERTYPE_8021AD | ETHERTYPE_OLD_QINQ => Reason::UnclaimedVlan,
+        _ => Reason::NotIp,
+    }
+}
+
+#[inline(always)]
+fn ipv4<V: View>(view: &V) -> Reason {
+    let Some([first, fragment, protocol, source, destination]) = view.words::<5>(ETHERNET) else {
+        return Reason::Truncated;
+    };
+    match destination.to_ne_bytes() {
+        // Groups, "this network" (RFC 1122, section 3.2.1.3) and limited broadcast.
+        [224..=239, ..] | [0, ..] | [255, 255, 255, 255] => return Reason::Multicast,
+        // RFC 3927, section 7: never forwarded.
+        [169, 254, ..] => return Reason::LinkLocal,
+        _ => {}
+    }
+    let mapped = u64::from_be(0xffff << 32 | u64::from(u32::from_be(destination)));
+    let Some(flags) = view.local_address(&[0, mapped]) else {
+        return Reason::ToWorker;
+    };
+    if flags & CLAIMED == 0 {
+        return Reason::LocalAddress;
+    }
+    let Some(transport) = transport(protocol.to_ne_bytes()[1]) else {
+        return Reason::ToWorker;
+    };
+    // A fragment has no ports or is not all of its packet: whether a socket owns it is known after reassembly only.
+    // So everything but the identification, the reserved bit and "don't fragment" must be zero.
+    let length = (first.to_ne_bytes()[0] & 0x0f) as usize * 4;
+    if u32::from_be(fragment) & 0x3fff != 0 || length < 20 {
+        return Reason::ToWorker;
+    }
+    let Some([ports]) = view.words::<1>(ETHERNET + length) else {
+        return Reason::Truncated;
+    };
+    owner(view.local_socket4(transport, &Tuple4 { addresses: [source, destination], ports }))
+}
+
+#[inline(always)]
+fn ipv6<V: View>(view: &V) -> Reason {
+    let Some([first, s0, s1, d0, d1]) = view.double_words::<5>(ETHERNET) else {
+        return Reason::Truncated;
+    };
+    match d0.to_ne_bytes() {
+        [0xff, ..] => return Reason::Multicast,
+        [0xfe, 0x80..=0xbf, ..] => return Reason::LinkLocal,
+        _ => {}
+    }
+    let [.., protocol, _] = first.to_ne_bytes();
+    if protocol == ICMPV6 {
+        match view.bytes::<1>(ETHERNET + 40) {
+            // Router and neighbour discovery, redirects (RFC 4861, section 4): sent to global addresses, too.
+            Some([133..=137]) => return Reason::LinkLocal,
+            Some(_) => {}
+            None => return Reason::Truncated,
+        }
+    }
+    let Some(flags) = view.local_address(&[d0, d1]) else {
+        return Reason::ToWorker;
+    };
+    if flags & CLAIMED == 0 {
+        return Reason::LocalAddress;
+    }
+    // Behind extension headers, the fragment header among them, no socket is looked for.
+    let Some(transport) = transport(protocol) else {
+        return Reason::ToWorker;
+    };
+    let Some([ports]) = view.words::<1>(ETHERNET + 40) else {
+        return Reason::Truncated;
+    };
+    owner(view.local_socket6(transport, &Tuple6 { addresses: [s0, s1, d0, d1], ports }))
+}
+
+/// The protocols of which sockets can be looked up.
+#[inline(always)]
+fn transport(protocol: u8) -> Option<Transport> {
+    match protocol {
+        TCP => Some(Transport::Tcp),
+        UDP => Some(Transport::Udp),
+        _ => None,
+    }
+}
+
+/// Whose a packet is to an address of the host that a function claims.
+#[inline(always)]
+fn owner(local_socket: bool) -> Reason {
+    if local_socket { Reason::LocalSocket } else { Reason::ToWorker }
+}

@@ -1,0 +1,67 @@
+//! The maps: what user space tells the program, and what the program counts.
+//!
+//! Their names and layouts are in `throughway_shared::steer`.
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::map,
+    maps::{HashMap, PerCpuArray, XskMap},
+};
+use throughway_shared::steer::{
+    self, COUNTERS, FAIL_CLOSED, Interface, MAX_INTERFACES, MAX_LOCAL_ADDRESSES, Reason, SOCKET_SLOTS,
+};
+
+use crate::classify::Address;
+
+#[map]
+static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static LOCAL_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(MAX_LOCAL_ADDRESSES, 0);
+
+#[map]
+static SOCKETS: XskMap = XskMap::with_max_entries(SOCKET_SLOTS, 0);
+
+#[map]
+static STEERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// What is known of the interface `ifindex`, if it is ours.
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
+    // SAFETY: the entry lives at least until this run of the program ends (RCU). User space may replace it meanwhile;
+    // every bit pattern is a valid `Interface`, and one frame judged by a half replaced entry does no harm.
+    unsafe { INTERFACES.get(ifindex) }
+}
+
+/// The flags of `address`, if it is one of the host's own.
+#[inline(always)]
+pub(crate) fn local_address(address: &Address) -> Option<u32> {
+    // SAFETY: as in `interface`; the value is one aligned word.
+    unsafe { LOCAL_ADDRESSES.get(address) }.copied()
+}
+
+/// Whether the socket in `slot` serves `queue`: a socket of another queue would lose the frame.
+#[inline(always)]
+pub(crate) fn has_socket(slot: u32, queue: u32) -> bool {
+    SOCKETS.get(slot) == Some(queue)
+}
+
+/// Hands the frame to the worker of `queue`. The action to return.
+#[inline(always)]
+pub(crate) fn redirect(interface: &Interface, queue: u32) -> u32 {
+    // Only for the instant in which a socket goes between the look at the map and here.
+    let otherwise =
+        if interface.flags & FAIL_CLOSED == 0 { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP };
+    match SOCKETS.redirect(interface.first_socket + queue, otherwise.into()) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// Counts a frame of interface `number`.
+#[inline(always)]
+pub(crate) fn count(number: u32, reason: Reason) {
+    if let Some(counter) = STEERED.get_ptr_mut(steer::counter(number, reason)) {
+        // SAFETY: the kernel returned a pointer to this CPU's own value, and XDP does not migrate or nest on a CPU.
+        unsafe { *counter += 1 }
+    }
+}

@@ -1,0 +1,66 @@
+//! Configurations for the lab.
+
+use std::fmt::Write;
+
+/// What a test's configuration says. The chains are `outbound` (from the LAN), `inbound` (from the WAN) and `services`
+/// (from the DMZ).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many workers, on cores 0 and 1; the lab needs as many queues.
+    pub workers: u32,
+    /// `trust` or `recompute`.
+    pub checksum: &'static str,
+    /// `open` or `closed`.
+    pub on_failure: &'static str,
+    /// The functions of all chains, in order: keys of [`Config::functions`].
+    pub run: Vec<&'static str>,
+    /// The functions: name and YAML flow mapping.
+    pub functions: Vec<(&'static str, String)>,
+}
+
+impl Default for Config {
+    /// One worker, one router that follows the kernel.
+    fn default() -> Self {
+        Config {
+            workers: 1,
+            checksum: "trust",
+            on_failure: "open",
+            run: vec!["core"],
+            functions: vec![("core", "{ router: { table: main } }".to_owned())],
+        }
+    }
+}
+
+impl Config {
+    /// Puts a marker before the router, that sets `dscp` (a name or a number) on everything.
+    #[must_use]
+    pub fn marked(mut self, dscp: &str) -> Self {
+        self.functions.push(("mark", format!("{{ marker: {{ rules: [ {{ dscp: {dscp} }} ] }} }}")));
+        self.run.insert(0, "mark");
+        self
+    }
+
+    /// The file.
+    pub fn yaml(&self) -> String {
+        let mut text = String::from("interfaces:\n");
+        // Writing to a String cannot fail.
+        for (name, device) in [("lan", "lan0"), ("wan", "wan0"), ("dmz", "dmz0")] {
+            let (checksum, on_failure) = (self.checksum, self.on_failure);
+            let _ = writeln!(
+                text,
+                "  {name}: {{ device: {device}, checksum: {checksum}, on-failure: {on_failure} }}"
+            );
+        }
+        let cores: Vec<String> = (0..self.workers).map(|core| core.to_string()).collect();
+        let _ = writeln!(text, "workers: {{ cores: [{}], poll: adaptive }}", cores.join(", "));
+        text.push_str("functions:\n");
+        for (name, function) in &self.functions {
+            let _ = writeln!(text, "  {name}: {function}");
+        }
+        text.push_str("chains:\n");
+        for (chain, from) in [("outbound", "lan"), ("inbound", "wan"), ("services", "dmz")] {
+            let _ = writeln!(text, "  {chain}: {{ from: {from}, run: [{}] }}", self.run.join(", "));
+        }
+        text
+    }
+}

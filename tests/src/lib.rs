@@ -1,0 +1,43 @@
+//! What the tests over the whole product share. Each file in `tests/` is one topic.
+//!
+//! * [`privileged`]: tests that need root say so when they are skipped, or fail where skipping is not allowed.
+//! * [`binary`]: the `throughway` under test.
+//! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
+//! * [`config`]: configurations for the lab.
+//! * [`datagrams`]: numbered datagrams, counted one by one.
+//! * [`echo`]: a TCP connection that goes on for as long as a test does.
+//! * [`capture`]: capture files.
+
+pub mod binary;
+pub mod capture;
+pub mod config;
+pub mod datagrams;
+pub mod echo;
+pub mod privileged;
+pub mod scene;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use binary::binary;
+pub use privileged::privileged;
+pub use scene::Scene;
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(PathBuf::from).unwrap_or(here)
+}
+
+/// Asks again and again until the answer is `Some`, for at most `patience`; panics with `what` otherwise.
+#[track_caller]
+pub fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,60 @@
+//! How a network function speaks.
+//!
+//! A function reads a parsed packet and its own state, and answers with edits and a verdict: that is the trait
+//! [`Function`]. It opens no socket, starts no thread, reads no clock: time is an argument. `docs/write-a-function.md`
+//! shows a complete small one.
+//!
+//! * [`packet`]: the packet as a function sees it, and the batch.
+//! * [`verdict`]: what a function says of a packet; [`DropReason`], the one list of reasons why packets die.
+//! * [`counters`]: single-writer counters that other threads may read.
+//! * [`prefix`]: address prefixes of both families.
+//! * [`snapshot`]: immutable tables, published by the control side and read once per batch.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod packet;
+pub mod prefix;
+pub mod snapshot;
+pub mod verdict;
+
+pub use packet::{BATCH, Batch, Packet};
+pub use prefix::{Prefix, PrefixError};
+pub use snapshot::Snapshot;
+pub use verdict::{Answer, DropReason, IcmpError, Verdict};
+
+/// A point in time: nanoseconds of a monotonic clock, read once per batch by whoever runs the chain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Now(pub u64);
+
+/// What a function is told beside the packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context {
+    /// When the batch was received.
+    pub now: Now,
+}
+
+/// A virtual network function: one configured instance, as one worker holds it.
+///
+/// What several workers share of it (sessions, tables) sits behind an `Arc` inside; what only this worker uses (counters,
+/// caches) is plain.
+pub trait Function {
+    /// The key that names the kind of function in the configuration, such as `router`.
+    const KIND: &'static str;
+
+    /// Judges one packet: reads it, edits it, says what shall become of it.
+    fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict;
+
+    /// Judges the packets of a batch that are still alive. Functions that gain from seeing several at once (to issue
+    /// look-ups together) replace it; the result must be the same as judging one by one.
+    fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
+        for packet in batch.living() {
+            let verdict = self.judge(packet, context);
+            packet.settle(verdict);
+        }
+    }
+
+    /// Does a small, bounded slice of housekeeping (ageing); called between batches.
+    fn tick(&mut self, context: &Context) {
+        let _ = context;
+    }
+}
