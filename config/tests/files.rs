@@ -204,7 +204,7 @@ const SMALL: &str = "interfaces:\n  lan: { device: eth1 }\nfunctions:\n  core:\n
 fn what_is_left_out_has_its_default() {
     let (config, _) = Config::parse("a.yaml", SMALL).unwrap();
     assert_eq!(config.workers.cores, [0]);
-    assert_eq!((config.workers.poll.word(), config.workers.frames), ("adaptive", 8192));
+    assert_eq!((config.workers.poll.word(), config.workers.frames), ("adaptive", 16384));
     assert_eq!(config.metrics.unwrap().listen.to_string(), "127.0.0.1:9464");
     assert_eq!(config.api.socket, Path::new("/run/throughway/api.sock"));
     let FunctionKind::Router(router) = &config.functions[0].kind else { panic!() };

@@ -1,7 +1,7 @@
 //! Start, reload, stop: in order.
 //!
-//! Start: configuration → kernel state → XDP program attached (everything still goes to the kernel) → workers and their
-//! sockets → sockets into the program's map → interfaces become ours → ready. Stop is the reverse: interfaces are given back
+//! Start: configuration → kernel state → XDP program attached (the fail mode holds: the kernel's, or dropped) → workers and
+//! their sockets → sockets into the program's map, and packets come → ready. Stop is the reverse: the interfaces are given back
 //! to the kernel, the program is detached, then the sockets close.
 
 use std::net::SocketAddr;
@@ -45,10 +45,14 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is touched: the second of two services must fail here.
-        let socket = api::open(&socket_path).await.map_err(|error| format!("api.socket {}: {error}", socket_path.display()))?;
+        let socket = api::open(&socket_path)
+            .await
+            .map_err(|error| format!("api.socket {}: {error}", socket_path.display()))?;
         let listener = match metrics_address {
             Some(address) => Some(
-                metrics::listen(address).await.map_err(|error| format!("metrics.listen {address}: {error}"))?,
+                metrics::listen(address)
+                    .await
+                    .map_err(|error| format!("metrics.listen {address}: {error}"))?,
             ),
             None => None,
         };
@@ -91,7 +95,10 @@ fn lock(service: &Mutex<Service>) -> std::sync::MutexGuard<'_, Service> {
 }
 
 async fn reload(service: &Arc<Mutex<Service>>) {
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::MonotonicUsec(0))]);
+    let _ = sd_notify::notify(&[
+        sd_notify::NotifyState::Reloading,
+        sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::MonotonicUsec(0)),
+    ]);
     let service = Arc::clone(service);
     let done = tokio::task::spawn_blocking(move || lock(&service).reload()).await;
     match done {
@@ -117,6 +124,10 @@ fn logs() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // The journal stamps the time itself.
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false);
     let _ = if under_systemd { builder.without_time().try_init() } else { builder.try_init() };
 }

@@ -47,7 +47,10 @@ pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
     let mut io = PcapIo::new(names.len(), FRAMES);
     for (interface, file) in &inputs.captures {
         let port = names.iter().position(|name| name == interface).ok_or_else(|| {
-            format!("--in {interface}=…: the configuration has no interface `{interface}`; it has: {}", names.join(", "))
+            format!(
+                "--in {interface}=…: the configuration has no interface `{interface}`; it has: {}",
+                names.join(", ")
+            )
         })?;
         io.input(PortId(port as u16), file)?;
     }
@@ -63,7 +66,8 @@ pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
     // Nobody resolves neighbours here: what waits for one ends as unreachable, after its time in the capture.
     let (wanted, _nobody) = bounded(1);
     let mut worker = Worker::new(io, program, settings.collect(), Arc::clone(&stats), wanted);
-    let mut now = Now(0);
+    // Not before one second: to the worker, zero is "never".
+    let mut now = Now(worker.io().next_timestamp().unwrap_or_default().max(1_000_000_000));
     while !worker.io().finished() {
         worker.round(now);
         now = Now(now.0.max(worker.io().clock()));

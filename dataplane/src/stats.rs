@@ -130,7 +130,8 @@ impl WorkerStats {
     pub fn received(&self, port: PortId, packets: usize, bytes: u64) {
         let Some(stats) = self.ports.get(port.index()) else { return };
         stats.received.add(packets as u64, bytes);
-        let bucket = BATCH_BOUNDS.iter().position(|&bound| packets <= bound).unwrap_or(BATCH_BOUNDS.len() - 1);
+        let bucket =
+            BATCH_BOUNDS.iter().position(|&bound| packets <= bound).unwrap_or(BATCH_BOUNDS.len() - 1);
         if let Some(counter) = stats.batches.get(bucket) {
             counter.add(1);
         }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use throughway_tests::privileged::say_skipped;
 use throughway_tests::{binary, repository};
 
 /// `systemd-analyze`, or `None` (said aloud) where systemd is not installed.
@@ -12,10 +13,8 @@ fn analyze(arguments: &[&str]) -> Option<(bool, String)> {
             Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
         }
         Err(error) => {
-            use std::io::Write;
             assert!(std::env::var_os("THROUGHWAY_REQUIRE_PRIVILEGED").is_none(), "systemd-analyze: {error}");
-            // Past the test harness, which would keep it for itself.
-            let _ = writeln!(std::io::stderr(), "skipped: the systemd unit: systemd-analyze: {error}");
+            say_skipped(&format!("the systemd unit: systemd-analyze: {error}"));
             None
         }
     }

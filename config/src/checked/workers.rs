@@ -107,7 +107,7 @@ impl Value for CoreRange {
 pub(crate) struct FrameCount(u32);
 
 impl FrameCount {
-    const DEFAULT: FrameCount = FrameCount(8192);
+    const DEFAULT: FrameCount = FrameCount(16384);
     const LEAST: u32 = 1 << 10;
     const MOST: u32 = 1 << 20;
 }

@@ -11,6 +11,6 @@ pub(crate) struct Workers {
     pub(crate) cores: Option<OneOrMany<CoreRange>>,
     /// What a worker does when there is nothing to do. Default: adaptive.
     pub(crate) poll: Option<Written<Poll>>,
-    /// Frames of packet memory per worker: a power of two. Default: 8192.
+    /// Frames of packet memory per worker: a power of two. Default: 16384.
     pub(crate) frames: Option<Written<FrameCount>>,
 }

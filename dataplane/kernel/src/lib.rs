@@ -21,6 +21,8 @@ pub mod model;
 mod resolver;
 mod socket;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use changes::Changes;
 pub use dump::snapshot;

@@ -78,8 +78,9 @@ pub struct Mirror {
 struct Work {
     families: BTreeSet<Family>,
     interfaces: BTreeSet<IfIndex>,
-    /// Interfaces which got an address: the first one brings dead next hops back to life.
-    addressed: BTreeSet<IfIndex>,
+    /// Interfaces which were announced without a difference in their health, or got an address: either may have brought
+    /// next hops back to life, or the other way. A carrier that goes and comes quickly is announced once, in the end.
+    suspects: BTreeSet<IfIndex>,
     sources: BTreeSet<IpAddr>,
 }
 
@@ -223,10 +224,10 @@ impl Mirror {
             self.work.interfaces.extend(also);
             self.work.sources.clear();
         }
-        if !self.work.addressed.is_empty() {
-            let also = self.store.interfaces_of_dead_hops(&self.work.addressed);
+        if !self.work.suspects.is_empty() {
+            let also = self.store.interfaces_out_of_step(&self.work.suspects);
             self.work.interfaces.extend(also);
-            self.work.addressed.clear();
+            self.work.suspects.clear();
         }
         if self.work.interfaces.is_empty() && self.work.families.is_empty() {
             return Ok(());
@@ -287,7 +288,7 @@ impl Work {
     fn is_empty(&self) -> bool {
         self.families.is_empty()
             && self.interfaces.is_empty()
-            && self.addressed.is_empty()
+            && self.suspects.is_empty()
             && self.sources.is_empty()
     }
 
@@ -295,6 +296,8 @@ impl Work {
         let health = |link: &Link| (link.admin_up, link.carrier, link.oper_state, link.master);
         if old.is_none_or(|old| health(old) != health(new)) {
             self.interfaces.insert(new.index);
+        } else {
+            self.suspects.insert(new.index);
         }
     }
 
@@ -327,7 +330,7 @@ fn apply(
         rtm::NEWADDR => {
             if let Some((key, address)) = decode::address(frame.payload)? {
                 if key.address.is_ipv4() {
-                    work.addressed.insert(key.ifindex);
+                    work.suspects.insert(key.ifindex);
                 }
                 put(&mut store.state_mut().addresses, &mut changes.addresses, key, address);
             }

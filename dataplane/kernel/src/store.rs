@@ -232,12 +232,16 @@ impl Store {
             .collect()
     }
 
-    /// Those of `candidates` over which a route has a way that is dead.
-    pub(crate) fn interfaces_of_dead_hops(&self, candidates: &BTreeSet<IfIndex>) -> BTreeSet<IfIndex> {
+    /// Those of `candidates` which are in another state than a next hop over them.
+    pub(crate) fn interfaces_out_of_step(&self, candidates: &BTreeSet<IfIndex>) -> BTreeSet<IfIndex> {
+        let out_of_step = |hop: &NextHop| {
+            let link = hop.ifindex.filter(|index| candidates.contains(index));
+            let link = link.and_then(|index| self.state.links.get(&index))?;
+            (hop.dead == link.admin_up || hop.linkdown == link.carrier).then_some(link.index)
+        };
         self.hops()
-            .filter(|(_, hop)| hop.dead)
-            .filter_map(|(_, hop)| hop.ifindex)
-            .filter(|index| candidates.contains(index))
+            .filter(|(route, _)| route.kind == RouteKind::Unicast)
+            .filter_map(|(_, hop)| out_of_step(hop))
             .collect()
     }
 

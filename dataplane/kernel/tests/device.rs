@@ -1,4 +1,11 @@
 //! Queues, offloads and XDP features of a veth, beside what `ethtool` says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! The mirror against a real kernel, one kind of change at a time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! Resolving and confirming neighbours over a cable between two namespaces.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! Whatever is done to the kernel, the mirror ends up as a fresh reading.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 

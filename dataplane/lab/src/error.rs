@@ -36,7 +36,7 @@ pub enum LabError {
         seconds: u64,
     },
     /// Another process uses the lab of that name.
-    #[error("the lab `{prefix}` is in use by another process")]
+    #[error("the lab `{prefix}` is up already, or in use by another process")]
     Busy {
         /// The lab's prefix.
         prefix: String,

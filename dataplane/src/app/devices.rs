@@ -53,7 +53,9 @@ pub enum DeviceError {
         device: String,
     },
     /// Its packets do not fit into a frame.
-    #[error("interface `{interface}`: the MTU of `{device}` is {mtu}, and at most {MAX_MTU} fit into one buffer; set a smaller one: ip link set {device} mtu {MAX_MTU}")]
+    #[error(
+        "interface `{interface}`: the MTU of `{device}` is {mtu}, and at most {MAX_MTU} fit into one buffer; set a smaller one: ip link set {device} mtu {MAX_MTU}"
+    )]
     TooLarge {
         /// The interface's name.
         interface: String,
@@ -63,7 +65,9 @@ pub enum DeviceError {
         mtu: u32,
     },
     /// It has not the expected number of queues.
-    #[error("interface `{interface}`: `queues: {expected}` is configured, but `{device}` has {found}; change one of them: ethtool -L {device} combined {expected}")]
+    #[error(
+        "interface `{interface}`: `queues: {expected}` is configured, but `{device}` has {found}; change one of them: ethtool -L {device} combined {expected}"
+    )]
     Queues {
         /// The interface's name.
         interface: String,
@@ -75,7 +79,9 @@ pub enum DeviceError {
         found: u32,
     },
     /// It has fewer queues than there are workers.
-    #[error("interface `{interface}`: `{device}` has {found} queue(s), but workers.cores has {workers} cores: every worker needs a queue of every interface; use fewer cores, or: ethtool -L {device} combined {workers}")]
+    #[error(
+        "interface `{interface}`: `{device}` has {found} queue(s), but workers.cores has {workers} cores: every worker needs a queue of every interface; use fewer cores, or: ethtool -L {device} combined {workers}"
+    )]
     TooFewQueues {
         /// The interface's name.
         interface: String,
@@ -120,7 +126,8 @@ pub fn prepare(config: &Config, state: &State) -> Result<Vec<Device>, DeviceErro
 const UNFIT: [(&str, bool); 2] = [(feature::RX_LRO, false), (feature::RX_VLAN, false)];
 
 /// Generic XDP runs after the kernel has merged packets.
-const UNFIT_GENERIC: [(&str, bool); 3] = [(feature::RX_LRO, false), (feature::RX_VLAN, false), (feature::RX_GRO, false)];
+const UNFIT_GENERIC: [(&str, bool); 3] =
+    [(feature::RX_LRO, false), (feature::RX_VLAN, false), (feature::RX_GRO, false)];
 
 fn prepare_one(
     devices: &mut Devices,
@@ -155,8 +162,12 @@ fn prepare_one(
     let saved = devices.switch(link.index, unfit).map_err(kernel)?;
     for (offload, outcome) in &saved.outcomes {
         match outcome {
-            Switched::Done => tracing::info!(%device, %offload, "offload switched off while the device is ours"),
-            Switched::Refused => tracing::warn!(%device, %offload, "the device refuses to switch this offload off"),
+            Switched::Done => {
+                tracing::info!(%device, %offload, "offload switched off while the device is ours")
+            }
+            Switched::Refused => {
+                tracing::warn!(%device, %offload, "the device refuses to switch this offload off")
+            }
             Switched::Already | Switched::NotSupported => {}
         }
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crossbeam::channel::bounded;
 use throughway_config::{Checksum, Config, FailMode, Poll, XdpMode, ZeroCopy};
 use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
-use throughway_packet::PortId;
 use throughway_shared::steer;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
@@ -94,14 +93,22 @@ pub struct Service {
 impl Service {
     /// Starts everything, in order; on an error, what was started is undone.
     pub fn start(path: &Path, config: Config) -> Result<Self, Failure> {
-        let names = config.interfaces.iter().map(|interface| (interface.name.to_string(), interface.device.to_string()));
+        let names = config
+            .interfaces
+            .iter()
+            .map(|interface| (interface.name.to_string(), interface.device.to_string()));
         let opened = mirror::open(names.collect())?;
-        let mut devices = devices::prepare(&config, opened.state())?;
+        let devices = devices::prepare(&config, opened.state())?;
 
+        let facts = Arc::clone(opened.facts());
         let mut steering = Steering::load()?;
+        steering.local_addresses().replace(local(&facts))?;
         let mut attachments = Vec::new();
         let mut interfaces = Vec::new();
-        for (interface, device) in config.interfaces.iter().zip(&mut devices) {
+        for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
+            // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
+            // fails closed is never open, not even while the service of a dead one is taken over.
+            steering.set_interface(device.ifindex, steer_entry(port, interface.on_failure, device.mac))?;
             let mode = match interface.xdp {
                 XdpMode::Auto => Mode::Auto,
                 XdpMode::Native => Mode::Native,
@@ -126,7 +133,6 @@ impl Service {
         }
 
         let (wanted, wanted_from) = bounded(WANTED);
-        let facts = Arc::clone(opened.facts());
         let blueprint = Blueprint::new(&config, &facts)?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
@@ -157,10 +163,6 @@ impl Service {
             }
         }
 
-        steering.local_addresses().replace(local(&facts))?;
-        for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
-            steering.set_interface(device.ifindex, steer_entry(port, interface.on_failure, device.mac))?;
-        }
         let steering = Arc::new(Mutex::new(steering));
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
@@ -200,8 +202,11 @@ impl Service {
     fn try_reload(&mut self) -> Result<Reloaded, String> {
         let (config, warnings) = Config::load(&self.path).map_err(|errors| errors.to_string())?;
         let changes = Config::changes(&self.config, &config);
-        let restart: Vec<String> =
-            changes.iter().filter(|change| change.needs_restart).map(|change| format!("  {change}")).collect();
+        let restart: Vec<String> = changes
+            .iter()
+            .filter(|change| change.needs_restart)
+            .map(|change| format!("  {change}"))
+            .collect();
         if !restart.is_empty() {
             return Err(format!("these changes need a restart of the service:\n{}", restart.join("\n")));
         }
@@ -325,15 +330,10 @@ fn local(facts: &HostFacts) -> impl Iterator<Item = (std::net::IpAddr, Recipient
     facts.local.iter().chain(&facts.broadcast).map(|address| (*address, Recipient::Kernel))
 }
 
-/// Where a port's sockets begin in the steering program's map.
-fn first_socket(port: PortId) -> u32 {
-    u32::from(port.0) * steer::MAX_QUEUES
-}
-
 fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interface {
     steer::Interface {
         number: port as u32,
-        first_socket: first_socket(PortId(port as u16)),
+        first_socket: steer::first_socket(port as u32),
         flags: match on_failure {
             FailMode::Open => 0,
             FailMode::Closed => steer::FAIL_CLOSED,
@@ -404,7 +404,8 @@ impl Watcher for SteerWatcher {
         for (port, (facts, on_failure)) in facts.ports.iter().zip(&self.on_failure).enumerate() {
             // A device that went away took its program with it.
             if facts.ifindex != 0
-                && let Err(error) = steering.set_interface(facts.ifindex, steer_entry(port, *on_failure, facts.mac))
+                && let Err(error) =
+                    steering.set_interface(facts.ifindex, steer_entry(port, *on_failure, facts.mac))
             {
                 tracing::error!(%error, device = %facts.device, "the XDP program could not be told of the interface");
             }

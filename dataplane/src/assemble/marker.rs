@@ -10,7 +10,9 @@ use throughway_vnf::Prefix;
 pub fn rules(config: &throughway_config::Marker) -> Result<Arc<Rules>, RuleError> {
     let rules = config.rules.iter().map(|rule| {
         // Checked prefixes have no host bits, checked code points are below 64.
-        let prefix = |prefix: throughway_config::value::Prefix| Prefix::containing(prefix.address(), prefix.length()).ok();
+        let prefix = |prefix: throughway_config::value::Prefix| {
+            Prefix::containing(prefix.address(), prefix.length()).ok()
+        };
         Rule {
             family: rule.family.map(|family| match family {
                 Family::Ipv4 => throughway_marker::Family::Ipv4,

@@ -61,14 +61,17 @@ impl Blueprint {
                     tables: Snapshot::new(router::tables(facts, router, None, 1)),
                 }),
                 FunctionKind::Marker(marker) => Shared::Marker(
-                    marker::rules(marker).map_err(|error| AssembleError { function: name.clone(), source: error })?,
+                    marker::rules(marker)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error })?,
                 ),
             };
             Ok((name, shared))
         });
         let functions = functions.collect::<Result<Vec<_>, AssembleError>>()?;
         let chains = config.chains.iter();
-        let chains = chains.map(|chain| (chain.name.to_string(), chain.run.iter().map(|id| id.index()).collect())).collect();
+        let chains = chains
+            .map(|chain| (chain.name.to_string(), chain.run.iter().map(|id| id.index()).collect()))
+            .collect();
         let mut chain_of = vec![None; config.interfaces.len()];
         for (index, chain) in config.chains.iter().enumerate() {
             for from in &chain.from {
@@ -93,8 +96,12 @@ impl Blueprint {
     pub fn program(&self, worker: usize, figures: &mut Figures) -> Program {
         let functions = self.functions.iter().map(|(name, shared)| {
             let function = match shared {
-                Shared::Router(spec) => AnyFunction::Router(throughway_router::Router::new(spec.tables.clone())),
-                Shared::Marker(rules) => AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules))),
+                Shared::Router(spec) => {
+                    AnyFunction::Router(throughway_router::Router::new(spec.tables.clone()))
+                }
+                Shared::Marker(rules) => {
+                    AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))
+                }
             };
             let stats = figures.function(worker, name, function.kind());
             NamedFunction { name: name.clone(), function, stats }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use throughway_config::{Router, Target};
 use throughway_packet::PortId;
-use throughway_router::{Fib, FibBuilder, InterfaceAddress, Neighbours, NextHop, NextHops, Port, Ports, Route, Tables};
+use throughway_router::{
+    Fib, FibBuilder, InterfaceAddress, Neighbours, NextHop, NextHops, Port, Ports, Route, Tables,
+};
 use throughway_vnf::Prefix;
 
 use crate::host::{HostFacts, NextHopFacts, RouteFacts, RouteKind};
@@ -14,7 +16,8 @@ use crate::host::{HostFacts, NextHopFacts, RouteFacts, RouteKind};
 pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>, generation: u64) -> Tables {
     let ports = Arc::new(ports(facts));
     let fib = fib.unwrap_or_else(|| Arc::new(build_fib(facts, config, &ports)));
-    let neighbours = facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
+    let neighbours =
+        facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
     Tables { ports, neighbours: Arc::new(neighbours.collect::<Neighbours>()), fib, generation }
 }
 
@@ -23,7 +26,11 @@ fn ports(facts: &HostFacts) -> Ports {
         mac: port.mac,
         mtu: port.mtu,
         up: port.up,
-        addresses: port.addresses.iter().filter_map(|(own, len)| InterfaceAddress::new(*own, *len).ok()).collect(),
+        addresses: port
+            .addresses
+            .iter()
+            .filter_map(|(own, len)| InterfaceAddress::new(*own, *len).ok())
+            .collect(),
     });
     Ports::new(ports.collect())
 }
@@ -48,7 +55,9 @@ fn build_fib(facts: &HostFacts, config: &Router, ports: &Ports) -> Fib {
         let Ok(prefix) = Prefix::new(route.prefix.address(), route.prefix.length()) else { continue };
         match static_route(facts, &route.target) {
             Some(target) => offer(prefix, route.metric, target),
-            None => tracing::warn!(prefix = %route.prefix, "the gateway of a static route is on no link of ours; the route is left out"),
+            None => {
+                tracing::warn!(prefix = %route.prefix, "the gateway of a static route is on no link of ours; the route is left out")
+            }
         }
     }
     if config.kernel_routes {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::output::{complain, print, table};
 use super::Failure;
+use super::output::{complain, print, table};
 
 /// Longer than any reload takes; a service that hangs must not hang its operator.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use throughway_config::Config;
 use throughway_io::xsk::MAX_MTU;
-use throughway_kernel::device::{self, Devices};
 use throughway_kernel::Mirror;
+use throughway_kernel::device::{self, Devices};
 
 use super::Failure;
 use super::output::{columns, print};
@@ -41,7 +41,10 @@ pub(super) fn doctor(config: Option<&Path>) -> Result<ExitCode, Failure> {
     if let Some(config) = &config {
         devices(config, &mut findings);
     } else {
-        findings.push(note("devices", "give a configuration to have its devices examined: throughway doctor FILE"));
+        findings.push(note(
+            "devices",
+            "give a configuration to have its devices examined: throughway doctor FILE",
+        ));
     }
     let rows: Vec<Vec<String>> = findings
         .iter()
@@ -94,7 +97,10 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     for core in &config.workers.cores {
         if !cores.iter().any(|known| known.id == usize::from(*core)) {
-            findings.push(bad("workers.cores", format!("core {core} does not exist, or this process may not use it")));
+            findings.push(bad(
+                "workers.cores",
+                format!("core {core} does not exist, or this process may not use it"),
+            ));
         }
     }
     for interface in &config.interfaces {
@@ -104,13 +110,22 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
             continue;
         };
         let kind = device::driver(link).unwrap_or_else(|| "unknown driver".to_owned());
-        findings.push(good(&name, format!("{kind}, MTU {}, {}", link.mtu, if link.usable() { "up" } else { "down" })));
+        findings.push(good(
+            &name,
+            format!("{kind}, MTU {}, {}", link.mtu, if link.usable() { "up" } else { "down" }),
+        ));
         if link.mtu > MAX_MTU {
-            findings.push(bad(&name, format!("MTU {} is larger than the {MAX_MTU} that fit into one buffer", link.mtu)));
+            findings.push(bad(
+                &name,
+                format!("MTU {} is larger than the {MAX_MTU} that fit into one buffer", link.mtu),
+            ));
         }
         match asked.queues(link).map(|queues| queues.rx) {
             Ok(queues) if (queues as usize) < config.workers.cores.len() => {
-                findings.push(bad(&name, format!("{queues} queue(s) for {} workers", config.workers.cores.len())));
+                findings.push(bad(
+                    &name,
+                    format!("{queues} queue(s) for {} workers", config.workers.cores.len()),
+                ));
             }
             Ok(queues) => findings.push(good(&name, format!("{queues} queue(s) in use"))),
             Err(error) => findings.push(bad(&name, error.to_string())),
@@ -118,10 +133,12 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
         match asked.xdp(link.index) {
             Ok(Some(features)) => {
                 let native = if features.native() { "native XDP" } else { "no native XDP: generic, slower" };
-                let copy = if features.zero_copy() { "zero copy" } else { "no zero copy: packets are copied" };
+                let copy =
+                    if features.zero_copy() { "zero copy" } else { "no zero copy: packets are copied" };
                 findings.push(good(&name, format!("{native}; {copy}")));
             }
-            Ok(None) => findings.push(note(&name, "this kernel cannot tell the driver's XDP features; starting will show")),
+            Ok(None) => findings
+                .push(note(&name, "this kernel cannot tell the driver's XDP features; starting will show")),
             Err(error) => findings.push(note(&name, error.to_string())),
         }
         if kind == "veth" {

@@ -11,8 +11,6 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-
-
 /// The NFV data plane: XDP steering, AF_XDP workers, chains of network functions from one YAML file.
 #[derive(Parser, Debug)]
 #[command(name = "throughway", version, arg_required_else_help = true)]
@@ -199,7 +197,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Run { config, api, metrics } => crate::app::run(&config, crate::app::Overrides { api, metrics }),
+        Command::Run { config, api, metrics } => {
+            crate::app::run(&config, crate::app::Overrides { api, metrics })
+        }
         Command::Check { config, json } => offline::check(&config, json),
         Command::Schema => offline::schema(),
         Command::Diff { old, new } => offline::diff(&old, &new),

@@ -113,11 +113,17 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
             HostFacts::invented(names)
         }
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let facts: HostFacts = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let facts: HostFacts =
+                serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
             let theirs = facts.ports.iter().map(|port| port.name.as_str());
             if !theirs.eq(config.interfaces.iter().map(|port| &*port.name)) {
-                return Err(format!("{}: its ports are not the interfaces of the configuration, in order", path.display()).into());
+                return Err(format!(
+                    "{}: its ports are not the interfaces of the configuration, in order",
+                    path.display()
+                )
+                .into());
             }
             facts
         }
@@ -126,8 +132,10 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
     let summary = replay::replay(&config, &inputs)?;
     if arguments.json {
         let interfaces = summary.interfaces.iter();
-        let interfaces = interfaces.map(|(name, read, sent)| json!({ "interface": name, "read": read, "sent": sent }));
-        let drops = summary.drops.iter().map(|(reason, packets)| json!({ "reason": reason, "packets": packets }));
+        let interfaces =
+            interfaces.map(|(name, read, sent)| json!({ "interface": name, "read": read, "sent": sent }));
+        let drops =
+            summary.drops.iter().map(|(reason, packets)| json!({ "reason": reason, "packets": packets }));
         let whole = json!({
             "interfaces": interfaces.collect::<Vec<_>>(),
             "drops": drops.collect::<Vec<_>>(),
@@ -137,7 +145,12 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = vec![["INTERFACE", "READ", "SENT"].map(str::to_owned).to_vec()];
-    rows.extend(summary.interfaces.iter().map(|(name, read, sent)| vec![name.clone(), read.to_string(), sent.to_string()]));
+    rows.extend(
+        summary
+            .interfaces
+            .iter()
+            .map(|(name, read, sent)| vec![name.clone(), read.to_string(), sent.to_string()]),
+    );
     print(&columns(&rows));
     for (reason, packets) in &summary.drops {
         print(&format!("dropped {packets}: {reason}"));
@@ -149,7 +162,8 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
 /// Takes a dead service's XDP program off a device.
 pub(super) fn detach(device: &str) -> Result<ExitCode, Failure> {
     let mirror = throughway_kernel::Mirror::open()?;
-    let link = mirror.state().link_named(device).ok_or_else(|| format!("there is no device `{device}` here"))?;
+    let link =
+        mirror.state().link_named(device).ok_or_else(|| format!("there is no device `{device}` here"))?;
     let found = throughway_xdp::detach_leftover(link.index, device)?;
     print(if found { "detached" } else { "no program of ours is attached" });
     Ok(ExitCode::SUCCESS)

@@ -86,7 +86,8 @@ async fn converse(stream: UnixStream, service: Arc<Mutex<Service>>) {
         let service = Arc::clone(&service);
         // A reload waits for the workers; the metrics page and the watchdog must not.
         let answer = tokio::task::spawn_blocking(move || answer(&line, &service)).await;
-        let mut answer = answer.unwrap_or_else(|_| json!({ "error": "the request failed inside" })).to_string();
+        let mut answer =
+            answer.unwrap_or_else(|_| json!({ "error": "the request failed inside" })).to_string();
         answer.push('\n');
         if writer.write_all(answer.as_bytes()).await.is_err() {
             return;

@@ -52,7 +52,14 @@ struct Page(Vec<MetricFamily>);
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Page {
-    fn add(&mut self, name: &str, help: &str, kind: MetricType, labels: Labels<'_>, set: impl FnOnce(&mut Metric)) {
+    fn add(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        labels: Labels<'_>,
+        set: impl FnOnce(&mut Metric),
+    ) {
         let mut metric = Metric::default();
         let labels = labels.iter().map(|(name, value)| {
             let mut pair = LabelPair::default();
@@ -129,11 +136,23 @@ fn interfaces(page: &mut Page, service: &Service) {
             ("zero_copy", interface.zero_copy.as_str()),
             ("on_failure", interface.on_failure.as_str()),
         ];
-        page.gauge("throughway_interface_info", "Interfaces and the modes they were granted; always 1.", &labels, 1.0);
+        page.gauge(
+            "throughway_interface_info",
+            "Interfaces and the modes they were granted; always 1.",
+            &labels,
+            1.0,
+        );
         let help = "Whether the interface runs in a slower mode than the best (generic XDP, or copies instead of zero copy).";
-        for (what, fallback) in [("xdp", &interface.xdp_fallback), ("zero-copy", &interface.zero_copy_fallback)] {
+        for (what, fallback) in
+            [("xdp", &interface.xdp_fallback), ("zero-copy", &interface.zero_copy_fallback)]
+        {
             let labels = [("interface", interface.name.as_str()), ("what", what)];
-            page.gauge("throughway_interface_fallback", help, &labels, f64::from(u8::from(fallback.is_some())));
+            page.gauge(
+                "throughway_interface_fallback",
+                help,
+                &labels,
+                f64::from(u8::from(fallback.is_some())),
+            );
         }
     }
     for (interface, reason, count) in service.steered() {
@@ -147,7 +166,12 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     let number = worker.number.to_string();
     let stats = &worker.stats;
     let of_worker = [("worker", number.as_str())];
-    page.counter("throughway_worker_rounds_total", "Rounds of the worker's loop.", &of_worker, stats.rounds.get());
+    page.counter(
+        "throughway_worker_rounds_total",
+        "Rounds of the worker's loop.",
+        &of_worker,
+        stats.rounds.get(),
+    );
     let help = "Rounds of the worker's loop that found no packet.";
     page.counter("throughway_worker_idle_rounds_total", help, &of_worker, stats.idle_rounds.get());
     let help = "Packets that the data plane itself originated (ICMP errors).";
@@ -158,33 +182,53 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);
     let help = "Frames in the hands of the worker between two rounds; more than the held ones is a leak.";
     page.gauge("throughway_frames_outstanding", help, &of_worker, stats.outstanding.get() as f64);
-    page.counter("throughway_program_installs_total", "Times the chains were replaced.", &of_worker, stats.installs.get());
+    page.counter(
+        "throughway_program_installs_total",
+        "Times the chains were replaced.",
+        &of_worker,
+        stats.installs.get(),
+    );
 
     for (interface, port) in service.interfaces().iter().zip(&stats.ports) {
         let labels = [("interface", interface.name.as_str()), ("worker", number.as_str())];
         let figures = [
             ("throughway_receive_packets_total", "Packets received by workers.", &port.received.packets),
-            ("throughway_receive_bytes_total", "Bytes received by workers, Ethernet header included.", &port.received.bytes),
+            (
+                "throughway_receive_bytes_total",
+                "Bytes received by workers, Ethernet header included.",
+                &port.received.bytes,
+            ),
             ("throughway_transmit_packets_total", "Packets handed to the interface.", &port.sent.packets),
-            ("throughway_transmit_bytes_total", "Bytes handed to the interface, Ethernet header included.", &port.sent.bytes),
+            (
+                "throughway_transmit_bytes_total",
+                "Bytes handed to the interface, Ethernet header included.",
+                &port.sent.bytes,
+            ),
         ];
         for (name, help, counter) in figures {
             page.counter(name, help, &labels, counter.get());
         }
         for (&reason, counter) in DropReason::ALL.iter().zip(&port.drops) {
-            let labels =
-                [("interface", interface.name.as_str()), ("worker", number.as_str()), ("reason", reason.label())];
+            let labels = [
+                ("interface", interface.name.as_str()),
+                ("worker", number.as_str()),
+                ("reason", reason.label()),
+            ];
             let help = "Packets that came in by the interface and ended without being sent, by reason.";
             page.counter("throughway_dropped_packets_total", help, &labels, counter.get());
         }
         batch_sizes(page, &labels, port);
     }
     for (port, queue, socket) in stats.sockets.get().into_iter().flatten() {
-        let interface = service.interfaces().get(port.index()).map_or("", |interface| interface.name.as_str());
+        let interface =
+            service.interfaces().get(port.index()).map_or("", |interface| interface.name.as_str());
         let queue = queue.to_string();
         let labels = [("interface", interface), ("queue", queue.as_str()), ("worker", number.as_str())];
         for (name, counter) in SocketStats::NAMES.iter().zip(&socket.values) {
-            let help = format!("AF_XDP socket: {} (XDP_STATISTICS or the socket's own code).", name.replace('_', " "));
+            let help = format!(
+                "AF_XDP socket: {} (XDP_STATISTICS or the socket's own code).",
+                name.replace('_', " ")
+            );
             page.counter(&format!("throughway_xsk_{name}_total"), &help, &labels, counter.get());
         }
     }
@@ -216,10 +260,22 @@ fn functions(page: &mut Page, service: &Service) {
         let labels = [("chain", entry.name.as_str()), ("worker", worker.as_str())];
         let stats = &entry.stats;
         let figures = [
-            ("throughway_chain_entered_packets_total", "Packets that entered the chain.", &stats.entered.packets),
+            (
+                "throughway_chain_entered_packets_total",
+                "Packets that entered the chain.",
+                &stats.entered.packets,
+            ),
             ("throughway_chain_entered_bytes_total", "Bytes that entered the chain.", &stats.entered.bytes),
-            ("throughway_chain_left_packets_total", "Packets that the chain sent on to an interface.", &stats.left.packets),
-            ("throughway_chain_left_bytes_total", "Bytes that the chain sent on to an interface.", &stats.left.bytes),
+            (
+                "throughway_chain_left_packets_total",
+                "Packets that the chain sent on to an interface.",
+                &stats.left.packets,
+            ),
+            (
+                "throughway_chain_left_bytes_total",
+                "Bytes that the chain sent on to an interface.",
+                &stats.left.bytes,
+            ),
         ];
         for (name, help, counter) in figures {
             page.counter(name, help, &labels, counter.get());

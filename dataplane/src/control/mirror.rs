@@ -213,7 +213,8 @@ pub fn facts(state: &State, names: &[(String, String)]) -> HostFacts {
         position.map(|index| index as u16)
     };
     let ports = names.iter().zip(&links).map(|((name, device), link)| {
-        let addresses = |ifindex| state.addresses_of(ifindex).map(|(key, _)| (key.address, key.prefix_len)).collect();
+        let addresses =
+            |ifindex| state.addresses_of(ifindex).map(|(key, _)| (key.address, key.prefix_len)).collect();
         PortFacts {
             name: name.clone(),
             device: device.clone(),
@@ -251,8 +252,11 @@ fn routes(state: &State, port_of: &impl Fn(u32) -> Option<u16>) -> Vec<RouteFact
         if key.table == model::table::LOCAL || key.source.is_some() || key.tos != 0 {
             continue;
         }
-        let Some((kind, first)) = routes.first().and_then(|route| Some((kind(route.kind)?, route))) else { continue };
-        let hops = routes.iter().flat_map(|route| &route.next_hops).filter(|hop| !hop.dead && !hop.encapsulates);
+        let Some((kind, first)) = routes.first().and_then(|route| Some((kind(route.kind)?, route))) else {
+            continue;
+        };
+        let hops =
+            routes.iter().flat_map(|route| &route.next_hops).filter(|hop| !hop.dead && !hop.encapsulates);
         let next_hops = hops.map(|hop| NextHopFacts {
             port: hop.ifindex.and_then(port_of),
             gateway: hop.gateway,

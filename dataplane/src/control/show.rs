@@ -24,7 +24,12 @@ pub fn show(service: &Service, what: &str) -> Option<Value> {
 }
 
 fn sum<'a>(service: &'a Service, port: usize, figure: impl Fn(&'a PortStats) -> &'a Counter) -> u64 {
-    service.workers().iter().filter_map(|worker| worker.stats.ports.get(port)).map(|port| figure(port).get()).sum()
+    service
+        .workers()
+        .iter()
+        .filter_map(|worker| worker.stats.ports.get(port))
+        .map(|port| figure(port).get())
+        .sum()
 }
 
 fn interfaces(service: &Service) -> Value {
@@ -112,7 +117,8 @@ fn port_name(host: &HostFacts, port: Option<u16>) -> Option<String> {
 fn routes(host: &HostFacts) -> Value {
     let rows = host.routes.iter().map(|route| {
         let hops = route.next_hops.iter().map(|hop| {
-            let gateway = hop.gateway.map_or_else(|| "on link".to_owned(), |gateway| format!("via {gateway}"));
+            let gateway =
+                hop.gateway.map_or_else(|| "on link".to_owned(), |gateway| format!("via {gateway}"));
             let port = port_name(host, hop.port).unwrap_or_else(|| "(not ours)".to_owned());
             format!("{gateway} {port}")
         });
@@ -145,7 +151,8 @@ fn drops(service: &Service) -> Value {
     let mut rows = Vec::new();
     for (port, view) in service.interfaces().iter().enumerate() {
         for (index, reason) in DropReason::ALL.iter().enumerate() {
-            let counts = service.workers().iter().filter_map(|worker| worker.stats.ports.get(port)?.drops.get(index));
+            let counts =
+                service.workers().iter().filter_map(|worker| worker.stats.ports.get(port)?.drops.get(index));
             let count: u64 = counts.map(Counter::get).sum();
             if count > 0 {
                 rows.push(json!({

@@ -4,8 +4,8 @@ use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, Edit, Headers, PortId, icmp};
 use throughway_vnf::{Context, IcmpError, Now};
 
-use super::hold::Held;
 use super::Worker;
+use super::hold::Held;
 
 /// ICMP errors a second that one worker sends at most.
 pub const RATE: u64 = 1000;

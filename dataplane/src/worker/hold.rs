@@ -89,10 +89,12 @@ impl<F> Hold<F> {
 
     /// The neighbours that have to be asked for again.
     pub fn overdue(&mut self, now: Now, again: u64) -> impl Iterator<Item = Wanted> {
-        self.asked.iter_mut().filter(move |asked| now.0.saturating_sub(asked.at.0) >= again).map(move |asked| {
-            asked.at = now;
-            asked.wanted
-        })
+        self.asked.iter_mut().filter(move |asked| now.0.saturating_sub(asked.at.0) >= again).map(
+            move |asked| {
+                asked.at = now;
+                asked.wanted
+            },
+        )
     }
 
     /// Whether it is time to look at the waiting packets again.
@@ -180,7 +182,10 @@ mod tests {
         assert_eq!(hold.len(), 1);
         assert!(hold.should_ask((PortId(0), IpAddr::from([192, 0, 2, 2])), Now(5), 10));
         assert!(!hold.should_ask((PortId(0), IpAddr::from([192, 0, 2, 2])), Now(6), 10));
-        assert!(!hold.should_ask((PortId(0), IpAddr::from([192, 0, 2, 1])), Now(7), 10), "nobody waits for it any more");
+        assert!(
+            !hold.should_ask((PortId(0), IpAddr::from([192, 0, 2, 1])), Now(7), 10),
+            "nobody waits for it any more"
+        );
         assert_eq!(hold.overdue(Now(15), 10).count(), 1);
     }
 }

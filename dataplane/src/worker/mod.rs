@@ -23,7 +23,7 @@ use throughway_vnf::{Answer, BATCH, Batch, Context, DropReason, Now, Packet};
 use crate::chain::Program;
 use crate::stats::WorkerStats;
 use answer::Limiter;
-use hold::{Hold, Held};
+use hold::{Held, Hold};
 
 /// A neighbour that somebody must resolve.
 pub type Wanted = (PortId, IpAddr);
@@ -248,7 +248,9 @@ impl<I: PacketIo> Worker<I> {
     fn hold_back(&mut self, held: Held<I::Frame>, context: &Context) {
         let wanted = (PortId(held.action.egress), held.next_hop);
         match self.hold.push(held) {
-            Err(refused) => self.end(refused.frame, refused.headers.ingress(), DropReason::NeighbourQueueFull),
+            Err(refused) => {
+                self.end(refused.frame, refused.headers.ingress(), DropReason::NeighbourQueueFull)
+            }
             Ok(()) => {
                 if self.hold.should_ask(wanted, context.now, ASK_AGAIN) {
                     // A full channel means that the resolver is busy; the neighbour is asked for again later.
@@ -265,13 +267,12 @@ impl<I: PacketIo> Worker<I> {
             return;
         }
         let program = &self.program;
-        let ready = self.hold.settle(|held| {
-            match program.ethernet_to(PortId(held.action.egress), held.next_hop) {
+        let ready =
+            self.hold.settle(|held| match program.ethernet_to(PortId(held.action.egress), held.next_hop) {
                 Some(macs) => Some(Ok(macs)),
                 None if context.now.0.saturating_sub(held.since.0) >= NEIGHBOUR_PATIENCE => Some(Err(())),
                 None => None,
-            }
-        });
+            });
         for (mut held, result) in ready {
             match result {
                 Ok((destination, source)) => {

@@ -138,6 +138,8 @@ reasons! {
     Multicast = "multicast",
     /// To the kernel: link-local addresses, neighbour discovery; never forwarded (RFC 4291, section 2.5.6).
     LinkLocal = "link-local",
+    /// To the kernel: a DHCP reply to this interface itself, for an address that is not the host's yet.
+    DhcpReply = "dhcp-reply",
     /// To the kernel: to one of the host's own addresses, and no function claims it.
     LocalAddress = "local-address",
     /// To the kernel: to one of the host's own addresses that a function claims, but a local socket owns it.

@@ -59,6 +59,8 @@ pub(crate) trait View {
 }
 
 const ETHERNET: usize = 14;
+/// Where BOOTP starts behind IPv4 without options and UDP.
+const BOOTP: usize = ETHERNET + 20 + 8;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_8021Q: u16 = 0x8100;
@@ -95,7 +97,7 @@ fn claim<V: View>(view: &V, interface: &Interface) -> Reason {
         return Reason::OtherMac;
     }
     match u16::from_be_bytes([t0, t1]) {
-        ETHERTYPE_IPV4 => ipv4(view),
+        ETHERTYPE_IPV4 => ipv4(view, interface),
         ETHERTYPE_IPV6 => ipv6(view),
         // Interfaces on top of a VLAN would be looked up here, by identifier.
         ETHERTYPE_8021Q | ETHERTYPE_8021AD | ETHERTYPE_OLD_QINQ => Reason::UnclaimedVlan,
@@ -104,7 +106,7 @@ fn claim<V: View>(view: &V, interface: &Interface) -> Reason {
 }
 
 #[inline(always)]
-fn ipv4<V: View>(view: &V) -> Reason {
+fn ipv4<V: View>(view: &V, interface: &Interface) -> Reason {
     let Some([first, fragment, protocol, source, destination]) = view.words::<5>(ETHERNET) else {
         return Reason::Truncated;
     };
@@ -117,6 +119,9 @@ fn ipv4<V: View>(view: &V) -> Reason {
     }
     let mapped = u64::from_be(0xffff << 32 | u64::from(u32::from_be(destination)));
     let Some(flags) = view.local_address(&[0, mapped]) else {
+        if is_dhcp_reply(view, interface, first, fragment, protocol) {
+            return Reason::DhcpReply;
+        }
         return Reason::ToWorker;
     };
     if flags & CLAIMED == 0 {
@@ -135,6 +140,34 @@ fn ipv4<V: View>(view: &V) -> Reason {
         return Reason::Truncated;
     };
     owner(view.local_socket4(transport, &Tuple4 { addresses: [source, destination], ports }))
+}
+
+/// Whether this is a DHCP reply to the interface itself (RFC 2131): servers send offers to the offered address, which is
+/// not the host's yet. Replies to other clients, forwarded by this box, name another hardware address.
+///
+/// `first`, `fragment` and `protocol` are the first three words of the IPv4 header.
+#[inline(always)]
+fn is_dhcp_reply<V: View>(view: &V, interface: &Interface, first: u32, fragment: u32, protocol: u32) -> bool {
+    // Only headers without options and whole packets: a DHCP server sends no others.
+    if protocol.to_ne_bytes()[1] != UDP
+        || first.to_ne_bytes()[0] != 0x45
+        || u32::from_be(fragment) & 0x3fff != 0
+    {
+        return false;
+    }
+    // Words, because of bytes the compiler joins some before it has looked whether they are there.
+    let (Some([ports]), Some([bootp])) = (view.words::<1>(ETHERNET + 20), view.words::<1>(BOOTP)) else {
+        return false;
+    };
+    // BOOTREPLY, Ethernet, six bytes of hardware address (RFC 951, section 3); the fourth byte counts relays.
+    if ports.to_ne_bytes() != [0, 67, 0, 68] || u32::from_be(bootp) >> 8 != 0x02_01_06 {
+        return false;
+    }
+    let (Some([front]), Some([back])) = (view.words::<1>(BOOTP + 28), view.words::<1>(BOOTP + 30)) else {
+        return false;
+    };
+    let [m0, m1, m2, m3, m4, m5] = interface.mac;
+    front == u32::from_ne_bytes([m0, m1, m2, m3]) && back == u32::from_ne_bytes([m2, m3, m4, m5])
 }
 
 #[inline(always)]

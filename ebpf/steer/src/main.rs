@@ -35,6 +35,7 @@ pub fn throughway(context: XdpContext) -> u32 {
         | Reason::OtherMac
         | Reason::Multicast
         | Reason::LinkLocal
+        | Reason::DhcpReply
         | Reason::LocalAddress
         | Reason::LocalSocket
         | Reason::NoSocketPass => xdp_action::XDP_PASS,

@@ -51,10 +51,10 @@ impl Default for XskConfig {
     fn default() -> Self {
         Self {
             ports: Vec::new(),
-            frames: 8192,
-            rx_ring: 2048,
+            frames: 16384,
+            rx_ring: 4096,
             tx_ring: 2048,
-            fill_ring: 2048,
+            fill_ring: 4096,
             busy_poll: false,
         }
     }

@@ -56,7 +56,7 @@ fn by_reason(text: &mut String, page: &Page, title: &str, metric: &str) {
             let count = page.sum(metric, &[("interface", &interface), ("reason", &reason)]);
             if count > 0.0 {
                 none = false;
-                let _ = writeln!(text, "  {interface:<8}{reason:<28}{count}");
+                let _ = writeln!(text, "  {interface:<12}{reason:<28}{count}");
             }
         }
     }
@@ -80,7 +80,7 @@ fn sockets(text: &mut String, page: &Page) {
             let count = page.sum(metric, &[("interface", &interface)]);
             if count > 0.0 {
                 none = false;
-                let _ = writeln!(text, "  {interface:<8}{what:<28}{count}");
+                let _ = writeln!(text, "  {interface:<12}{what:<28}{count}");
             }
         }
     }
@@ -124,6 +124,6 @@ throughway_xsk_rx_ring_full_total{interface="lan",queue="0",worker="0"} 7
         assert!(text.contains("no-route                    3"), "{text}");
         assert!(!text.contains("too-big"), "{text}");
         assert!(text.contains("Decided by the XDP program\n  nothing\n"), "{text}");
-        assert!(text.contains("lan     receive ring was full       7"), "{text}");
+        assert!(text.contains("lan         receive ring was full       7"), "{text}");
     }
 }

@@ -124,6 +124,7 @@ fn icmp(kind: u8) -> Vec<u8> {
 /// Every case, with distinct names.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = not_ip();
+    cases.extend(dhcp_replies());
     cases.extend(control());
     cases.extend(transit());
     cases.extend(local());
@@ -171,6 +172,31 @@ fn not_ip() -> Vec<Case> {
             ethernet([0x33, 0x33, 0xff, 0, 0, 1], 0x86dd, &inner),
             OtherMac,
         ),
+    ]
+}
+
+/// A DHCP reply (RFC 2131) sent to the offered address, for the client with hardware address `client`.
+fn dhcp_reply(client: [u8; 6], change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bootp = vec![2, 1, 6, 0];
+    bootp.resize(28, 0);
+    bootp.extend(client);
+    bootp.resize(300, 0);
+    let mut frame = frame4(UDP, TRANSIT4, &[&ports(67, 68)[..8], &bootp].concat());
+    change(&mut frame);
+    frame
+}
+
+/// Offers to this interface go to the kernel, everything that only looks like one is forwarded.
+fn dhcp_replies() -> Vec<Case> {
+    let same = |_: &mut Vec<u8>| ();
+    vec![
+        case("DHCP offer to us, unicast", dhcp_reply(MAC, same), DhcpReply),
+        case("DHCP reply to another client", dhcp_reply([2, 0, 0, 0, 0, 9], same), ToWorker),
+        case("a DHCP request passing by", dhcp_reply(MAC, |frame| frame[42] = 1), ToWorker),
+        case("between servers", dhcp_reply(MAC, |frame| frame[37] = 67), ToWorker),
+        case("from another port", dhcp_reply(MAC, |frame| frame[35] = 66), ToWorker),
+        case("a fragment of a DHCP offer", dhcp_reply(MAC, |frame| frame[20] = 0x20), ToWorker),
+        case("a DHCP offer cut short", dhcp_reply(MAC, |frame| frame.truncate(75)), ToWorker),
     ]
 }
 

@@ -1,0 +1,111 @@
+//! A box with three ports in memory, made from a configuration text as the service makes it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, bounded};
+use throughway::assemble::{Blueprint, Figures};
+use throughway::host::{HostFacts, NeighbourFacts};
+use throughway::stats::WorkerStats;
+use throughway::worker::{PortSettings, Wanted, Worker};
+use throughway_config::Config;
+use throughway_io::PacketIo;
+use throughway_io::memory::MemoryIo;
+use throughway_packet::PortId;
+use throughway_vnf::{DropReason, Now};
+
+pub const LAN: PortId = PortId(0);
+pub const WAN: PortId = PortId(1);
+pub const DMZ: PortId = PortId(2);
+
+pub const HOST_LAN: [u8; 6] = [2, 0, 0, 0, 1, 0x10];
+pub const HOST_WAN: [u8; 6] = [2, 0, 0, 0, 2, 0x10];
+
+pub const CONFIG: &str = "\
+interfaces: { lan: { device: lan0 }, wan: { device: wan0 }, dmz: { device: dmz0 } }
+functions:
+  classes: { marker: { rules: [ { protocol: udp, to-port: 5060, dscp: ef } ] } }
+  core: { router: { routes: [ { prefix: 198.51.100.0/24, blackhole: true } ] } }
+chains:
+  outbound: { from: lan, run: [classes, core] }
+  inbound: { from: [wan, dmz], run: [core] }
+";
+
+/// Three ports with an address in both families each, and a known neighbour at lan and wan. The dmz has MTU 1400.
+pub fn facts() -> HostFacts {
+    let names = ["lan", "wan", "dmz"].map(|name| (name.to_owned(), format!("{name}0")));
+    let mut facts = HostFacts::invented(names);
+    for (index, port) in facts.ports.iter_mut().enumerate() {
+        let net = index + 1;
+        port.addresses.push((format!("10.{net}.0.1").parse().unwrap(), 24));
+        port.addresses.push((format!("fd00:{net}::1").parse().unwrap(), 64));
+        facts.local.extend(port.addresses.iter().map(|(address, _)| *address));
+    }
+    facts.ports[2].mtu = 1400;
+    for (port, mac) in [(0, HOST_LAN), (1, HOST_WAN)] {
+        for address in [format!("10.{}.0.10", port + 1), format!("fd00:{}::10", port + 1)] {
+            let address = address.parse().unwrap();
+            facts.neighbours.push(NeighbourFacts { port, address, mac, state: "reachable".to_owned() });
+        }
+    }
+    facts
+}
+
+pub struct Bench {
+    pub worker: Worker<MemoryIo>,
+    pub stats: Arc<WorkerStats>,
+    pub blueprint: Blueprint,
+    pub wanted: Receiver<Wanted>,
+    pub figures: Figures,
+    pub now: Now,
+}
+
+impl Bench {
+    pub fn new(config: &str, facts: &HostFacts) -> Self {
+        Self::with_settings(config, facts, vec![PortSettings::default(); 3])
+    }
+
+    pub fn with_settings(config: &str, facts: &HostFacts, settings: Vec<PortSettings>) -> Self {
+        let (config, _) = Config::parse("test.yaml", config).unwrap();
+        let blueprint = Blueprint::new(&config, facts).unwrap();
+        let mut figures = Figures::default();
+        let (wanted, wanted_from) = bounded(64);
+        let stats = WorkerStats::new(3);
+        let io = MemoryIo::new(3, 4096, 2048);
+        let program = blueprint.program(0, &mut figures);
+        let worker = Worker::new(io, program, settings, Arc::clone(&stats), wanted);
+        Bench { worker, stats, blueprint, wanted: wanted_from, figures, now: Now(1_000_000_000) }
+    }
+
+    /// Lets a packet in and runs one round.
+    pub fn receive(&mut self, port: PortId, frame: &[u8]) {
+        assert!(self.worker.io().inject(port, frame));
+        self.round();
+    }
+
+    pub fn round(&mut self) -> usize {
+        self.now.0 += 2_000_000;
+        self.worker.round(self.now)
+    }
+
+    pub fn sent(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        self.worker.io().sent(port)
+    }
+
+    pub fn drops(&self, port: PortId, reason: DropReason) -> u64 {
+        self.stats.ports[port.index()].drops[reason as usize].get()
+    }
+
+    /// Everything that came in was sent, is held, or was dropped for a counted reason; and no frame is missing.
+    pub fn assert_balance(&mut self) {
+        let received: u64 = self.stats.ports.iter().map(|port| port.received.packets.get()).sum();
+        let sent: u64 = self.stats.ports.iter().map(|port| port.sent.packets.get()).sum();
+        let dropped: u64 =
+            self.stats.ports.iter().flat_map(|port| &port.drops).map(|counter| counter.get()).sum();
+        let (held, originated) = (self.stats.held.get(), self.stats.originated.get());
+        assert_eq!(received + originated, sent + dropped + held, "packets are conserved");
+        let outstanding = self.worker.io().outstanding() as u64;
+        assert_eq!(outstanding, held, "frames are neither leaked nor given back twice");
+    }
+}

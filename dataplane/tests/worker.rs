@@ -1,0 +1,233 @@
+//! The worker's loop over ports in memory: what goes in, what comes out, byte for byte.
+
+mod common;
+
+use common::{Bench, CONFIG, DMZ, HOST_LAN, HOST_WAN, LAN, WAN, facts};
+use throughway::assemble::Blueprint;
+use throughway::worker::PortSettings;
+use throughway_config::Config;
+use throughway_packet::build::PacketBuilder;
+use throughway_packet::{PortId, checksum, parse};
+use throughway_vnf::DropReason;
+
+const BOX_LAN: [u8; 6] = [2, 0, 0, 0, 0, 0];
+const BOX_WAN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const BOX_DMZ: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+fn to_wan() -> PacketBuilder {
+    PacketBuilder::ipv4([10, 1, 0, 10], [10, 2, 0, 10]).ethernet(BOX_LAN, HOST_LAN).hop_limit(64)
+}
+
+fn assert_sound(frame: &[u8]) {
+    let headers = parse(frame, PortId(0)).unwrap();
+    assert!(checksum::verify(frame, &headers), "checksums of {headers:?}");
+}
+
+#[test]
+fn forwards_and_marks() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    bench.receive(LAN, &to_wan().udp(4000, 5060).payload(b"invite").finish());
+    let expected = to_wan().ethernet(HOST_WAN, BOX_WAN).hop_limit(63).traffic_class(46 << 2).udp(4000, 5060);
+    assert_eq!(bench.sent(WAN), [expected.payload(b"invite").finish()]);
+
+    let six = |hops| {
+        PacketBuilder::ipv6([0xfd00, 1, 0, 0, 0, 0, 0, 0x10], [0xfd00, 2, 0, 0, 0, 0, 0, 0x10])
+            .hop_limit(hops)
+            .tcp(9, 80, 2)
+    };
+    bench.receive(LAN, &six(9).ethernet(BOX_LAN, HOST_LAN).finish());
+    assert_eq!(bench.sent(WAN), [six(8).ethernet(HOST_WAN, BOX_WAN).finish()]);
+    bench.assert_balance();
+}
+
+#[test]
+fn an_expired_packet_is_answered_by_the_way_it_came() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    bench.receive(LAN, &to_wan().hop_limit(1).udp(1, 2).finish());
+    assert_eq!(bench.drops(LAN, DropReason::HopLimitExceeded), 1);
+    let answers = bench.sent(LAN);
+    let [answer] = answers.as_slice() else { panic!("one answer, not {}", answers.len()) };
+    assert_eq!(answer[..12], [HOST_LAN, BOX_LAN].concat());
+    let headers = parse(answer, LAN).unwrap();
+    assert_eq!(headers.source(), "10.1.0.1".parse::<std::net::IpAddr>().unwrap());
+    assert_eq!((headers.icmp_type, headers.icmp_code), (11, 0));
+    assert_sound(answer);
+    bench.assert_balance();
+}
+
+#[test]
+fn answers_are_rate_limited() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    for _ in 0..200 {
+        assert!(bench.worker.io().inject(LAN, &to_wan().hop_limit(1).udp(1, 2).finish()));
+    }
+    let now = bench.now;
+    while bench.worker.round(now) > 0 {}
+    assert_eq!(bench.drops(LAN, DropReason::HopLimitExceeded), 200);
+    assert_eq!(bench.stats.originated.get() + bench.stats.answers_suppressed.get(), 200);
+    assert_eq!(bench.stats.originated.get(), throughway::worker::answer::BURST);
+    bench.assert_balance();
+}
+
+#[test]
+fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
+    let mut host = facts();
+    let mut bench = Bench::new(CONFIG, &host);
+    let packet = PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 77]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    for _ in 0..3 {
+        bench.receive(LAN, &packet.finish());
+    }
+    let next_hop = "10.3.0.77".parse().unwrap();
+    assert_eq!(bench.wanted.try_iter().collect::<Vec<_>>(), [(DMZ, next_hop)], "asked once, not thrice");
+    assert!(bench.sent(DMZ).is_empty());
+    bench.assert_balance();
+
+    let mac = [2, 9, 9, 9, 9, 9];
+    host.neighbours.push(throughway::host::NeighbourFacts {
+        port: 2,
+        address: next_hop,
+        mac,
+        state: "reachable".into(),
+    });
+    for spec in bench.blueprint.routers() {
+        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None, 2));
+    }
+    bench.round();
+    let expected = packet.ethernet(mac, BOX_DMZ).hop_limit(63).finish();
+    assert_eq!(bench.sent(DMZ), [expected.clone(), expected.clone(), expected]);
+    bench.assert_balance();
+}
+
+#[test]
+fn a_neighbour_that_never_answers_ends_as_host_unreachable() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    let packet = PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 77]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    bench.receive(LAN, &packet.finish());
+    for _ in 0..4 {
+        bench.now.0 += 1_000_000_000;
+        bench.round();
+    }
+    assert!(bench.wanted.try_iter().count() >= 3, "asked again every second");
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourUnreachable), 1);
+    let answers = bench.sent(LAN);
+    let headers = parse(&answers[0], LAN).unwrap();
+    assert_eq!((headers.icmp_type, headers.icmp_code), (3, 1));
+    bench.assert_balance();
+}
+
+#[test]
+fn too_big_is_answered_with_the_mtu() {
+    let mut host = facts();
+    host.neighbours.push(throughway::host::NeighbourFacts {
+        port: 2,
+        address: "10.3.0.10".parse().unwrap(),
+        mac: HOST_WAN,
+        state: "reachable".into(),
+    });
+    let mut bench = Bench::new(CONFIG, &host);
+    let packet = |len: usize| {
+        let packet =
+            PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 10]).ethernet(BOX_LAN, HOST_LAN).dont_fragment();
+        packet.udp(1, 2).payload(&vec![7; len - 28]).finish()
+    };
+    bench.receive(LAN, &packet(1400));
+    assert_eq!(bench.sent(DMZ).len(), 1, "the MTU itself fits");
+    bench.receive(LAN, &packet(1401));
+    assert!(bench.sent(DMZ).is_empty());
+    let answer = bench.sent(LAN).remove(0);
+    let headers = parse(&answer, LAN).unwrap();
+    assert_eq!((headers.icmp_type, headers.icmp_code), (3, 4));
+    let mtu = usize::from(headers.l4) + 6;
+    assert_eq!(answer[mtu..mtu + 2], 1400u16.to_be_bytes(), "RFC 1191");
+    bench.assert_balance();
+}
+
+#[test]
+fn malformed_and_unroutable_packets_have_their_reasons() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    let mut bad_sum = to_wan().udp(1, 2).finish();
+    bad_sum[24] ^= 0xff;
+    bench.receive(LAN, &bad_sum);
+    bench.receive(LAN, &to_wan().udp(1, 2).finish()[..30]);
+    let blackhole =
+        PacketBuilder::ipv4([10, 1, 0, 10], [198, 51, 100, 1]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    bench.receive(LAN, &blackhole.finish());
+    let nowhere = PacketBuilder::ipv4([10, 1, 0, 10], [203, 0, 113, 1]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    bench.receive(LAN, &nowhere.finish());
+    for reason in [
+        DropReason::BadIpv4Checksum,
+        DropReason::TruncatedIpv4,
+        DropReason::BlackholeRoute,
+        DropReason::NoRoute,
+    ] {
+        assert_eq!(bench.drops(LAN, reason), 1, "{}", reason.label());
+    }
+    assert_eq!(bench.sent(LAN).len(), 1, "no route is answered, the rest is silent");
+    bench.assert_balance();
+}
+
+#[test]
+fn partial_checksums_are_finished_where_the_port_says_so() {
+    let mut settings = vec![PortSettings::default(); 3];
+    settings[0].recompute_checksums = true;
+    let mut bench = Bench::with_settings(CONFIG, &facts(), settings);
+    let mut partial = to_wan().tcp(1, 2, 0x10).payload(b"offloaded").finish();
+    let at = 14 + 20 + 16;
+    partial[at..at + 2].copy_from_slice(&[0x12, 0x34]);
+    bench.receive(LAN, &partial);
+    assert_sound(&bench.sent(WAN)[0]);
+}
+
+#[test]
+fn a_full_transmit_ring_keeps_what_fits_and_counts_the_rest() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    bench.worker.io().set_transmit_capacity(WAN, Some(10));
+    for _ in 0..400 {
+        assert!(bench.worker.io().inject(LAN, &to_wan().udp(1, 2).finish()));
+    }
+    while bench.round() > 0 {}
+    let dropped = bench.drops(LAN, DropReason::TransmitRingFull);
+    assert!(dropped > 0);
+    let mut sent = 0;
+    loop {
+        let now = bench.sent(WAN).len();
+        sent += now;
+        if now == 0 {
+            break;
+        }
+        bench.round();
+    }
+    assert_eq!(sent as u64 + dropped, 400);
+    bench.assert_balance();
+}
+
+#[test]
+fn a_new_program_takes_over_between_batches_and_figures_go_on() {
+    let host = facts();
+    let mut bench = Bench::new(CONFIG, &host);
+    let packet = to_wan().udp(4000, 5060).finish();
+    bench.receive(LAN, &packet);
+    let changed = CONFIG.replace("dscp: ef", "dscp: cs1");
+    let (config, _) = Config::parse("test.yaml", &changed).unwrap();
+    let blueprint = Blueprint::new(&config, &host).unwrap();
+    let program = blueprint.program(0, &mut bench.figures);
+    drop(bench.worker.install(program));
+    bench.receive(LAN, &packet);
+    let classes: Vec<u8> = bench.sent(WAN).iter().map(|frame| parse(frame, WAN).unwrap().dscp()).collect();
+    assert_eq!(classes, [46, 8]);
+    let functions = bench.figures.functions();
+    let marker = functions.iter().find(|entry| entry.name == "classes").unwrap();
+    assert_eq!(marker.stats.packets.get(), 2, "the figures of a function outlive the reload");
+    bench.assert_balance();
+}
+
+#[test]
+fn what_waits_at_the_end_is_counted() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    let packet = PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 77]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    bench.receive(LAN, &packet.finish());
+    let stats = bench.stats.clone();
+    let io = bench.worker.finish();
+    assert_eq!(throughway_io::PacketIo::outstanding(&io), 0);
+    assert_eq!(stats.ports[0].drops[DropReason::Shutdown as usize].get(), 1);
+}
