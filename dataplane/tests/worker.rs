@@ -1,5 +1,7 @@
 //! The worker's loop over ports in memory: what goes in, what comes out, byte for byte.
 
+#![allow(clippy::unwrap_used, reason = "a failed test")]
+
 mod common;
 
 use common::{Bench, CONFIG, DMZ, HOST_LAN, HOST_WAN, LAN, WAN, facts};

@@ -1,59 +1,37 @@
 //! Address prefixes.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
+
+use throughway_packet::PrefixError;
 
 use super::{Misread, Value};
 
 /// An IPv4 or IPv6 prefix whose host bits are zero: `10.0.0.0/8`, `2001:db8::/32`. An address alone means that address only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
+pub struct Prefix(throughway_packet::Prefix);
 
 impl Prefix {
-    /// The prefix of `length` bits that `address` lies in: host bits are cleared. `None` if `length` exceeds the address.
+    /// The prefix of `length` bits that `address` lies in. `None` if `length` exceeds the address.
     pub fn containing(address: IpAddr, length: u8) -> Option<Self> {
-        let address = match address {
-            IpAddr::V4(v4) if length <= 32 => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask))
-            }
-            IpAddr::V6(v6) if length <= 128 => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask))
-            }
-            _ => return None,
-        };
-        Some(Prefix { address, length })
+        throughway_packet::Prefix::containing(address, length).ok().map(Prefix)
     }
 
-    /// The first address.
-    pub const fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// How many bits count: 0 to 32, or 0 to 128.
-    pub const fn length(&self) -> u8 {
-        self.length
+    /// The prefix as the packet code knows it.
+    pub const fn get(&self) -> throughway_packet::Prefix {
+        self.0
     }
 
     /// Whether it is an IPv4 prefix.
     pub const fn is_ipv4(&self) -> bool {
-        self.address.is_ipv4()
-    }
-
-    /// Whether `address` lies in it; never for the other family.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.is_ipv4() && Prefix::containing(address, self.length) == Some(*self)
+        self.0.address().is_ipv4()
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
+        self.0.fmt(f)
     }
 }
 
@@ -83,13 +61,13 @@ impl FromStr for Prefix {
                     .help(format!("expected 0 to {longest}, such as `{address}/{longest}`")));
             }
         };
-        match Prefix::containing(address, length) {
-            Some(prefix) if prefix.address == address => Ok(prefix),
-            Some(prefix) => {
+        match throughway_packet::Prefix::new(address, length) {
+            Ok(prefix) => Ok(Prefix(prefix)),
+            Err(PrefixError::HostBits { prefix, .. }) => {
                 Err(Misread::new(format!("`{text}` has host bits set"))
                     .help(format!("did you mean `{prefix}`?")))
             }
-            None => Err(Misread::new(format!("`{text}` has a prefix length outside 0 to {longest}"))),
+            Err(_) => Err(Misread::new(format!("`{text}` has a prefix length outside 0 to {longest}"))),
         }
     }
 }

@@ -51,10 +51,8 @@ fn build_fib(facts: &HostFacts, config: &Router, ports: &Ports) -> Fib {
     };
     // The configuration's routes come first: at the same metric, what the operator wrote here wins.
     for route in &config.routes {
-        // Checked when the configuration was read.
-        let Ok(prefix) = Prefix::new(route.prefix.address(), route.prefix.length()) else { continue };
         match static_route(facts, &route.target) {
-            Some(target) => offer(prefix, route.metric, target),
+            Some(target) => offer(route.prefix.get(), route.metric, target),
             None => {
                 tracing::warn!(prefix = %route.prefix, "the gateway of a static route is on no link of ours; the route is left out")
             }

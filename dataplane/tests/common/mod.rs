@@ -1,6 +1,7 @@
 //! A box with three ports in memory, made from a configuration text as the service makes it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a fixture that cannot be made is a failed test")]
 
 use std::sync::Arc;
 

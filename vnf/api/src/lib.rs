@@ -7,19 +7,17 @@
 //! * [`packet`]: the packet as a function sees it, and the batch.
 //! * [`verdict`]: what a function says of a packet; [`DropReason`], the one list of reasons why packets die.
 //! * [`counters`]: single-writer counters that other threads may read.
-//! * [`prefix`]: address prefixes of both families.
 //! * [`snapshot`]: immutable tables, published by the control side and read once per batch.
 #![forbid(unsafe_code)]
 
 pub mod counters;
 pub mod packet;
-pub mod prefix;
 pub mod snapshot;
 pub mod verdict;
 
 pub use packet::{BATCH, Batch, Packet};
-pub use prefix::{Prefix, PrefixError};
 pub use snapshot::Snapshot;
+pub use throughway_packet::{Prefix, PrefixError};
 pub use verdict::{Answer, DropReason, IcmpError, Verdict};
 
 /// A point in time: nanoseconds of a monotonic clock, read once per batch by whoever runs the chain.

@@ -19,7 +19,7 @@ const COVERED: u16 = edits::SOURCE | edits::DESTINATION | edits::SOURCE_PORT | e
 ///   (RFC 9653) and stays.
 ///
 /// An action with a drop changes nothing. Egress is for whoever sends the packet.
-#[inline]
+#[inline(always)]
 pub fn apply(action: &Action, headers: &Headers, frame: &mut [u8]) {
     if action.has(edits::DROP) {
         return;
@@ -44,7 +44,7 @@ pub fn apply(action: &Action, headers: &Headers, frame: &mut [u8]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn apply_ipv4(action: &Action, header: &mut [u8; 20]) {
     let mut change = action.l3_delta;
     if action.has(edits::DSCP) {
@@ -69,7 +69,7 @@ fn apply_ipv4(action: &Action, header: &mut [u8; 20]) {
     [header[10], header[11]] = checksum.to_be_bytes();
 }
 
-#[inline]
+#[inline(always)]
 fn apply_ipv6(action: &Action, header: &mut [u8; 40]) {
     if action.has(edits::DSCP) {
         // The traffic class lies across two bytes, between version and flow label.
@@ -90,7 +90,7 @@ fn apply_ipv6(action: &Action, header: &mut [u8; 40]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn apply_upper(action: &Action, headers: &Headers, frame: &mut [u8]) {
     let Some(upper) = frame.get_mut(usize::from(headers.l4)..) else { return };
     if headers.flags.has(Flags::PORTS) {

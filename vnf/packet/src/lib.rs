@@ -20,10 +20,12 @@ pub mod edit;
 pub mod headers;
 pub mod icmp;
 pub mod parse;
+mod prefix;
 
 pub use apply::apply;
 pub use edit::Edit;
 pub use headers::{Flags, Headers, PortId};
 pub use parse::{ParseError, parse};
+pub use prefix::{Prefix, PrefixError};
 pub use throughway_shared::action::{Action, edits};
 pub use throughway_shared::flow::FlowKey;

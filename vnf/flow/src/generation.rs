@@ -1,0 +1,256 @@
+//! How a cached answer knows that it is still true, without anybody sweeping the caches.
+//!
+//! There is one number, the *generation*, and a table of *slots*. A slot stands for something that answers are made from:
+//! the configuration, the routes to a block of addresses, one neighbour, one session. It holds the generation at which
+//! that last changed. An entry holds the generation at which it was made or last found true, and the slots it was made from.
+//!
+//! Who changes a table publishes it first and then calls [`Generations::bump`]. Who reads tables takes an [`Epoch`] first,
+//! once per batch. Then an entry of this generation is true (one comparison); an entry of an earlier one is true if none
+//! of its slots has changed since ([`Epoch::unchanged`]), and may take the new generation; every other entry is stale.
+//!
+//! **Why this is right.** A bump writes *g* into its slots and then moves the generation from *g − 1* to *g*, in one step
+//! that fails if somebody else was faster (it is then repeated with a larger *g*). A worker that reads generation *g* or a
+//! later one therefore sees the new tables and the slots. A worker that may have seen the old ones has read at most
+//! *g − 1*, so what it makes is older than the slot, and the first later batch that reads *g* finds it stale.
+//!
+//! Several things share a slot by hashing, which can make an entry stale too early and never keep it true too long.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use throughway_packet::PortId;
+use throughway_packet::headers::octets;
+use throughway_shared::flow::MAPPED_PREFIX;
+
+/// How many slots there are.
+pub const SLOTS: usize = 1 << 16;
+
+/// How many blocks of addresses one change may name before it counts as a change of all routes.
+const MOST_BLOCKS: u32 = 256;
+
+/// Entries this many generations old are stale, whatever their slots say, and no slot is kept older than that: so that
+/// comparing numbers that wrap around stays right.
+const HORIZON: u32 = 1 << 30;
+
+/// Something that answers are made from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// The configuration: everything. Every entry depends on it.
+    pub const CONFIG: Slot = Slot(0);
+    /// All routes of both families. Every entry depends on it.
+    pub const ROUTES: Slot = Slot(1);
+    /// Changes with every bump: for an entry that depends on more than it can name.
+    pub const ANY: Slot = Slot(2);
+
+    /// The slots from here on are hashed.
+    const FIRST_HASHED: u16 = 16;
+
+    /// The routes to `destination`: those of its /16 (IPv4) or /32 (IPv6).
+    #[inline]
+    pub fn route(destination: IpAddr) -> Slot {
+        Slot::route_of(&octets(destination))
+    }
+
+    /// As [`Slot::route`], for an address in the 16-byte form of keys and actions.
+    #[inline]
+    pub fn route_of(destination: &[u8; 16]) -> Slot {
+        let [a, b, c, d, ..] = *destination;
+        if destination.starts_with(&MAPPED_PREFIX) {
+            let [.., a, b, _, _] = *destination;
+            Slot::hashed(1, u64::from(u16::from_be_bytes([a, b])))
+        } else {
+            Slot::hashed(2, u64::from(u32::from_be_bytes([a, b, c, d])))
+        }
+    }
+
+    /// The slots to bump when a route to `prefix` of `length` bits comes, goes or changes: the blocks it covers, or
+    /// [`Slot::ROUTES`] when these are more than 256 (shorter than /8, or than /24 of IPv6).
+    pub fn of_prefix(prefix: IpAddr, length: u8) -> impl Iterator<Item = Slot> {
+        let (kind, width, first) = match prefix {
+            IpAddr::V4(address) => (1, 16u8, address.to_bits() >> 16),
+            IpAddr::V6(address) => (2, 32u8, (address.to_bits() >> 96) as u32),
+        };
+        let free = u32::from(width.saturating_sub(length));
+        let count = 1u64 << free;
+        let all = count > u64::from(MOST_BLOCKS);
+        // Host bits in a prefix are not an error here: they are ignored, as routing tables do.
+        let first = u64::from(first) & !(count - 1);
+        let blocks = if all { 0..0 } else { first..first + count };
+        all.then_some(Slot::ROUTES).into_iter().chain(blocks.map(move |block| Slot::hashed(kind, block)))
+    }
+
+    /// The neighbour at `address` behind `port`.
+    pub fn neighbour(port: PortId, address: IpAddr) -> Slot {
+        let address = u128::from_be_bytes(octets(address));
+        let folded = (address >> 64) as u64 ^ (address as u64).rotate_left(17);
+        Slot::hashed(3, folded ^ u64::from(port.0) << 48)
+    }
+
+    /// The session with this identifier. Sessions share some 65,500 slots: end those that merely aged out without a bump
+    /// (the caches forget idle flows by themselves), and bump for those whose translation stops being true.
+    pub const fn session(id: u64) -> Slot {
+        Slot::hashed(4, id)
+    }
+
+    /// Its number, for output.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    const fn hashed(kind: u64, value: u64) -> Slot {
+        // SplitMix64's finaliser; then scaled to the range, which needs the upper bits only.
+        let mut mixed = value.wrapping_add(kind.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let range = SLOTS as u64 - Slot::FIRST_HASHED as u64;
+        Slot(Slot::FIRST_HASHED + (((mixed >> 32) * range) >> 32) as u16)
+    }
+}
+
+/// What one entry was made from, beside [`Slot::CONFIG`] and [`Slot::ROUTES`]: up to four slots. One more, and it depends
+/// on everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Dependencies([Slot; 4]);
+
+impl Dependencies {
+    /// Nothing but the configuration and all routes.
+    pub const NONE: Dependencies = Dependencies([Slot::CONFIG; 4]);
+
+    /// Adds a slot; what is there already takes no room.
+    pub fn add(&mut self, slot: Slot) {
+        if slot == Slot::ROUTES || self.0.contains(&slot) || self.0.contains(&Slot::ANY) {
+            return;
+        }
+        match self.0.iter_mut().find(|free| **free == Slot::CONFIG) {
+            Some(free) => *free = slot,
+            None => self.0 = [Slot::ANY; 4],
+        }
+    }
+
+    /// The slots.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.0.into_iter().filter(|slot| *slot != Slot::CONFIG)
+    }
+}
+
+impl FromIterator<Slot> for Dependencies {
+    fn from_iter<T: IntoIterator<Item = Slot>>(slots: T) -> Self {
+        let mut dependencies = Dependencies::NONE;
+        for slot in slots {
+            dependencies.add(slot);
+        }
+        dependencies
+    }
+}
+
+/// Whether `change` came after `then`, both being generations, which wrap around.
+#[inline]
+const fn after(change: u32, then: u32) -> bool {
+    change.wrapping_sub(then) as i32 > 0
+}
+
+/// The generation and the slots: one for the whole data plane, shared by the control side and the workers.
+#[derive(Debug)]
+pub struct Generations {
+    current: AtomicU32,
+    slots: Box<[AtomicU32; SLOTS]>,
+}
+
+impl Default for Generations {
+    fn default() -> Self {
+        Generations::starting_at(0)
+    }
+}
+
+impl Generations {
+    /// Starts with this generation, at which everything is as if just changed. The number has no meaning of its own.
+    pub fn starting_at(generation: u32) -> Self {
+        Generations {
+            current: AtomicU32::new(generation),
+            slots: Box::new(std::array::from_fn(|_| AtomicU32::new(generation))),
+        }
+    }
+
+    /// Says that what `slots` stand for has changed. To be called **after** the new tables are published. From any thread;
+    /// does not block. One bump for many changes is cheaper for everybody than many.
+    ///
+    /// Returns the new generation.
+    pub fn bump(&self, slots: impl IntoIterator<Item = Slot> + Clone) -> u32 {
+        let mut seen = self.read();
+        loop {
+            let next = self.mark(seen, slots.clone());
+            match self.commit(seen) {
+                Ok(()) => return next,
+                Err(newer) => seen = newer,
+            }
+        }
+    }
+
+    /// The first half of a bump: the slots get the generation that follows `seen`.
+    fn mark(&self, seen: u32, slots: impl IntoIterator<Item = Slot>) -> u32 {
+        let next = seen.wrapping_add(1);
+        for slot in slots {
+            self.raise(slot.0, next);
+        }
+        self.raise(Slot::ANY.0, next);
+        // One slot per bump in turn: none falls so far back that it would seem to lie ahead.
+        self.raise(next as u16, next.wrapping_sub(HORIZON));
+        next
+    }
+
+    /// The second half: the generation itself, if it is still the one seen. Release: who reads it sees tables and slots.
+    /// As this is a read-modify-write, that holds for what came before in other threads too.
+    fn commit(&self, seen: u32) -> Result<(), u32> {
+        let next = seen.wrapping_add(1);
+        self.current.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    }
+
+    /// Never lowers a slot: of two bumps at once the later one stays.
+    fn raise(&self, slot: u16, to: u32) {
+        let later = |value| after(to, value).then_some(to);
+        // An error only says that the slot is there already.
+        let _ = self.slots[usize::from(slot)].fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
+
+    fn read(&self) -> u32 {
+        self.current.load(Ordering::Acquire)
+    }
+
+    /// The present, for one batch. To be taken **before** any table is read.
+    #[inline]
+    pub fn epoch(&self) -> Epoch<'_> {
+        Epoch { generation: self.read(), slots: &self.slots }
+    }
+}
+
+/// The generation that a batch works with. What is made in this batch is of this generation.
+#[derive(Clone, Copy, Debug)]
+pub struct Epoch<'a> {
+    generation: u32,
+    slots: &'a [AtomicU32; SLOTS],
+}
+
+impl Epoch<'_> {
+    /// Its number.
+    #[inline]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether nothing that an entry of generation `then` was made from has changed up to now.
+    #[inline]
+    pub fn unchanged(&self, then: u32, dependencies: &Dependencies) -> bool {
+        let changed = |slot: Slot| after(self.slots[usize::from(slot.0)].load(Ordering::Relaxed), then);
+        let [a, b, c, d] = dependencies.0;
+        // All at once, without branches: the loads overlap.
+        let any =
+            changed(Slot::CONFIG) | changed(Slot::ROUTES) | changed(a) | changed(b) | changed(c) | changed(d);
+        !any & (self.generation.wrapping_sub(then) < HORIZON)
+    }
+}
+
+#[cfg(test)]
+mod tests;

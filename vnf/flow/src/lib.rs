@@ -1,0 +1,29 @@
+//! The flow cache: what a chain did to the first packet of a flow, ready for the next.
+//!
+//! A worker owns one [`FlowCache`]. For a batch it asks [`peek()`] for the flow of every packet, lets [`FlowCache::prepare`]
+//! fetch the entries of all of them together, and then takes each answer from [`FlowCache::lookup`]: an
+//! [`Action`](throughway_shared::action::Action) that is still true, or nothing, and then the packet walks the chain and
+//! what the chain did is recorded by [`FlowCache::install`].
+//!
+//! * [`generation`]: how an entry knows that it is still true, without anybody sweeping the cache.
+//! * [`key`]: a flow key as machine words, and its hash.
+//! * [`peek`](mod@peek): a frame's bytes straight to its flow, for the common packets; the rest are for the full parser.
+//! * [`entry`]: what is kept of a flow, to the byte.
+//! * [`cache`]: the table.
+//! * [`sweep`]: ageing, harvesting of counters and showing, in bounded slices.
+//!
+//! Nothing here reads a clock, draws a random number, takes a lock or, once the cache is made, allocates.
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod entry;
+pub mod generation;
+pub mod key;
+pub mod peek;
+pub mod sweep;
+
+pub use cache::{FlowCache, Installed, Policy, Round, Stats};
+pub use entry::{Credits, NewFlow, Settled};
+pub use generation::{Dependencies, Epoch, Generations, Slot};
+pub use key::Key;
+pub use peek::{Probe, cacheable, peek};
