@@ -255,8 +255,10 @@ fn routes(state: &State, port_of: &impl Fn(u32) -> Option<u16>) -> Vec<RouteFact
         let Some((kind, first)) = routes.first().and_then(|route| Some((kind(route.kind)?, route))) else {
             continue;
         };
-        let hops =
-            routes.iter().flat_map(|route| &route.next_hops).filter(|hop| !hop.dead && !hop.encapsulates);
+        // IPv6 lists the paths of a multipath route one by one; of equal IPv4 routes the kernel uses the first.
+        let used = if key.prefix.address.is_ipv4() { 1 } else { routes.len() };
+        let hops = routes.iter().take(used).flat_map(|route| &route.next_hops);
+        let hops = hops.filter(|hop| !hop.dead && !hop.encapsulates);
         let next_hops = hops.map(|hop| NextHopFacts {
             port: hop.ifindex.and_then(port_of),
             gateway: hop.gateway,

@@ -11,6 +11,7 @@
 //! So a flood of flows that never send a second packet fights for the ways on probation among itself.
 
 use throughway_shared::action::Action;
+use wide::i16x8;
 
 use crate::entry::{Bucket, Cold, ESTABLISHED, Entry, NewFlow, Settled, TICK, WAYS, elapsed, tick};
 use crate::generation::Epoch;
@@ -175,11 +176,13 @@ impl FlowCache {
     /// side by side. [`FlowCache::lookup`] is for probes that went through here.
     #[inline]
     pub fn prepare(&mut self, probes: &mut [Probe]) {
-        // Three passes, each of a few instructions a packet, so that the loads of many packets fit into the processor's
-        // window. A load that is used for nothing does what a prefetch would.
-        let mut fetched = 0u64;
+        // Passes of a few instructions a packet, so that the loads of many packets fit into the processor's window together.
+        // A load that is used for nothing does what a prefetch would.
         for probe in probes.iter_mut() {
             probe.hash = self.hasher.hash(&probe.key);
+        }
+        let mut fetched = 0u64;
+        for probe in probes.iter() {
             if let Some(bucket) = self.buckets.get(self.first(probe.hash)) {
                 fetched ^= u64::from(bucket.tags[0]);
             }
@@ -457,34 +460,24 @@ fn tag(hash: u64) -> u16 {
     (hash as u16).max(1)
 }
 
-/// The ways of a bucket with one tag: a bit of each, found four ways at a time.
+/// The ways of a bucket with one tag: a bit of each.
 #[derive(Clone, Copy)]
-struct Matches(u64);
+struct Matches(u32);
 
 impl Matches {
     #[inline(always)]
     fn of(bucket: Option<&Bucket>, tag: u16) -> Matches {
-        const LOW: u64 = 0x7fff_7fff_7fff_7fff;
         let Some(bucket) = bucket else { return Matches(0) };
-        let wanted = u64::from(tag) * 0x0001_0001_0001_0001;
-        let (words, _) = bucket.tags.as_chunks::<4>();
-        let mut all = 0;
-        for (number, [a, b, c, d]) in words.iter().enumerate() {
-            let word = u64::from(*a) | u64::from(*b) << 16 | u64::from(*c) << 32 | u64::from(*d) << 48;
-            // The upper bit of each lane of 16 stays clear exactly where all bits of `other` are.
-            let other = word ^ wanted;
-            let differ = ((other & LOW) + LOW) | other;
-            all |= (!differ & !LOW) >> (3 - number);
-        }
-        Matches(all)
+        let wanted = i16x8::splat(tag as i16);
+        let (eights, _) = bucket.tags.as_chunks::<8>();
+        let [lower, upper] = [eights[0], eights[1]].map(|eight| i16x8::new(eight.map(|tag| tag as i16)));
+        Matches(lower.simd_eq(wanted).to_bitmask() | upper.simd_eq(wanted).to_bitmask() << 8)
     }
 
     /// The way of one of them; of some way, if there is none.
     #[inline(always)]
     const fn way(self) -> usize {
-        // Lane in the upper bits of the position, word in the lower two.
-        let at = self.0.trailing_zeros() as usize;
-        (at & 3) << 2 | (at >> 4 & 3)
+        self.0.trailing_zeros() as usize % WAYS
     }
 
     #[inline(always)]
