@@ -1,7 +1,7 @@
 //! Executes an action on the bytes of a packet, checksums included.
 
 use throughway_shared::action::{Action, edits};
-use throughway_shared::checksum::{add, delta, update};
+use throughway_shared::checksum::{fold, update};
 
 use crate::checksum::{self, crc32c};
 use crate::headers::{Flags, Headers};
@@ -46,16 +46,17 @@ pub fn apply(action: &Action, headers: &Headers, frame: &mut [u8]) {
 
 #[inline(always)]
 fn apply_ipv4(action: &Action, header: &mut [u8; 20]) {
-    let mut change = action.l3_delta;
+    // Added up in 32 bits and folded once: at most six words of 16 bits.
+    let mut sum = u32::from(action.l3_delta);
     if action.has(edits::DSCP) {
         let old = header[1];
         header[1] = action.dscp << 2 | old & 0b11;
-        change = add(change, delta(u16::from(old), u16::from(header[1])));
+        sum += u32::from(!u16::from(old)) + u32::from(header[1]);
     }
     if action.hops > 0 {
         let old = header[8];
         header[8] = old.saturating_sub(action.hops);
-        change = add(change, delta(u16::from(old) << 8, u16::from(header[8]) << 8));
+        sum += u32::from(!(u16::from(old) << 8)) + (u32::from(header[8]) << 8);
     }
     if action.has(edits::SOURCE) {
         let [.., a, b, c, d] = action.source;
@@ -65,8 +66,9 @@ fn apply_ipv4(action: &Action, header: &mut [u8; 20]) {
         let [.., a, b, c, d] = action.destination;
         [header[16], header[17], header[18], header[19]] = [a, b, c, d];
     }
-    let checksum = update(u16::from_be_bytes([header[10], header[11]]), change);
-    [header[10], header[11]] = checksum.to_be_bytes();
+    // RFC 1624, equation 3.
+    sum += u32::from(!u16::from_be_bytes([header[10], header[11]]));
+    [header[10], header[11]] = (!fold(sum)).to_be_bytes();
 }
 
 #[inline(always)]

@@ -1,0 +1,214 @@
+//! Every interleaving of small scenes, explored by loom. In a directory for artefacts of its own:
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p throughway-session --lib --release interleavings`
+//!
+//! (Run it with `--target-dir target/loom`: the flag changes how every crate is built.)
+
+use std::time::Duration;
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::thread;
+use throughway_shared::flow::mapped;
+use throughway_vnf::Now;
+
+use crate::{
+    Class, Config, InsertError, NewSession, Removed, Seed, SessionId, SessionKey, SessionTable, WhenFull,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const START: Now = Now(100 * SECOND);
+const LATER: Now = Now(200 * SECOND);
+
+type Table = SessionTable<u32>;
+
+fn table(capacity: u32) -> Arc<Table> {
+    Arc::new(SessionTable::new(Config { shards: Some(2), ..Config::new(capacity, Seed([1, 2])) }))
+}
+
+/// A key that lies in the given one of two shards.
+fn key(table: &Table, shard: usize, number: u8) -> SessionKey {
+    (0..=u16::MAX)
+        .map(|port| SessionKey {
+            source: mapped([10, 0, 0, number]),
+            destination: mapped([192, 0, 2, 1]),
+            source_port: port.to_be_bytes(),
+            destination_port: [0, 80],
+            zone: 0,
+            protocol: 6,
+        })
+        .find(|key| table.address(key).shard == shard)
+        .unwrap()
+}
+
+fn new(forward: SessionKey, reverse: SessionKey, state: u32) -> NewSession<u32> {
+    NewSession { forward, reverse, class: Class::HalfOpen, timeout: Duration::from_secs(30), state }
+}
+
+fn nothing(_: Removed<u32>) {
+    panic!("nothing had to go");
+}
+
+fn explore(scene: impl Fn() + Sync + Send + 'static) {
+    let explored = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&explored);
+    let mut builder = loom::model::Builder::new();
+    // Enough for every known kind of bug (Musuvathi and Qadeer, 2007), and it ends in seconds.
+    builder.preemption_bound = Some(3);
+    builder.check(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        scene();
+    });
+    let explored = explored.load(std::sync::atomic::Ordering::Relaxed);
+    println!("{explored} interleavings");
+    assert!(explored > 10, "nothing was interleaved");
+}
+
+#[test]
+fn of_two_that_make_the_same_session_one_wins_and_the_other_learns_of_it() {
+    explore(|| {
+        let table = table(4);
+        let (a, b) = (key(&table, 0, 1), key(&table, 1, 2));
+        let other = Arc::clone(&table);
+        // The other direction first: the locks are wanted in opposite order.
+        let racer = thread::spawn(move || other.insert(new(b, a, 2), START, nothing));
+        let mine = table.insert(new(a, b, 1), START, nothing);
+        let theirs = racer.join().unwrap();
+        let (winner, loser) = if mine.is_ok() { (mine, theirs) } else { (theirs, mine) };
+        let id = winner.unwrap();
+        assert!(matches!(loser, Err(InsertError::Conflict { with, .. }) if with == id), "{loser:?}");
+        assert_eq!([a, b].map(|key| table.lookup(&key, START).map(|found| found.id)), [Some(id); 2]);
+        assert_eq!((table.len(), table.count(Class::HalfOpen)), (1, 1));
+    });
+}
+
+#[test]
+fn a_session_that_is_being_removed_is_found_whole_or_not_at_all() {
+    explore(|| {
+        let table = table(2);
+        let (a, b) = (key(&table, 0, 1), key(&table, 1, 2));
+        let id = table.insert(new(a, b, 7), START, nothing).unwrap();
+        let other = Arc::clone(&table);
+        let remover = thread::spawn(move || {
+            assert_eq!(other.remove(id).map(|removed| removed.state), Some(7));
+            // Its slot and one of its keys are used again at once.
+            let c = key(&other, 0, 3);
+            other.insert(new(c, b, 8), START, nothing).unwrap()
+        });
+        let seen = table.lookup_with(&b, START, |_, state, meta| (*state, meta.id()));
+        match seen {
+            Some((7, found)) => assert_eq!(found, id),
+            Some((8, found)) => assert_ne!(found, id),
+            other => assert_eq!(other, None),
+        }
+        assert!(matches!(table.read(id, |state, _| *state), Some(7) | None));
+        let next = remover.join().unwrap();
+        assert_eq!(table.lookup(&a, START), None);
+        assert_eq!(table.lookup(&b, START).map(|found| found.id), Some(next));
+    });
+}
+
+#[test]
+fn of_two_that_remove_a_session_one_gets_it() {
+    explore(|| {
+        let table = table(2);
+        let (a, b) = (key(&table, 0, 1), key(&table, 1, 2));
+        let id = table.insert(new(a, b, 7), START, nothing).unwrap();
+        let other = Arc::clone(&table);
+        let racer = thread::spawn(move || other.remove(id).is_some());
+        let mut mine = 0;
+        table.expire(LATER, 8, |_| mine += 1);
+        assert_eq!(mine + u32::from(racer.join().unwrap()), 1);
+        assert_eq!((table.len(), table.lookup(&a, START), table.lookup(&b, START)), (0, None, None));
+    });
+}
+
+#[test]
+fn a_life_sign_saves_a_session_or_comes_too_late() {
+    explore(|| {
+        let table = table(1);
+        let (a, b) = (key(&table, 0, 1), key(&table, 0, 2));
+        let id = table.insert(new(a, b, 7), START, nothing).unwrap();
+        let other = Arc::clone(&table);
+        let cache = thread::spawn(move || other.keep_alive(id, LATER));
+        let mut ended = 0;
+        table.expire(LATER, 8, |removed| {
+            assert_eq!(removed.info.last_seen.0 >> 26, START.0 >> 26, "ended although it was seen");
+            ended += 1;
+        });
+        let reached = cache.join().unwrap();
+        assert_eq!(reached, ended == 0);
+        assert_eq!(
+            table.read(id, |_, info| info.last_seen >= Now(LATER.0 - SECOND)),
+            (ended == 0).then_some(true)
+        );
+        // The wheel has not forgotten the survivor.
+        table.expire(Now(300 * SECOND), 64, |_| ended += 1);
+        assert_eq!((ended, table.len()), (1, 0));
+    });
+}
+
+#[test]
+fn a_late_life_sign_does_not_prolong_the_next_session_in_the_slot() {
+    explore(|| {
+        let table = table(1);
+        let (a, b) = (key(&table, 0, 1), key(&table, 0, 2));
+        let id = table.insert(new(a, b, 7), START, nothing).unwrap();
+        let other = Arc::clone(&table);
+        let cache = thread::spawn(move || other.keep_alive(id, LATER));
+        table.remove(id).unwrap();
+        let next = table.insert(new(a, b, 8), START, nothing).unwrap();
+        cache.join().unwrap();
+        assert_eq!((next.index, next == id), (id.index, false));
+        assert_eq!(table.read(next, |_, info| info.last_seen < LATER), Some(true));
+    });
+}
+
+#[test]
+fn touching_against_ageing_loses_nobody() {
+    explore(|| {
+        let table = table(2);
+        let (a, b) = (key(&table, 0, 1), key(&table, 1, 2));
+        let id = table.insert(new(a, b, 7), START, nothing).unwrap();
+        let other = Arc::clone(&table);
+        let worker = thread::spawn(move || {
+            other.with(id, |_, meta| {
+                meta.touch(LATER, Duration::from_secs(5));
+                meta.set_class(Class::Established).unwrap();
+            })
+        });
+        let mut ended = 0;
+        table.expire(LATER, 8, |_| ended += 1);
+        let touched = worker.join().unwrap().is_some();
+        assert_eq!((ended, table.len()), if touched { (0, 1) } else { (1, 0) });
+        assert_eq!(table.count(Class::Established), u32::from(touched));
+        table.expire(Now(300 * SECOND), 64, |_| ended += 1);
+        assert_eq!((ended, table.len()), (1, 0));
+    });
+}
+
+#[test]
+fn the_last_place_is_given_once() {
+    explore(|| {
+        let config =
+            Config { shards: Some(2), ..Config::new(2, Seed([1, 2])) }.half_open(1, WhenFull::EvictHalfOpen);
+        let table: Arc<Table> = Arc::new(SessionTable::new(config));
+        let keys = [1, 2].map(|n| (key(&table, 0, n), key(&table, 1, n + 10)));
+        let gone = Arc::new(AtomicU32::new(0));
+        let (other, other_gone) = (Arc::clone(&table), Arc::clone(&gone));
+        let racer: thread::JoinHandle<Result<SessionId, InsertError>> = thread::spawn(move || {
+            other.insert(new(keys[1].0, keys[1].1, 2), START, |_| {
+                other_gone.fetch_add(1, Ordering::Relaxed);
+            })
+        });
+        let mine = table.insert(new(keys[0].0, keys[0].1, 1), START, |_| {
+            gone.fetch_add(1, Ordering::Relaxed);
+        });
+        let theirs = racer.join().unwrap();
+        let made = u32::from(mine.is_ok()) + u32::from(theirs.is_ok());
+        assert!(made >= 1);
+        assert_eq!(table.count(Class::HalfOpen), 1);
+        assert_eq!(table.len(), 1);
+        assert_eq!(made - gone.load(Ordering::Relaxed), 1);
+    });
+}

@@ -1,0 +1,39 @@
+//! The shared toolkit for stateful functions.
+//!
+//! * [`SessionTable`]: sessions that any worker finds by either of two keys, with capacity, quotas, timeouts, handles and a walk
+//!   through all of them.
+//! * [`SourceCounter`]: exact counts per source address or network, for limits per source.
+//! * [`tcp`]: the states of a TCP connection as somebody in the middle sees them.
+//! * [`timeouts`]: default timeouts with the RFCs they come from.
+//!
+//! Everything is deterministic: time and the seed of the hash function are arguments. Only the slow path comes here: the second
+//! packet of a flow is served by a worker's own cache, which reports what it saw by [`SessionTable::keep_alive`].
+#![forbid(unsafe_code)]
+
+mod age;
+mod hash;
+#[cfg(all(test, loom))]
+mod interleavings;
+mod key;
+mod quota;
+mod session;
+mod shard;
+mod slab;
+mod source;
+mod sync;
+mod table;
+pub mod tcp;
+mod time;
+pub mod timeouts;
+mod walk;
+mod wheel;
+
+pub use age::Sweep;
+pub use hash::Seed;
+pub use key::{SessionKey, Side};
+pub use quota::{Class, QuotaFull};
+pub use session::{Info, Meta, Reason, Removed, SessionId};
+pub use source::{SourceConfig, SourceCounter, SourceError};
+pub use table::{Config, Found, InsertError, MAX_CAPACITY, NewSession, SessionTable, Stats, WhenFull};
+pub use time::RESOLUTION;
+pub use walk::Cursor;

@@ -1,0 +1,55 @@
+//! Walking through all sessions, for `show sessions` and for export.
+
+use crate::key::SessionKey;
+use crate::session::{Info, SessionId};
+use crate::slab::Life;
+use crate::sync::lock;
+use crate::table::SessionTable;
+
+/// How many slots are looked at while the lock of their slab is held.
+const SLICE: u32 = 64;
+
+/// Where a walk stands. It stays good whatever happens to the table meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cursor {
+    shard: u32,
+    slot: u32,
+}
+
+impl Cursor {
+    /// The cursor as a number, to hand it to a client between two pages. 0 is the beginning.
+    pub const fn to_bits(self) -> u64 {
+        (self.shard as u64) << 32 | self.slot as u64
+    }
+
+    /// See [`Cursor::to_bits`]. Of other numbers: some place in the table, or its end.
+    pub const fn from_bits(bits: u64) -> Self {
+        Cursor { shard: (bits >> 32) as u32, slot: bits as u32 }
+    }
+}
+
+impl<S> SessionTable<S> {
+    /// Shows the sessions of the next slice of slots, and where to go on; `None` at the end.
+    ///
+    /// Sessions never move, so each one that lives from the beginning to the end of a walk is shown exactly once; one that comes or
+    /// goes meanwhile at most once. Those whose timeout is over but that are not collected are shown, too (see
+    /// [`Info::expires`]). `show` runs under a lock that other workers may be waiting for: copy, and format later.
+    pub fn walk(&self, cursor: Cursor, mut show: impl FnMut(&[SessionKey; 2], &S, &Info)) -> Option<Cursor> {
+        let shard = self.shards.get(cursor.shard as usize)?;
+        let slab = lock(&shard.slab);
+        let end = cursor.slot.saturating_add(SLICE).min(slab.used());
+        for slot in cursor.slot..end {
+            if let (Some(live), Some(life)) = (slab.live(slot), shard.life.get(slot as usize)) {
+                let life = Life::load(life);
+                let index = self.index(cursor.shard as usize, slot);
+                let id = SessionId { index, generation: life.generation };
+                show(&slab.keys(live), &live.state, &Info::new(id, life, live));
+            }
+        }
+        if end < slab.used() {
+            return Some(Cursor { slot: end, ..cursor });
+        }
+        let next = cursor.shard + 1;
+        ((next as usize) < self.shards.len()).then_some(Cursor { shard: next, slot: 0 })
+    }
+}
