@@ -124,10 +124,11 @@ impl Changes {
     }
 
     fn workers(&mut self, old: &Workers, new: &Workers) {
-        let Workers { cores, poll, frames } = new;
+        let Workers { cores, poll, frames, flows } = new;
         self.value("workers.cores", list(&old.cores), list(cores));
         self.value("workers.poll", old.poll, *poll);
         self.value("workers.frames", old.frames, *frames);
+        self.value("workers.flows", old.flows, *flows);
     }
 
     fn functions(&mut self, old: &Config, new: &Config) {

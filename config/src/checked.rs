@@ -29,7 +29,7 @@ pub use router::{Route, Router, TableId, Target};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
 pub use workers::{CORES, Poll, Workers};
-pub(crate) use workers::{CoreRange, FrameCount};
+pub(crate) use workers::{CoreRange, FrameCount, MOST_FLOWS};
 
 /// A whole configuration. Lists are in the order of the file.
 #[derive(Clone, PartialEq, Debug)]

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,13 +70,23 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         tracing::info!(config = %path.display(), "running");
 
         let mut watchdog = tokio::time::interval(watchdog_period());
+        // Ticks that were missed (the process was stopped, the machine was suspended) must not come at once: the workers could
+        // not have done anything between them.
+        watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let end = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => reload(&service).await,
                 _ = watchdog.tick() => {
-                    if let Err(dead) = lock(&service).check_workers() {
+                    // Not waited for: while a reload has it, signals must be heard. A reload that hangs is not alive, and
+                    // systemd is not told so.
+                    let checked = match service.try_lock() {
+                        Ok(mut service) => service.check(),
+                        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().check(),
+                        Err(TryLockError::WouldBlock) => continue,
+                    };
+                    if let Err(dead) = checked {
                         break Err(dead);
                     }
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
@@ -101,14 +111,9 @@ async fn reload(service: &Arc<Mutex<Service>>) {
     ]);
     let service = Arc::clone(service);
     let done = tokio::task::spawn_blocking(move || lock(&service).reload()).await;
-    match done {
-        Ok(Ok(done)) => {
-            for change in done.changes {
-                tracing::info!("reloaded: {change}");
-            }
-        }
-        Ok(Err(error)) => tracing::error!("the configuration was not reloaded:\n{error}"),
-        Err(error) => tracing::error!(%error, "the reload failed inside"),
+    // What came of it is in the log already, whoever asked for it.
+    if let Err(error) = done {
+        tracing::error!(%error, "the reload failed inside");
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

@@ -10,7 +10,7 @@ use throughway_marker::Marker;
 use throughway_packet::PortId;
 use throughway_router::{Origin, Router};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Batch, Context, Function};
+use throughway_vnf::{Batch, Context, Function, Packet};
 
 use crate::stats::{ChainStats, FunctionStats};
 
@@ -95,6 +95,7 @@ impl Program {
                 break;
             }
             let Some(entry) = self.functions.get_mut(index) else { continue };
+            batch.living().for_each(Packet::pass_on);
             entry.function.process(batch, context);
             let left = batch.packets().iter().filter(|packet| packet.state() == State::Alive).count();
             entry.stats.packets.add(living as u64);

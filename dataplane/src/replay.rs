@@ -14,7 +14,7 @@ use crate::assemble::{Blueprint, Figures};
 use crate::cli::Failure;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
-use crate::worker::{PortSettings, Worker};
+use crate::worker::{PortSettings, Setup, Worker};
 
 /// Frames in use at a time: enough for full queues of every kind.
 const FRAMES: usize = 8192;
@@ -65,7 +65,16 @@ pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
         .map(|interface| PortSettings { recompute_checksums: interface.checksum == Checksum::Recompute });
     // Nobody resolves neighbours here: what waits for one ends as unreachable, after its time in the capture.
     let (wanted, _nobody) = bounded(1);
-    let mut worker = Worker::new(io, program, settings.collect(), Arc::clone(&stats), wanted);
+    let setup = Setup {
+        settings: settings.collect(),
+        stats: Arc::clone(&stats),
+        wanted,
+        generations: Arc::default(),
+        flows: config.workers.flows as usize,
+        // Nobody attacks a replay, and two of the same capture are the same.
+        seed: 0,
+    };
+    let mut worker = Worker::new(io, program, setup);
     // Not before one second: to the worker, zero is "never".
     let mut now = Now(worker.io().next_timestamp().unwrap_or_default().max(1_000_000_000));
     while !worker.io().finished() {

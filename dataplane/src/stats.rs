@@ -80,6 +80,56 @@ impl SocketStats {
     ];
 }
 
+/// The flow cache's figures.
+#[derive(Debug, Default)]
+pub struct FlowStats {
+    /// Named figures in the order of [`FlowStats::NAMES`].
+    pub values: [Counter; FlowStats::NAMES.len()],
+    /// Flows that are remembered now.
+    pub flows: Counter,
+}
+
+impl FlowStats {
+    /// What the cache counts; see `throughway_flow::Stats`.
+    pub const NAMES: [&'static str; 12] = [
+        "hits",
+        "revalidated",
+        "misses",
+        "stale",
+        "unfit",
+        "installed",
+        "replaced",
+        "evicted_probation",
+        "evicted_idle",
+        "evicted_stale",
+        "refused",
+        "forgotten",
+    ];
+
+    /// Copies the figures of `cache`.
+    pub fn publish(&self, cache: &throughway_flow::FlowCache) {
+        let stats = cache.stats();
+        let values = [
+            stats.hits,
+            stats.revalidated,
+            stats.misses,
+            stats.stale,
+            stats.unfit,
+            stats.installed,
+            stats.replaced,
+            stats.evicted_probation,
+            stats.evicted_idle,
+            stats.evicted_stale,
+            stats.refused,
+            stats.forgotten,
+        ];
+        for (counter, value) in self.values.iter().zip(values) {
+            counter.set(value);
+        }
+        self.flows.set(cache.len() as u64);
+    }
+}
+
 /// Everything one worker counts.
 #[derive(Debug)]
 pub struct WorkerStats {
@@ -97,6 +147,8 @@ pub struct WorkerStats {
     pub held: Counter,
     /// Frames that this worker handed out to itself and has not given back: a gauge; zero when idle.
     pub outstanding: Counter,
+    /// The flow cache.
+    pub flows: FlowStats,
     /// How many times the program was replaced.
     pub installs: Counter,
     /// The sockets' figures: (port, queue) in the order in which they were opened.
@@ -114,6 +166,7 @@ impl WorkerStats {
             answers_suppressed: Counter::default(),
             held: Counter::default(),
             outstanding: Counter::default(),
+            flows: FlowStats::default(),
             installs: Counter::default(),
             sockets: std::sync::OnceLock::new(),
         })

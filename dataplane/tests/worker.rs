@@ -8,6 +8,7 @@ use common::{Bench, CONFIG, DMZ, HOST_LAN, HOST_WAN, LAN, WAN, facts};
 use throughway::assemble::Blueprint;
 use throughway::worker::PortSettings;
 use throughway_config::Config;
+use throughway_flow::Slot;
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{PortId, checksum, parse};
 use throughway_vnf::DropReason;
@@ -94,6 +95,7 @@ fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
     for spec in bench.blueprint.routers() {
         spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None, 2));
     }
+    bench.generations.bump([Slot::CONFIG]);
     bench.round();
     let expected = packet.ethernet(mac, BOX_DMZ).hop_limit(63).finish();
     assert_eq!(bench.sent(DMZ), [expected.clone(), expected.clone(), expected]);
@@ -214,12 +216,39 @@ fn a_new_program_takes_over_between_batches_and_figures_go_on() {
     let blueprint = Blueprint::new(&config, &host).unwrap();
     let program = blueprint.program(0, &mut bench.figures);
     drop(bench.worker.install(program));
+    bench.generations.bump([Slot::CONFIG]);
     bench.receive(LAN, &packet);
     let classes: Vec<u8> = bench.sent(WAN).iter().map(|frame| parse(frame, WAN).unwrap().dscp()).collect();
     assert_eq!(classes, [46, 8]);
     let functions = bench.figures.functions();
     let marker = functions.iter().find(|entry| entry.name == "classes").unwrap();
     assert_eq!(marker.stats.packets.get(), 2, "the figures of a function outlive the reload");
+    bench.assert_balance();
+}
+
+#[test]
+fn what_waits_over_a_reload_is_answered_by_the_chain_of_its_interface() {
+    let host = facts();
+    let mut bench = Bench::new(CONFIG, &host);
+    let packet = PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 77]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    bench.receive(LAN, &packet.finish());
+    // The chain that was the first is the second now, and the first one's router knows no way back.
+    let changed = "\
+interfaces: { lan: { device: lan0 }, wan: { device: wan0 }, dmz: { device: dmz0 } }
+functions:
+  core: { router: {} }
+  blind: { router: { routes: [ { prefix: 10.1.0.0/24, blackhole: true } ] } }
+chains:
+  inbound: { from: [wan, dmz], run: [blind] }
+  outbound: { from: lan, run: [core] }
+";
+    let (config, _) = Config::parse("test.yaml", changed).unwrap();
+    let program = Blueprint::new(&config, &host).unwrap().program(0, &mut bench.figures);
+    drop(bench.worker.install(program));
+    bench.now.0 += 4_000_000_000;
+    bench.round();
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourUnreachable), 1);
+    assert_eq!(bench.sent(LAN).len(), 1, "the sender is told");
     bench.assert_balance();
 }
 

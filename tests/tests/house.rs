@@ -11,7 +11,10 @@ use throughway_tests::repository;
 const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-shared", &[]),
     ("throughway-packet", &["throughway-shared"]),
-    ("throughway-vnf", &["throughway-shared", "throughway-packet"]),
+    // Knows packets and actions, but no function: functions name its slots through the API.
+    ("throughway-flow", &["throughway-shared", "throughway-packet"]),
+    ("throughway-vnf", &["throughway-shared", "throughway-packet", "throughway-flow"]),
+    ("throughway-session", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
     // Functions do not know each other, and not the configuration.
     ("throughway-router", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
     ("throughway-marker", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
@@ -31,6 +34,8 @@ const ALL: &[&str] = &[
     "throughway-shared",
     "throughway-packet",
     "throughway-vnf",
+    "throughway-flow",
+    "throughway-session",
     "throughway-router",
     "throughway-marker",
     "throughway-config",
@@ -44,6 +49,8 @@ const EVERYTHING: &[&str] = &[
     "throughway-shared",
     "throughway-packet",
     "throughway-vnf",
+    "throughway-flow",
+    "throughway-session",
     "throughway-router",
     "throughway-marker",
     "throughway-config",

@@ -13,6 +13,8 @@ pub struct Workers {
     pub poll: Poll,
     /// How many frames of packet memory each worker has: a power of two.
     pub frames: u32,
+    /// How many flows each worker remembers; zero: every packet walks its chain.
+    pub flows: u32,
 }
 
 words! {
@@ -27,6 +29,12 @@ words! {
 /// How many cores can be named: the kernel's `CPU_SETSIZE`.
 pub const CORES: u16 = 1024;
 
+/// Flows that a worker remembers unless it is said: 22 MiB.
+const DEFAULT_FLOWS: u32 = 1 << 17;
+
+/// How many flows can be asked for: 2.8 GiB.
+pub(crate) const MOST_FLOWS: u32 = 1 << 24;
+
 impl Workers {
     pub(super) fn check(raw: Option<&crate::raw::Workers>, report: &mut Report<'_>) -> Option<Self> {
         let cores = match raw.and_then(|raw| raw.cores.as_ref()) {
@@ -36,7 +44,11 @@ impl Workers {
         let poll = raw.map_or(Some(Poll::default()), |raw| raw.poll.read_or(Poll::default(), report));
         let frames =
             raw.map_or(Some(FrameCount::DEFAULT), |raw| raw.frames.read_or(FrameCount::DEFAULT, report));
-        Some(Workers { cores: cores?, poll: poll?, frames: frames?.0 })
+        let flows = raw.map_or(Some(None), |raw| {
+            raw.flows.as_ref().map_or(Some(None), |flows| flows.read(report).map(Some))
+        });
+        let flows = flows?.map_or(DEFAULT_FLOWS, |flows| flows.get());
+        Some(Workers { cores: cores?, poll: poll?, frames: frames?.0, flows })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checked::{CoreRange, FrameCount, Poll};
+use crate::value::Number;
 
 /// The worker threads: one per core, each with one queue of every interface.
 #[derive(Deserialize, JsonSchema)]
@@ -13,4 +14,6 @@ pub(crate) struct Workers {
     pub(crate) poll: Option<Written<Poll>>,
     /// Frames of packet memory per worker: a power of two. Default: 16384.
     pub(crate) frames: Option<Written<FrameCount>>,
+    /// Flows that each worker remembers; 0: every packet walks its chain. Default: 131072.
+    pub(crate) flows: Option<Written<Number<0, { crate::checked::MOST_FLOWS }>>>,
 }

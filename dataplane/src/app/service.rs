@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use throughway_config::{Checksum, Config, FailMode, Poll, XdpMode, ZeroCopy};
+use throughway_flow::{Generations, Slot};
 use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
 use throughway_shared::steer;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
@@ -16,8 +17,8 @@ use crate::cli::Failure;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
-use crate::worker::PortSettings;
 use crate::worker::live::{self, Handle, Launch};
+use crate::worker::{PortSettings, Setup};
 
 /// Neighbours that may be asked for at a time; more are asked for again later.
 const WANTED: usize = 1024;
@@ -74,6 +75,27 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// What was seen of a worker's rounds.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    rounds: u64,
+    /// Checks in a row that saw no further round.
+    missed: u32,
+}
+
+impl Progress {
+    /// How many checks may see nothing. More than one: when the whole process was stopped, the first check afterwards may come
+    /// before the worker's first round.
+    const PATIENCE: u32 = 2;
+
+    /// Whether the worker, now at `rounds`, is alive.
+    fn is_made(&mut self, rounds: u64) -> bool {
+        self.missed = if rounds == self.rounds { self.missed + 1 } else { 0 };
+        self.rounds = rounds;
+        self.missed <= Self::PATIENCE
+    }
+}
+
 /// The running service.
 pub struct Service {
     path: PathBuf,
@@ -82,8 +104,9 @@ pub struct Service {
     devices: Vec<Device>,
     workers: Vec<WorkerView>,
     handles: Vec<Handle>,
-    rounds_seen: Vec<u64>,
+    progress: Vec<Progress>,
     figures: Figures,
+    generations: Arc<Generations>,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
@@ -133,6 +156,7 @@ impl Service {
         }
 
         let (wanted, wanted_from) = bounded(WANTED);
+        let generations = Arc::new(Generations::default());
         let blueprint = Blueprint::new(&config, &facts)?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
@@ -144,10 +168,15 @@ impl Service {
                 core: core.into(),
                 xsk: xsk_config(&config, &devices, number),
                 busy: config.workers.poll == Poll::Busy,
-                settings: settings(&config),
                 program: blueprint.program(number, &mut figures),
-                stats: Arc::clone(&stats),
-                wanted: wanted.clone(),
+                setup: Setup {
+                    settings: settings(&config),
+                    stats: Arc::clone(&stats),
+                    wanted: wanted.clone(),
+                    generations: Arc::clone(&generations),
+                    flows: config.workers.flows as usize,
+                    seed: seed(),
+                },
             };
             let (handle, sockets) = live::start(launch)?;
             handles.push(handle);
@@ -168,8 +197,8 @@ impl Service {
             steering: Arc::clone(&steering),
             on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
         };
-        let mirror = opened.follow(blueprint.routers(), wanted_from, watcher)?;
-        let rounds_seen = vec![u64::MAX; workers.len()];
+        let mirror = opened.follow(blueprint.routers(), wanted_from, Arc::clone(&generations), watcher)?;
+        let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         Ok(Service {
             path: path.to_owned(),
@@ -178,8 +207,9 @@ impl Service {
             devices,
             workers,
             handles,
-            rounds_seen,
+            progress,
             figures,
+            generations,
             mirror,
             steering,
             attachments,
@@ -192,8 +222,19 @@ impl Service {
     pub fn reload(&mut self) -> Result<Reloaded, String> {
         let result = self.try_reload();
         match &result {
-            Ok(_) => self.reloads.applied += 1,
-            Err(_) => self.reloads.refused += 1,
+            Ok(done) => {
+                self.reloads.applied += 1;
+                for warning in &done.warnings {
+                    tracing::warn!("{warning}");
+                }
+                for change in &done.changes {
+                    tracing::info!("reloaded: {change}");
+                }
+            }
+            Err(error) => {
+                self.reloads.refused += 1;
+                tracing::error!("the configuration was not reloaded:\n{error}");
+            }
         }
         self.reloads.last_applied = result.is_ok();
         result
@@ -220,6 +261,8 @@ impl Service {
         for (number, (handle, program)) in self.handles.iter().zip(programs).enumerate() {
             handle.install(number, program).map_err(|error| error.to_string())?;
         }
+        // What the old chains did to a flow is not done any more from here on.
+        self.generations.bump([Slot::CONFIG]);
         self.figures.retain(&config);
         self.config = config;
         Ok(Reloaded {
@@ -228,23 +271,27 @@ impl Service {
         })
     }
 
-    /// Whether every worker runs and has made rounds since the last time it was asked; the error names the one that has not.
-    pub fn check_workers(&mut self) -> Result<(), String> {
-        for ((view, handle), seen) in self.workers.iter().zip(&self.handles).zip(&mut self.rounds_seen) {
-            let rounds = view.stats.rounds.get();
+    /// Whether the kernel is followed, and every worker runs and makes rounds; the error names what does not. To be asked
+    /// regularly.
+    pub fn check(&mut self) -> Result<(), String> {
+        if !self.mirror.is_alive() {
+            return Err("the thread that follows the kernel has ended unexpectedly".to_owned());
+        }
+        for ((view, handle), progress) in self.workers.iter().zip(&self.handles).zip(&mut self.progress) {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));
             }
-            if rounds == *seen {
+            if !progress.is_made(view.stats.rounds.get()) {
                 return Err(format!("worker {} makes no progress", view.number));
             }
-            *seen = rounds;
         }
         Ok(())
     }
 
     /// Gives the interfaces back to the kernel and ends everything, in order.
     pub fn stop(&mut self) {
+        // First, so that no change of the host makes the interfaces ours again meanwhile.
+        self.mirror.stop();
         {
             let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
             for device in &self.devices {
@@ -260,7 +307,6 @@ impl Service {
                 tracing::error!(%error, "the XDP program could not be detached");
             }
         }
-        self.mirror.stop();
         for handle in &mut self.handles {
             handle.stop();
         }
@@ -343,6 +389,13 @@ fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interf
     }
 }
 
+/// A seed that nobody outside can guess: the standard library's own, drawn from the system's randomness.
+fn seed() -> u128 {
+    use std::hash::{BuildHasher, RandomState};
+    let draw = || u128::from(RandomState::new().hash_one(0u8));
+    draw() << 64 | draw()
+}
+
 fn settings(config: &Config) -> Vec<PortSettings> {
     let settings = config
         .interfaces
@@ -410,5 +463,17 @@ impl Watcher for SteerWatcher {
                 tracing::error!(%error, device = %facts.device, "the XDP program could not be told of the interface");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_dead_when_several_checks_see_no_round() {
+        let mut progress = Progress::default();
+        assert!([1, 2, 2, 2, 3, 3, 3].map(|rounds| progress.is_made(rounds)).iter().all(|made| *made));
+        assert!(!progress.is_made(3));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Requests: `{"command":"reload"}` and `{"command":"show","what":"interfaces"}`. Answers hold `error` when refused.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,9 +48,16 @@ pub async fn open(path: &Path) -> std::io::Result<Socket> {
             "another throughway answers on this socket; stop it, or set another api.socket",
         ));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                "there is something else than a socket here, and it is not removed; set another api.socket",
+            ));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -110,5 +117,29 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             Some(value) => json!({ "value": value }),
             None => json!({ "error": format!("there is no `{what}` to show") }),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_answers_is_replaced() {
+        let folder = std::env::temp_dir().join(format!("throughway-api-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("api.sock");
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(open(&path).await.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        let first = open(&path).await.unwrap();
+        assert_eq!(open(&path).await.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        // What a service leaves that was killed.
+        let left = folder.join("left.sock");
+        drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+        assert!(left.exists() && open(&left).await.is_ok());
+        drop(first);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use prometheus::{Encoder, TextEncoder};
 use throughway_vnf::DropReason;
 
 use crate::app::Service;
-use crate::stats::{BATCH_BOUNDS, SocketStats};
+use crate::stats::{BATCH_BOUNDS, FlowStats, SocketStats};
 
 /// Serves `/metrics` until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, service: Arc<Mutex<Service>>) -> std::io::Result<()> {
@@ -188,6 +188,13 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
         &of_worker,
         stats.installs.get(),
     );
+
+    for (name, counter) in FlowStats::NAMES.iter().zip(&stats.flows.values) {
+        let help = format!("Flow cache: {}.", name.replace('_', " "));
+        page.counter(&format!("throughway_flow_cache_{name}_total"), &help, &of_worker, counter.get());
+    }
+    let help = "Flows that the worker remembers.";
+    page.gauge("throughway_flow_cache_flows", help, &of_worker, stats.flows.flows.get() as f64);
 
     for (interface, port) in service.interfaces().iter().zip(&stats.ports) {
         let labels = [("interface", interface.name.as_str()), ("worker", number.as_str())];

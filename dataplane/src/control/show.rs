@@ -67,6 +67,8 @@ fn workers(service: &Service) -> Value {
             "rounds": stats.rounds.get(),
             "idle_rounds": stats.idle_rounds.get(),
             "receive_packets": received,
+            "flows": stats.flows.flows.get(),
+            "flow_hits": stats.flows.values.first().map(Counter::get),
             "held": stats.held.get(),
             "originated": stats.originated.get(),
             "answers_suppressed": stats.answers_suppressed.get(),

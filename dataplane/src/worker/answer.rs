@@ -91,7 +91,7 @@ impl<I: PacketIo> Worker<I> {
                     headers: parsed,
                     action,
                     // An error about an error is never sent, so no chain is needed to route one back.
-                    chain: None,
+                    forwarded: false,
                     next_hop: origin.next_hop,
                     since: context.now,
                 };

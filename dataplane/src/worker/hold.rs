@@ -23,8 +23,9 @@ pub struct Held<F> {
     pub headers: Headers,
     /// What is to be done to it once the neighbour is known.
     pub action: Action,
-    /// The chain it walked.
-    pub chain: Option<usize>,
+    /// Whether it walked a chain; an ICMP error of our own did not. Which one is asked when its wait is over: a reload
+    /// meanwhile may have moved or renamed it.
+    pub forwarded: bool,
     /// The neighbour it waits for.
     pub next_hop: IpAddr,
     /// Since when.
@@ -148,7 +149,7 @@ mod tests {
             frame: last,
             headers: Headers::default(),
             action: Action::nothing(),
-            chain: None,
+            forwarded: false,
             next_hop: IpAddr::from([192, 0, 2, last]),
             since: Now(1),
         }

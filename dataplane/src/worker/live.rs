@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use throughway_io::PacketIo;
 use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
 use throughway_vnf::Now;
 
-use super::{PortSettings, Wanted, Worker};
+use super::{Setup, Worker};
 use crate::chain::Program;
-use crate::stats::{SocketStats, WorkerStats};
+use crate::stats::SocketStats;
 
 /// How long an idle worker sleeps at most before it looks for commands.
 const IDLE_SLEEP: Duration = Duration::from_millis(20);
 /// The same while packets wait for a neighbour or for room in a ring.
 const WAITING_SLEEP: Duration = Duration::from_millis(1);
+/// How long an order may take: a worker looks for orders every round, so this one hangs.
+const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the sockets' figures are read from the kernel.
 const FIGURES_EVERY: u64 = 250_000_000;
 
@@ -32,14 +34,10 @@ pub struct Launch {
     pub xsk: XskConfig,
     /// Poll without ever sleeping.
     pub busy: bool,
-    /// Facts about the ports.
-    pub settings: Vec<PortSettings>,
     /// What it runs.
     pub program: Program,
-    /// What it counts.
-    pub stats: Arc<WorkerStats>,
-    /// Where it asks for neighbours.
-    pub wanted: Sender<Wanted>,
+    /// The rest.
+    pub setup: Setup,
 }
 
 /// A socket that a started worker opened.
@@ -79,6 +77,9 @@ pub enum WorkerError {
     /// Its sockets could not be opened.
     #[error("worker {0}: {1}")]
     Sockets(usize, String),
+    /// It does not listen.
+    #[error("worker {0} makes no progress")]
+    Stuck(usize),
     /// It ended by itself.
     #[error("worker {0} has ended unexpectedly")]
     Gone(usize),
@@ -105,7 +106,12 @@ impl Handle {
             .send(Command::Install(Box::new(program), done))
             .map_err(|_| WorkerError::Gone(number))?;
         // The old program is freed here, off the packets' way.
-        installed.recv().map_err(|_| WorkerError::Gone(number)).map(drop)
+        match installed.recv_timeout(ORDER_PATIENCE) {
+            Ok(old) => drop(old),
+            Err(RecvTimeoutError::Timeout) => return Err(WorkerError::Stuck(number)),
+            Err(RecvTimeoutError::Disconnected) => return Err(WorkerError::Gone(number)),
+        }
+        Ok(())
     }
 
     /// Whether its thread still runs.
@@ -123,7 +129,7 @@ impl Handle {
 }
 
 fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
-    let Launch { number, core, xsk, busy, settings, program, stats, wanted } = launch;
+    let Launch { number, core, xsk, busy, program, setup } = launch;
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         let _ = ready.send(Err(WorkerError::Core(number, core)));
         return;
@@ -139,9 +145,9 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
         }
     };
     let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
-    let _ = stats.sockets.set(figures);
+    let _ = setup.stats.sockets.set(figures);
     let _ = ready.send(Ok(sockets));
-    run(Worker::new(io, program, settings, stats, wanted), orders, busy);
+    run(Worker::new(io, program, setup), orders, busy);
 }
 
 fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, Vec<OpenSocket>), String> {
@@ -188,6 +194,7 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
 }
 
 fn publish_figures(worker: &mut Worker<XskIo<'_>>) {
+    worker.publish_flows();
     let stats = Arc::clone(worker.stats());
     stats.outstanding.set(worker.io().outstanding() as u64);
     for (port, queue, figures) in stats.sockets.get().into_iter().flatten() {

@@ -2,11 +2,13 @@
 //!
 //! * [`Worker`]: the loop's state and one round of it, generic over the ports ([`PacketIo`]), so that tests, replay and the
 //!   live service run the very same code.
+//! * `fast`: packets of flows that are known: one lookup, one rewrite, however long the chain is.
 //! * [`hold`]: packets that wait for a neighbour.
 //! * [`answer`]: ICMP errors back to senders.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
+mod fast;
 pub mod hold;
 pub mod live;
 
@@ -15,10 +17,11 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
+use throughway_flow::{FlowCache, Generations, Policy, Round};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, Headers, PortId};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Answer, BATCH, Batch, Context, DropReason, Now, Packet};
+use throughway_vnf::{Answer, BATCH, Batch, Context, Dependencies, DropReason, Now, Packet};
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
@@ -38,6 +41,9 @@ const NEIGHBOUR_PATIENCE: u64 = 3_000_000_000;
 /// How often a neighbour that did not answer yet is asked for again, in nanoseconds.
 const ASK_AGAIN: u64 = 1_000_000_000;
 
+/// Flows that are looked at for their age in one round.
+const AGED_A_ROUND: usize = 16;
+
 /// What the worker must know of a port beside its queues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortSettings {
@@ -49,6 +55,8 @@ pub struct PortSettings {
 struct Outcome {
     headers: Headers,
     action: Action,
+    dependencies: Dependencies,
+    limit: u16,
     end: End,
 }
 
@@ -58,6 +66,22 @@ enum End {
     Drop(DropReason, Option<Answer>),
 }
 
+/// What a worker is made with, beside its ports and its program.
+pub struct Setup {
+    /// Facts about the ports, in their order.
+    pub settings: Vec<PortSettings>,
+    /// What it counts.
+    pub stats: Arc<WorkerStats>,
+    /// Where it asks for neighbours.
+    pub wanted: Sender<Wanted>,
+    /// How it learns that what it remembers of flows is no longer true.
+    pub generations: Arc<Generations>,
+    /// How many flows it remembers; with zero every packet walks its chain.
+    pub flows: usize,
+    /// Makes the flow cache's hash unpredictable. Random in the service, anything in tests.
+    pub seed: u128,
+}
+
 /// The state of one worker.
 pub struct Worker<I: PacketIo> {
     io: I,
@@ -65,21 +89,19 @@ pub struct Worker<I: PacketIo> {
     settings: Vec<PortSettings>,
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
+    generations: Arc<Generations>,
+    flows: Option<FlowCache>,
     received: Vec<I::Frame>,
+    unknown: Vec<I::Frame>,
     backlog: Vec<Vec<I::Frame>>,
     hold: Hold<I::Frame>,
     limiter: Limiter,
 }
 
 impl<I: PacketIo> Worker<I> {
-    /// A worker that runs `program` over `io`. Neighbours to be resolved are sent to `wanted`.
-    pub fn new(
-        io: I,
-        program: Program,
-        settings: Vec<PortSettings>,
-        stats: Arc<WorkerStats>,
-        wanted: Sender<Wanted>,
-    ) -> Self {
+    /// A worker that runs `program` over `io`.
+    pub fn new(io: I, program: Program, setup: Setup) -> Self {
+        let Setup { settings, stats, wanted, generations, flows, seed } = setup;
         let backlog = (0..io.ports()).map(|_| Vec::with_capacity(BACKLOG + BATCH)).collect();
         Worker {
             io,
@@ -87,7 +109,10 @@ impl<I: PacketIo> Worker<I> {
             settings,
             stats,
             wanted,
+            generations,
+            flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             received: Vec::with_capacity(BATCH),
+            unknown: Vec::with_capacity(BATCH),
             backlog,
             hold: Hold::default(),
             limiter: Limiter::default(),
@@ -97,17 +122,24 @@ impl<I: PacketIo> Worker<I> {
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
     pub fn round(&mut self, now: Now) -> usize {
         let context = Context { now };
+        // What waited longest goes first.
+        self.release_held(&context);
+        // Before any table is read: what is recorded in this round is true for this generation.
+        let generations = Arc::clone(&self.generations);
+        let round = Round::new(generations.epoch(), now.0);
         let mut total = 0;
         for port in 0..self.io.ports() {
             let port = PortId(port as u16);
             let count = self.io.receive(port, BATCH, &mut self.received);
             if count > 0 {
                 total += count;
-                self.batch(port, &context);
+                self.batch(port, &context, &round);
             }
         }
-        self.release_held(&context);
         self.program.tick(&context);
+        if let Some(flows) = &mut self.flows {
+            flows.age(now.0, AGED_A_ROUND, |_| ());
+        }
         self.send();
         self.stats.rounds.add(1);
         if total == 0 {
@@ -155,41 +187,57 @@ impl<I: PacketIo> Worker<I> {
         self.io
     }
 
-    fn batch(&mut self, port: PortId, context: &Context) {
-        let recompute = self.settings.get(port.index()).is_some_and(|settings| settings.recompute_checksums);
-        let mut bytes = 0;
-        let mut parsed: ArrayVec<Result<Headers, DropReason>, BATCH> = ArrayVec::new();
-        for frame in &mut self.received {
-            bytes += frame.bytes().len() as u64;
-            let headers = throughway_packet::parse(frame.bytes(), port);
-            if recompute && let Ok(headers) = &headers {
-                throughway_packet::apply::recompute_checksums(headers, frame.bytes_mut());
-            }
-            parsed.push(headers.map_err(DropReason::from));
-        }
+    fn batch(&mut self, port: PortId, context: &Context, round: &Round<'_>) {
+        let bytes = self.received.iter().map(|frame| frame.bytes().len() as u64).sum();
         self.stats.received(port, self.received.len(), bytes);
+        if self.settings.get(port.index()).is_some_and(|settings| settings.recompute_checksums) {
+            for frame in &mut self.received {
+                if let Ok(headers) = throughway_packet::parse(frame.bytes(), port) {
+                    throughway_packet::apply::recompute_checksums(&headers, frame.bytes_mut());
+                }
+            }
+        }
         let chain = self.program.chain_of(port);
-        let mut outcomes = walk(&mut self.program, chain, &self.received, &parsed, context).into_iter();
+        if self.flows.is_some() && chain.is_some() {
+            self.known(port, chain, round);
+        } else {
+            std::mem::swap(&mut self.received, &mut self.unknown);
+        }
+        if !self.unknown.is_empty() {
+            self.unknown(port, chain, context, round);
+        }
+    }
 
-        let mut received = std::mem::take(&mut self.received);
-        for (frame, headers) in received.drain(..).zip(parsed) {
+    /// Packets of flows that are not known, and those that have to be looked at by themselves: parse, walk the chain, record.
+    fn unknown(&mut self, port: PortId, chain: Option<usize>, context: &Context, round: &Round<'_>) {
+        let mut frames = std::mem::take(&mut self.unknown);
+        let parsed: ArrayVec<Result<Headers, DropReason>, BATCH> = frames
+            .iter()
+            .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
+            .collect();
+        let mut outcomes = walk(&mut self.program, chain, &frames, &parsed, context).into_iter();
+        for (frame, headers) in frames.drain(..).zip(parsed) {
             match headers {
                 Err(reason) => self.end(frame, port, reason),
                 Ok(_) => match outcomes.next() {
-                    Some(outcome) => self.conclude(frame, chain, outcome, context),
+                    Some(outcome) => {
+                        self.record(&outcome, round);
+                        self.conclude(frame, chain, outcome, context);
+                    }
                     None => self.end(frame, port, DropReason::NoChain),
                 },
             }
         }
-        self.received = received;
+        self.unknown = frames;
     }
 
     fn conclude(&mut self, frame: I::Frame, chain: Option<usize>, outcome: Outcome, context: &Context) {
-        let Outcome { headers, action, end } = outcome;
+        let Outcome { headers, action, end, .. } = outcome;
         match end {
             End::Send => self.execute(frame, chain, &headers, &action),
             End::AwaitNeighbour(next_hop) => {
-                let held = Held { frame, headers, action, chain, next_hop, since: context.now };
+                let forwarded = chain.is_some();
+                let held = Held { frame, headers, action, forwarded, next_hop, since: context.now };
                 self.hold_back(held, context);
             }
             End::Drop(reason, answer) => {
@@ -274,18 +322,20 @@ impl<I: PacketIo> Worker<I> {
                 None => None,
             });
         for (mut held, result) in ready {
+            let ingress = held.headers.ingress();
+            let chain = if held.forwarded { self.program.chain_of(ingress) } else { None };
             match result {
                 Ok((destination, source)) => {
                     throughway_packet::Edit::Ethernet { destination, source }
                         .record(&mut held.headers.clone(), &mut held.action);
-                    self.execute(held.frame, held.chain, &held.headers, &held.action);
+                    self.execute(held.frame, chain, &held.headers, &held.action);
                 }
                 Err(()) => {
-                    if let Some(chain) = held.chain {
+                    if let Some(chain) = chain {
                         let error = throughway_vnf::IcmpError::HostUnreachable;
                         self.answer(&held.frame, chain, &held.headers, error, context);
                     }
-                    self.end(held.frame, held.headers.ingress(), DropReason::NeighbourUnreachable);
+                    self.end(held.frame, ingress, DropReason::NeighbourUnreachable);
                 }
             }
         }
@@ -328,7 +378,13 @@ fn walk<F: Frame>(
                 None => End::Send,
             },
         };
-        outcomes.push(Outcome { headers: *packet.received(), action: *packet.action(), end });
+        outcomes.push(Outcome {
+            headers: *packet.received(),
+            action: *packet.action(),
+            dependencies: packet.dependencies(),
+            limit: packet.limit(),
+            end,
+        });
     }
     outcomes
 }

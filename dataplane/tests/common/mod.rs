@@ -9,8 +9,9 @@ use crossbeam::channel::{Receiver, bounded};
 use throughway::assemble::{Blueprint, Figures};
 use throughway::host::{HostFacts, NeighbourFacts};
 use throughway::stats::WorkerStats;
-use throughway::worker::{PortSettings, Wanted, Worker};
+use throughway::worker::{PortSettings, Setup, Wanted, Worker};
 use throughway_config::Config;
+use throughway_flow::Generations;
 use throughway_io::PacketIo;
 use throughway_io::memory::MemoryIo;
 use throughway_packet::PortId;
@@ -59,6 +60,7 @@ pub struct Bench {
     pub blueprint: Blueprint,
     pub wanted: Receiver<Wanted>,
     pub figures: Figures,
+    pub generations: Arc<Generations>,
     pub now: Now,
 }
 
@@ -75,8 +77,17 @@ impl Bench {
         let stats = WorkerStats::new(3);
         let io = MemoryIo::new(3, 4096, 2048);
         let program = blueprint.program(0, &mut figures);
-        let worker = Worker::new(io, program, settings, Arc::clone(&stats), wanted);
-        Bench { worker, stats, blueprint, wanted: wanted_from, figures, now: Now(1_000_000_000) }
+        let generations = Arc::new(Generations::default());
+        let setup = Setup {
+            settings,
+            stats: Arc::clone(&stats),
+            wanted,
+            generations: Arc::clone(&generations),
+            flows: config.workers.flows as usize,
+            seed: 1,
+        };
+        let worker = Worker::new(io, program, setup);
+        Bench { worker, stats, blueprint, wanted: wanted_from, figures, generations, now: Now(1_000_000_000) }
     }
 
     /// Lets a packet in and runs one round.

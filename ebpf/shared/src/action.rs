@@ -44,8 +44,8 @@ pub struct Action {
     pub dscp: u8,
     /// The drop reason's number.
     pub drop: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// How many functions of the chain judged the packet, from the first on: who is to be credited.
+    pub judged: u8,
     /// New source port, network order.
     pub source_port: [u8; 2],
     /// New destination port, network order.
@@ -75,7 +75,7 @@ impl Action {
             hops: 0,
             dscp: 0,
             drop: 0,
-            reserved: 0,
+            judged: 0,
             source_port: [0; 2],
             destination_port: [0; 2],
             ethernet_destination: [0; 6],
@@ -128,6 +128,7 @@ impl Action {
         self.l3_delta = checksum::add(self.l3_delta, next.l3_delta);
         self.l4_delta = checksum::add(self.l4_delta, next.l4_delta);
         self.hops = self.hops.saturating_add(next.hops);
+        self.judged = self.judged.saturating_add(next.judged);
         self.edits |= next.edits;
         self
     }

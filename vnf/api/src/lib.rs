@@ -17,6 +17,7 @@ pub mod verdict;
 
 pub use packet::{BATCH, Batch, Packet};
 pub use snapshot::Snapshot;
+pub use throughway_flow::{Dependencies, Slot};
 pub use throughway_packet::{Prefix, PrefixError};
 pub use verdict::{Answer, DropReason, IcmpError, Verdict};
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
+use throughway_flow::{Dependencies, Slot};
 use throughway_packet::{Action, Edit, Headers, PortId};
 
 use crate::verdict::{Answer, DropReason, Verdict};
@@ -31,6 +32,8 @@ pub struct Packet<'a> {
     view: Headers,
     action: Action,
     unresolved: Option<IpAddr>,
+    dependencies: Dependencies,
+    limit: u16,
     state: State,
 }
 
@@ -43,6 +46,8 @@ impl<'a> Packet<'a> {
             view: headers,
             action: Action::nothing(),
             unresolved: None,
+            dependencies: Dependencies::NONE,
+            limit: u16::MAX,
             state: State::Alive,
         }
     }
@@ -86,6 +91,33 @@ impl<'a> Packet<'a> {
     /// The next hop to be resolved before the packet can leave.
     pub fn awaited_neighbour(&self) -> Option<IpAddr> {
         self.unresolved
+    }
+
+    /// Says that the answer was made from what `slot` stands for (a route, a neighbour, a session): when that changes, later
+    /// packets of the flow are judged again. Everything depends on the configuration anyway.
+    pub fn depends_on(&mut self, slot: Slot) {
+        self.dependencies.add(slot);
+    }
+
+    /// What the answer was made from.
+    pub fn dependencies(&self) -> Dependencies {
+        self.dependencies
+    }
+
+    /// Says that the answer holds for IP packets of up to `len` bytes only, such as the MTU of the egress: longer ones of the
+    /// flow are judged by themselves.
+    pub fn limit_len(&mut self, len: u16) {
+        self.limit = self.limit.min(len);
+    }
+
+    /// The longest IP packet for which the answer holds, in bytes.
+    pub fn limit(&self) -> u16 {
+        self.limit
+    }
+
+    /// Counts a function that is about to judge the packet.
+    pub fn pass_on(&mut self) {
+        self.action.judged = self.action.judged.saturating_add(1);
     }
 
     /// Everything recorded so far, as one action.

@@ -344,10 +344,11 @@ impl FlowCache {
         if matches.any() { (second * WAYS + matches.way()) as u32 } else { NOWHERE }
     }
 
-    /// For a probe that did not find its flow where it seemed to be: another one had the same tag, or it is not here.
+    /// For a probe that did not find its flow where it seemed to be: another one had the same tag, it came in meanwhile, or it
+    /// is not here.
     #[cold]
     fn search(&mut self, probe: &Probe) -> Option<usize> {
-        let found = if probe.place == NOWHERE { None } else { self.find(probe.hash, &probe.key) };
+        let found = self.find(probe.hash, &probe.key);
         self.stats.misses += u64::from(found.is_none());
         found
     }

@@ -1,7 +1,7 @@
 //! What is kept of a flow, to the byte.
 //!
-//! A lookup touches three cache lines: a [`Bucket`] of sixteen ways with a tag and a stamp each (4 bytes a flow), and the two
-//! lines of one [`Entry`] (128 bytes). What only the slow path, ageing and output need is in a third place, [`Cold`] (40
+//! A lookup touches three cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and the two
+//! lines of one entry (128 bytes). What only the slow path, ageing and output need is in a third place, the cold part (40
 //! bytes). Together 172 bytes for every flow the cache has room for.
 
 use throughway_shared::action::Action;

@@ -121,7 +121,8 @@ impl Dependencies {
 
     /// Adds a slot; what is there already takes no room.
     pub fn add(&mut self, slot: Slot) {
-        if slot == Slot::ROUTES || self.0.contains(&slot) || self.0.contains(&Slot::ANY) {
+        let implied = slot == Slot::CONFIG || slot == Slot::ROUTES;
+        if implied || self.0.contains(&slot) || self.0.contains(&Slot::ANY) {
             return;
         }
         match self.0.iter_mut().find(|free| **free == Slot::CONFIG) {

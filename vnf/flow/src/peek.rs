@@ -47,7 +47,8 @@ impl Probe {
             len: headers.packet_len(),
             hop_limit: headers.hop_limit,
             checksum: headers.flags.has(Flags::L4_CHECKSUM),
-            ..Probe::default()
+            hash: 0,
+            place: u32::MAX,
         }
     }
 
@@ -131,7 +132,7 @@ fn ipv4(frame: &[u8], head: &[u8; L4_IPV4 + 8], ingress: PortId) -> Option<Probe
     // zeros.
     let sum: u64 = [w0, w1, w2, w3, w4].map(|word| u64::from(u32::from_ne_bytes(word))).iter().sum();
     let fits = (first == 0x45) & (fragment == 0) & (hop_limit > 1) & (end <= frame.len()) & (end <= 0xffff);
-    if !fits || sum % 0xffff != 0 {
+    if !fits || !sum.is_multiple_of(0xffff) {
         return None;
     }
     let [p0, p1, p2, p3, l0, l1, c0, c1] = *upper.first_chunk::<8>()?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use throughway_packet::{Edit, PortId};
 use throughway_vnf::counters::Counter;
-use throughway_vnf::{Answer, Batch, Context, DropReason, Function, IcmpError, Packet, Snapshot, Verdict};
+use throughway_vnf::{
+    Answer, Batch, Context, DropReason, Function, IcmpError, Packet, Slot, Snapshot, Verdict,
+};
 
 use crate::hash;
 use crate::martian::is_martian;
@@ -83,6 +85,9 @@ fn forward(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>) -> Ver
         return Verdict::Drop(DropReason::MartianAddress);
     }
     counters.lookups.add(1);
+    let route = Slot::route(headers.destination());
+    packet.depends_on(route);
+    let headers = packet.headers();
     let next_hops = match tables.fib.lookup(headers.destination()) {
         Some(Route::Forward(next_hops)) => Some(next_hops),
         Some(Route::NotOurs) => None,
@@ -119,6 +124,8 @@ fn send(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>, next_hops
     }
 
     let next_hop = hop.address(headers.destination());
+    packet.depends_on(Slot::neighbour(hop.port, next_hop));
+    packet.limit_len(egress.mtu.try_into().unwrap_or(u16::MAX));
     packet.edit(Edit::DecrementHops);
     packet.edit(Edit::Egress(hop.port));
     match tables.neighbours.get(hop.port, next_hop) {

@@ -1,8 +1,8 @@
 //! Keyed hashing: SipHash-1-3.
 //!
 //! Who sends packets chooses the keys of a table. With a secret seed and a pseudorandom function he cannot choose keys that meet in
-//! one bucket. A keyed folded multiply is some 10 ns faster, but its collisions can be found without knowing the seed;
-//! the slow path can afford the difference.
+//! one bucket. A keyed folded multiply is faster, but its collisions can be found without knowing the seed; the
+//! slow path, bound by cache misses, can afford the difference.
 
 /// The secret of a table's hash function: 128 random bits, chosen by whoever starts the process.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -161,7 +161,7 @@ impl std::fmt::Debug for SourceCounter {
 
 impl Part {
     fn home(&self, hash: u32) -> usize {
-        (u64::from(hash) * self.cells.len() as u64 >> 32) as usize
+        ((u64::from(hash) * self.cells.len() as u64) >> 32) as usize
     }
 
     fn after(&self, at: usize) -> usize {

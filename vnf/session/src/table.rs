@@ -544,3 +544,30 @@ impl<S> std::fmt::Debug for SessionTable<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use throughway_shared::flow::mapped;
+
+    #[test]
+    fn a_slot_whose_generations_are_used_up_is_not_used_again() {
+        let table = SessionTable::new(Config::new(2, Seed([1, 2])));
+        let new = |number| {
+            let forward = SessionKey { source: mapped([10, 0, 0, number]), ..SessionKey::default() };
+            let (class, timeout) = (Class::Established, Duration::from_secs(9));
+            NewSession { forward, reverse: forward.reversed(), class, timeout, state: number }
+        };
+        for life in &table.shards[0].life {
+            life.store(Life { generation: LAST_GENERATION, seen: 0 }.word(), Ordering::Relaxed);
+        }
+        let ids = [1, 2].map(|number| table.insert(new(number), Now(0), |_| {}).unwrap());
+        assert_eq!(table.remove(ids[0]).map(|removed| removed.state), Some(1));
+        assert!(table.remove(ids[0]).is_none() && !table.keep_alive(ids[0], Now(0)));
+        assert_eq!(table.insert(new(3), Now(0), |_| {}), Err(InsertError::Full));
+        assert_eq!(table.read(ids[1], |state, _| *state), Some(2));
+        let mut shown = 0;
+        table.walk(crate::Cursor::default(), |_, _, _| shown += 1);
+        assert_eq!(shown, 1);
+    }
+}

@@ -1,5 +1,6 @@
 //! Capacity, quotas, ageing budgets, memory.
 #![cfg(not(loom))]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -196,5 +197,5 @@ fn a_session_takes_at_most_128_bytes_with_both_keys() {
     );
     assert!(measured[..3].iter().all(|&bytes| bytes > 100.0 && bytes <= 128.0), "{measured:?}");
     // The second pair of addresses is kept apart.
-    assert!(measured[3] <= 168.0, "{measured:?}");
+    assert!(measured[3] <= 172.0, "{measured:?}");
 }

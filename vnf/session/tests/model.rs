@@ -1,5 +1,6 @@
 //! The table against a naive model: a list of sessions and a clock.
 #![cfg(not(loom))]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

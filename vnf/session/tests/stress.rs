@@ -1,5 +1,6 @@
 //! Many threads on one table: no session is lost, doubled or mistaken for another.
 #![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,0 +1,127 @@
+//! Packets of flows that are known: one lookup, one rewrite, however long the chain is.
+//!
+//! The first packet of a flow walks the chain, and what the chain did is recorded as one action ([`Worker::record`]). Later
+//! packets get that action executed at once ([`Worker::known`]). An entry that was made from something that changed is not
+//! used: the packet walks the chain, and the entry is made anew.
+
+use arrayvec::ArrayVec;
+use throughway_flow::{Credits, NewFlow, Probe, Round, cacheable, peek};
+use throughway_io::{Frame, PacketIo};
+use throughway_packet::{Action, PortId, edits};
+use throughway_vnf::{BATCH, DropReason};
+
+use super::{End, Outcome, Worker};
+
+/// Functions in a chain that are told apart when hits are credited; the rest of a longer chain is credited as one.
+const DEEPEST: usize = 32;
+
+impl<I: PacketIo> Worker<I> {
+    /// Executes what is known of the received packets' flows. What is not known is left in `unknown`, in order.
+    pub(super) fn known(&mut self, port: PortId, chain: Option<usize>, round: &Round<'_>) {
+        let Some(flows) = &mut self.flows else { return };
+        let mut probes: ArrayVec<Probe, BATCH> = ArrayVec::new();
+        let mut readable: u64 = 0;
+        for (index, frame) in self.received.iter().enumerate() {
+            if let Some(probe) = peek(frame.bytes(), port) {
+                readable |= 1 << index;
+                probes.push(probe);
+            }
+        }
+        flows.prepare(&mut probes);
+
+        let mut probes = probes.iter();
+        let mut judged = [0u64; DEEPEST + 1];
+        let mut entered = (0u64, 0u64);
+        let mut left = (0u64, 0u64);
+        let mut received = std::mem::take(&mut self.received);
+        for (index, mut frame) in received.drain(..).enumerate() {
+            let probe = if readable & (1 << index) != 0 { probes.next() } else { None };
+            let Some(flows) = &mut self.flows else { continue };
+            let Some((probe, action)) = probe.and_then(|probe| Some((probe, flows.lookup(probe, round)?)))
+            else {
+                self.unknown.push(frame);
+                continue;
+            };
+            let len = frame.bytes().len() as u64;
+            entered = (entered.0 + 1, entered.1 + len);
+            if let Some(count) = judged.get_mut(usize::from(action.judged).min(DEEPEST)) {
+                *count += 1;
+            }
+            if action.has(edits::DROP) {
+                let reason = DropReason::ALL.get(usize::from(action.drop)).copied();
+                self.end(frame, port, reason.unwrap_or(DropReason::NoEgress));
+                continue;
+            }
+            let egress = PortId(action.egress);
+            probe.apply(action, frame.bytes_mut());
+            left = (left.0 + 1, left.1 + len);
+            self.enqueue(frame, port, egress);
+        }
+        self.received = received;
+        self.credit(chain, &judged, entered, left);
+    }
+
+    /// Credits chain and functions with packets that were not walked through them.
+    fn credit(
+        &self,
+        chain: Option<usize>,
+        judged: &[u64; DEEPEST + 1],
+        entered: (u64, u64),
+        left: (u64, u64),
+    ) {
+        let Some(chain) = chain.and_then(|chain| self.program.chains.get(chain)).filter(|_| entered.0 > 0)
+        else {
+            return;
+        };
+        chain.stats.entered.add(entered.0, entered.1);
+        chain.stats.left.add(left.0, left.1);
+        let mut reached = entered.0 - judged[0];
+        for (depth, &function) in chain.run.iter().enumerate() {
+            if reached == 0 {
+                break;
+            }
+            if let Some(function) = self.program.functions.get(function) {
+                function.stats.packets.add(reached);
+            }
+            // Those whose last function this was; of forwarded packets it was the last of the chain.
+            let ended = judged.get(depth + 1).copied().unwrap_or(0);
+            if let Some(function) = self.program.functions.get(function) {
+                let forwarded = if depth + 1 == chain.run.len() { left.0 } else { 0 };
+                function.stats.dropped.add(ended.saturating_sub(forwarded));
+            }
+            reached -= ended;
+        }
+    }
+
+    /// Records what the chain did, if later packets of the flow may have it done again.
+    pub(super) fn record(&mut self, outcome: &Outcome, round: &Round<'_>) {
+        let Some(flows) = &mut self.flows else { return };
+        if !cacheable(&outcome.headers) {
+            return;
+        }
+        let (action, limit) = match &outcome.end {
+            End::Send => (outcome.action, outcome.limit),
+            // Who is told of a drop is told of each, so only silent ones are remembered; and only those that a function
+            // decided, as that is who is credited.
+            End::Drop(reason, None) if *reason != DropReason::NoEgress => {
+                let judged = outcome.action.judged;
+                (Action { edits: edits::DROP, drop: *reason as u8, judged, ..Action::nothing() }, u16::MAX)
+            }
+            End::Drop(..) | End::AwaitNeighbour(_) => return,
+        };
+        let new = NewFlow {
+            action: &action,
+            dependencies: outcome.dependencies,
+            credits: Credits::default(),
+            limit,
+        };
+        flows.install(&Probe::of(&outcome.headers), &new, round, |_| ());
+    }
+
+    /// Copies the flow cache's figures to where others can read them.
+    pub fn publish_flows(&self) {
+        if let Some(flows) = &self.flows {
+            self.stats.flows.publish(flows);
+        }
+    }
+}

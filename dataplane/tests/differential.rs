@@ -1,0 +1,296 @@
+//! The project's safety net: whatever the chain, the configuration and the packets, with the flow cache and without it the
+//! same bytes come out, for the same reasons, and the same figures are counted. Every function is put under it.
+
+#![allow(clippy::unwrap_used, reason = "a failed test")]
+
+mod common;
+
+use common::{Bench, HOST_LAN, HOST_WAN, facts};
+use proptest::prelude::*;
+use throughway::assemble::{Blueprint, router};
+use throughway::host::{HostFacts, NeighbourFacts, NextHopFacts, RouteFacts, RouteKind};
+use throughway_config::Config;
+use throughway_flow::Slot;
+use throughway_packet::PortId;
+use throughway_packet::build::PacketBuilder;
+
+/// What happens to the box.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Packets come in together, each as (port, flow, kind).
+    Packets(Vec<(u16, u8, Kind)>),
+    /// A neighbour moves to the MAC address with this last byte, or is no longer known.
+    Neighbour(u8, Option<u8>),
+    /// A /24 of one of the destinations changes what it does.
+    Route(u8, Change),
+    /// Another configuration comes into force.
+    Reload(usize),
+    /// Time passes, in milliseconds.
+    Wait(u64),
+}
+
+/// What is special about a packet.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Plain,
+    Tcp(u8),
+    HopLimit(u8),
+    Length(u16),
+    Options,
+    Fragment,
+    Echo,
+    NoChecksum,
+    Sctp,
+    Damaged(u8),
+    Tagged,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Absent,
+    Kind(RouteKind),
+    Via(u16),
+}
+
+const CONFIGS: [&str; 4] = [
+    "
+functions:
+  classes: { marker: { rules: [ { protocol: udp, to-port: 1-3, dscp: ef }, { protocol: tcp, dscp: cs1 } ] } }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [classes, core] }
+  inbound: { from: [wan, dmz], run: [core] }
+",
+    "
+functions:
+  first: { marker: { rules: [ { dscp: af11 } ] } }
+  second: { marker: { rules: [ { family: ipv4, dscp: af21 } ] } }
+  core: { router: { routes: [ { prefix: 10.2.5.0/24, blackhole: true } ] } }
+  third: { marker: { rules: [ { source: 10.1.0.0/16, dscp: cs7 } ] } }
+chains:
+  outbound: { from: lan, run: [first, second, core, third] }
+  inbound: { from: wan, run: [core, first] }
+",
+    "
+functions:
+  core: { router: { kernel-routes: false, routes: [ { prefix: 0.0.0.0/0, via: 10.2.0.10 } ] } }
+chains:
+  outbound: { from: [lan, dmz], run: [core] }
+",
+    "
+functions:
+  core: { router: { routes: [ { prefix: 10.2.0.0/16, unreachable: true, metric: 7 } ] } }
+  edge: { router: { routes: [ { prefix: \"fd00:2::/32\", via: \"fd00:2::10\" } ] } }
+chains:
+  outbound: { from: lan, run: [edge] }
+  inbound: { from: [wan, dmz], run: [core] }
+",
+];
+
+fn config(number: usize, flows: u32) -> String {
+    let interfaces = "interfaces: { lan: { device: lan0 }, wan: { device: wan0 }, dmz: { device: dmz0 } }";
+    format!("{interfaces}\nworkers: {{ flows: {flows} }}{}", CONFIGS[number % CONFIGS.len()])
+}
+
+/// One of sixteen flows, from the lan or back.
+fn frame(port: u16, flow: u8, kind: Kind) -> Vec<u8> {
+    let (net, host) = (u16::from(flow >> 1 & 3), 10 + u16::from(flow >> 3 & 1));
+    let (from, to) = if port == 0 { ([1, 0, 10], [2, net, host]) } else { ([2, net, host], [1, 0, 10]) };
+    let builder = if flow & 1 == 0 {
+        let address = |[a, b, c]: [u16; 3]| [10, a as u8, b as u8, c as u8];
+        PacketBuilder::ipv4(address(from), address(to))
+    } else {
+        // The hosts are called ::10 and ::11.
+        let address = |[a, b, c]: [u16; 3]| [0xfd00, a, b, 0, 0, 0, 0, c + 6];
+        PacketBuilder::ipv6(address(from), address(to))
+    };
+    let mac = [2, 0, 0, 0, 0, port as u8];
+    let builder = builder.ethernet(mac, if port == 0 { HOST_LAN } else { HOST_WAN });
+    let (sport, dport) = (1000 + u16::from(flow), u16::from(flow % 5));
+    let udp = |builder: PacketBuilder| builder.udp(sport, dport).payload(&[flow; 20]);
+    match kind {
+        Kind::Plain => udp(builder).finish(),
+        Kind::Tcp(flags) => builder.tcp(sport, dport, flags).payload(&[flow; 9]).finish(),
+        Kind::HopLimit(hops) => udp(builder.hop_limit(hops)).finish(),
+        Kind::Length(len) => {
+            builder.dont_fragment().udp(sport, dport).payload(&vec![flow; len.into()]).finish()
+        }
+        Kind::Options if flow & 1 == 0 => udp(builder.options(&[1, 1, 1, 0])).finish(),
+        Kind::Options => udp(builder.extension(60, &[1, 4, 0, 0, 0, 0])).finish(),
+        Kind::Fragment => builder.fragment(64, true).protocol(17).payload(&[flow; 64]).finish(),
+        Kind::Echo => builder.echo_request(sport, 1).finish(),
+        Kind::NoChecksum => builder.udp_without_checksum(sport, dport).payload(&[flow; 20]).finish(),
+        Kind::Sctp => builder.sctp(sport, dport).payload(&[flow; 20]).finish(),
+        Kind::Damaged(at) => {
+            let mut frame = udp(builder).finish();
+            let at = usize::from(at) % frame.len();
+            frame[at] ^= 0x5a;
+            frame
+        }
+        Kind::Tagged => udp(builder.vlan(7)).finish(),
+    }
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        8 => Just(Kind::Plain),
+        3 => prop_oneof![Just(0x10u8), Just(0x18), Just(0x02), Just(0x11), Just(0x04)].prop_map(Kind::Tcp),
+        1 => (0u8..4).prop_map(Kind::HopLimit),
+        1 => (1300u16..1472).prop_map(Kind::Length),
+        1 => Just(Kind::Options),
+        1 => Just(Kind::Fragment),
+        1 => Just(Kind::Echo),
+        1 => Just(Kind::NoChecksum),
+        1 => Just(Kind::Sctp),
+        1 => any::<u8>().prop_map(Kind::Damaged),
+        1 => Just(Kind::Tagged),
+    ]
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let route = prop_oneof![
+        Just(Change::Absent),
+        Just(Change::Kind(RouteKind::Blackhole)),
+        Just(Change::Kind(RouteKind::Prohibit)),
+        (0u16..3).prop_map(Change::Via),
+    ];
+    prop_oneof![
+        10 => prop::collection::vec((0u16..2, 0u8..16, kinds()), 1..40).prop_map(Event::Packets),
+        2 => (0u8..4, prop::option::of(1u8..4)).prop_map(|(host, mac)| Event::Neighbour(host, mac)),
+        2 => (0u8..4, route).prop_map(|(net, change)| Event::Route(net, change)),
+        1 => (0..CONFIGS.len()).prop_map(Event::Reload),
+        1 => prop_oneof![1u64..50, 900u64..5000, 50_000u64..100_000].prop_map(Event::Wait),
+    ]
+}
+
+/// Changes the host; returns what has to be judged again.
+fn change(host: &mut HostFacts, event: &Event) -> Vec<Slot> {
+    match *event {
+        Event::Neighbour(which, mac) => {
+            let address =
+                ["10.2.0.10", "fd00:2::10", "10.1.0.10", "fd00:1::10"][usize::from(which)].parse().unwrap();
+            let port = if which < 2 { 1 } else { 0 };
+            host.neighbours.retain(|neighbour| neighbour.address != address);
+            if let Some(last) = mac {
+                let mac = [2, 7, 7, 7, 7, last];
+                host.neighbours.push(NeighbourFacts { port, address, mac, state: "reachable".into() });
+            }
+            vec![Slot::neighbour(PortId(port), address)]
+        }
+        Event::Route(net, what) => {
+            let prefix = (format!("10.2.{net}.0").parse().unwrap(), 24);
+            host.routes.retain(|route| route.prefix != prefix);
+            let (kind, hops) = match what {
+                Change::Absent => return Slot::of_prefix(prefix.0, prefix.1).collect(),
+                Change::Kind(kind) => (kind, Vec::new()),
+                Change::Via(port) => {
+                    let gateway = Some(format!("10.{}.0.10", port + 1).parse().unwrap());
+                    (RouteKind::Unicast, vec![NextHopFacts { port: Some(port), gateway, weight: 1 }])
+                }
+            };
+            let protocol = "static".to_owned();
+            host.routes.push(RouteFacts { table: 254, prefix, kind, metric: 0, protocol, next_hops: hops });
+            Slot::of_prefix(prefix.0, prefix.1).collect()
+        }
+        Event::Packets(_) | Event::Reload(_) | Event::Wait(_) => Vec::new(),
+    }
+}
+
+/// The frames that each port sent, and the figures.
+type Observation = (Vec<Vec<Vec<u8>>>, String);
+
+/// Everything that can be seen from outside.
+fn observe(bench: &mut Bench) -> Observation {
+    // Packets of different flows may overtake each other.
+    let sent = (0..3).map(|port| {
+        let mut frames = bench.sent(PortId(port));
+        frames.sort();
+        frames
+    });
+    let sent = sent.collect();
+    let mut figures = String::new();
+    for port in &bench.stats.ports {
+        let drops: Vec<u64> = port.drops.iter().map(|counter| counter.get()).collect();
+        let volumes = [&port.received, &port.sent].map(|volume| (volume.packets.get(), volume.bytes.get()));
+        figures.push_str(&format!("{volumes:?} {drops:?}\n"));
+    }
+    for entry in bench.figures.functions() {
+        let (packets, dropped) = (entry.stats.packets.get(), entry.stats.dropped.get());
+        figures.push_str(&format!("{} {packets} {dropped}\n", entry.name));
+    }
+    for entry in bench.figures.chains() {
+        let volumes = [&entry.stats.entered, &entry.stats.left]
+            .map(|volume| (volume.packets.get(), volume.bytes.get()));
+        figures.push_str(&format!("{} {volumes:?}\n", entry.name));
+    }
+    figures.push_str(&format!(
+        "held {} originated {} suppressed {}",
+        bench.stats.held.get(),
+        bench.stats.originated.get(),
+        bench.stats.answers_suppressed.get()
+    ));
+    (sent, figures)
+}
+
+/// What was seen after each event, and how often the cache was hit.
+fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
+    let mut host = facts();
+    let mut bench = Bench::new(&config(0, flows), &host);
+    let mut seen = Vec::new();
+    for event in events {
+        match event {
+            Event::Packets(packets) => {
+                for (port, flow, kind) in packets {
+                    assert!(bench.worker.io().inject(PortId(*port), &frame(*port, *flow, *kind)));
+                }
+            }
+            Event::Reload(number) => {
+                let (config, _) = Config::parse("test.yaml", &config(*number, flows)).unwrap();
+                bench.blueprint = Blueprint::new(&config, &host).unwrap();
+                let program = bench.blueprint.program(0, &mut bench.figures);
+                drop(bench.worker.install(program));
+                bench.generations.bump([Slot::CONFIG]);
+            }
+            Event::Wait(milliseconds) => bench.now.0 += milliseconds * 1_000_000,
+            Event::Neighbour(..) | Event::Route(..) => {
+                let slots = change(&mut host, event);
+                for spec in bench.blueprint.routers() {
+                    spec.tables.publish(router::tables(&host, &spec.config, None, 2));
+                }
+                bench.generations.bump(slots);
+            }
+        }
+        bench.round();
+        bench.assert_balance();
+        seen.push(observe(&mut bench));
+    }
+    bench.worker.publish_flows();
+    let hits = bench.stats.flows.values[0].get();
+    (seen, hits)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_cache_changes_nothing_but_the_price(events in prop::collection::vec(events(), 1..40)) {
+        let (without, none) = run(&events, 0);
+        prop_assert_eq!(none, 0);
+        // A small one, too, so that flows are evicted and refused.
+        for flows in [16, 4096] {
+            let (with, _) = run(&events, flows);
+            for (index, (with, without)) in with.iter().zip(&without).enumerate() {
+                prop_assert_eq!(&with.1, &without.1, "figures after {:?}", events.get(index));
+                prop_assert_eq!(&with.0, &without.0, "frames after {:?}", events.get(index));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cache_is_used() {
+    let packets = Event::Packets((0..16).map(|flow| (0, flow, Kind::Plain)).collect());
+    let (_, hits) = run(&vec![packets; 10], 4096);
+    // Flows to known neighbours: 10.2.0.10 and fd00:2::10 with their two port pairs each.
+    assert!(hits >= 9 * 2, "{hits} hits");
+}
