@@ -63,7 +63,12 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         let service = Arc::new(Mutex::new(Service::start(path, config)?));
         tokio::spawn(api::serve(socket, Arc::clone(&service)));
         if let Some(listener) = listener {
-            tokio::spawn(metrics::serve(listener, Arc::clone(&service)));
+            let served = metrics::serve(listener, Arc::clone(&service));
+            tokio::spawn(async {
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "the metrics page is no longer served");
+                }
+            });
         }
         // Not under systemd is not an error.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -4,6 +4,7 @@
 //! reads it, so that a capture is replayed with the tables of the machine it came from.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub struct HostFacts {
     #[serde(default)]
     pub broadcast: Vec<IpAddr>,
     /// The routes of all tables, without those of the kernel's own `local` table.
-    pub routes: Vec<RouteFacts>,
+    pub routes: Arc<Vec<RouteFacts>>,
     /// The neighbours that can be sent to, by our ports.
     pub neighbours: Vec<NeighbourFacts>,
 }

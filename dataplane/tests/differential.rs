@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Bench, HOST_LAN, HOST_WAN, facts};
 use proptest::prelude::*;
 use throughway::assemble::{Blueprint, router};
@@ -179,7 +181,7 @@ fn change(host: &mut HostFacts, event: &Event) -> Vec<Slot> {
         }
         Event::Route(net, what) => {
             let prefix = (format!("10.2.{net}.0").parse().unwrap(), 24);
-            host.routes.retain(|route| route.prefix != prefix);
+            Arc::make_mut(&mut host.routes).retain(|route| route.prefix != prefix);
             let (kind, hops) = match what {
                 Change::Absent => return Slot::of_prefix(prefix.0, prefix.1).collect(),
                 Change::Kind(kind) => (kind, Vec::new()),
@@ -189,7 +191,14 @@ fn change(host: &mut HostFacts, event: &Event) -> Vec<Slot> {
                 }
             };
             let protocol = "static".to_owned();
-            host.routes.push(RouteFacts { table: 254, prefix, kind, metric: 0, protocol, next_hops: hops });
+            Arc::make_mut(&mut host.routes).push(RouteFacts {
+                table: 254,
+                prefix,
+                kind,
+                metric: 0,
+                protocol,
+                next_hops: hops,
+            });
             Slot::of_prefix(prefix.0, prefix.1).collect()
         }
         Event::Packets(_) | Event::Reload(_) | Event::Wait(_) => Vec::new(),
@@ -255,7 +264,7 @@ fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
             Event::Neighbour(..) | Event::Route(..) => {
                 let slots = change(&mut host, event);
                 for spec in bench.blueprint.routers() {
-                    spec.tables.publish(router::tables(&host, &spec.config, None, 2));
+                    spec.tables.publish(router::tables(&host, &spec.config, None));
                 }
                 bench.generations.bump(slots);
             }

@@ -93,7 +93,7 @@ fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
         state: "reachable".into(),
     });
     for spec in bench.blueprint.routers() {
-        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None, 2));
+        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None));
     }
     bench.generations.bump([Slot::CONFIG]);
     bench.round();

@@ -1,7 +1,7 @@
 //! What the tests over the whole product share. Each file in `tests/` is one topic.
 //!
-//! * [`privileged`]: tests that need root say so when they are skipped, or fail where skipping is not allowed.
-//! * [`binary`]: the `throughway` under test.
+//! * [`privileged()`]: tests that need root say so when they are skipped, or fail where skipping is not allowed.
+//! * [`binary()`]: the `throughway` under test.
 //! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
 //! * [`config`]: configurations for the lab.
 //! * [`datagrams`]: numbered datagrams, counted one by one.

@@ -253,13 +253,22 @@ impl Service {
         }
         let figures = &mut self.figures;
         let workers = self.workers.len();
+        let followed = self.mirror.routers();
         let programs = self.mirror.replace_routers(|facts| {
             let blueprint = Blueprint::new(&config, facts).map_err(|error| error.to_string())?;
             let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
             Ok::<_, String>((blueprint.routers(), programs))
         })?;
-        for (number, (handle, program)) in self.handles.iter().zip(programs).enumerate() {
-            handle.install(number, program).map_err(|error| error.to_string())?;
+        if let Err(error) = self.install(programs) {
+            // `install` has put the old chains back; their tables are brought up to date and followed again.
+            let Ok(()) = self.mirror.replace_routers(|facts| {
+                for spec in &followed {
+                    spec.tables.publish(crate::assemble::router::tables(facts, &spec.config, None));
+                }
+                Ok::<_, std::convert::Infallible>((followed, ()))
+            });
+            self.generations.bump([Slot::CONFIG]);
+            return Err(error.to_string());
         }
         // What the old chains did to a flow is not done any more from here on.
         self.generations.bump([Slot::CONFIG]);
@@ -269,6 +278,26 @@ impl Service {
             changes: changes.iter().map(ToString::to_string).collect(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// Gives every worker its program. When one does not take it, those that did get their old one back.
+    fn install(&self, programs: Vec<crate::chain::Program>) -> Result<(), live::WorkerError> {
+        // What was replaced is freed here, off the packets' way.
+        let mut replaced = Vec::with_capacity(programs.len());
+        for (number, (handle, program)) in self.handles.iter().zip(programs).enumerate() {
+            match handle.install(number, program) {
+                Ok(old) => replaced.push(old),
+                Err(error) => {
+                    for (number, (handle, old)) in self.handles.iter().zip(replaced).enumerate() {
+                        if let Err(error) = handle.install(number, old) {
+                            tracing::error!(%error, "the old chains could not be put back");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether the kernel is followed, and every worker runs and makes rounds; the error names what does not. To be asked

@@ -58,7 +58,7 @@ impl Blueprint {
                 FunctionKind::Router(router) => Shared::Router(RouterSpec {
                     name: name.clone(),
                     config: router.clone(),
-                    tables: Snapshot::new(router::tables(facts, router, None, 1)),
+                    tables: Snapshot::new(router::tables(facts, router, None)),
                 }),
                 FunctionKind::Marker(marker) => Shared::Marker(
                     marker::rules(marker)

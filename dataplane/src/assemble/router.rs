@@ -13,12 +13,12 @@ use throughway_vnf::Prefix;
 use crate::host::{HostFacts, NextHopFacts, RouteFacts, RouteKind};
 
 /// Builds a router's tables. What did not change is taken over from `fib`, if it is given.
-pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>, generation: u64) -> Tables {
+pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>) -> Tables {
     let ports = Arc::new(ports(facts));
     let fib = fib.unwrap_or_else(|| Arc::new(build_fib(facts, config, &ports)));
     let neighbours =
         facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
-    Tables { ports, neighbours: Arc::new(neighbours.collect::<Neighbours>()), fib, generation }
+    Tables { ports, neighbours: Arc::new(neighbours.collect::<Neighbours>()), fib }
 }
 
 fn ports(facts: &HostFacts) -> Ports {

@@ -46,7 +46,6 @@ pub trait Watcher: Send {
 struct Shared {
     facts: Arc<HostFacts>,
     routers: Vec<RouterSpec>,
-    generation: u64,
     retired: Retired,
 }
 
@@ -97,7 +96,7 @@ pub fn open(names: Vec<(String, String)>) -> Result<Opened, KernelError> {
         OwnPort { name, device, ifindex }
     });
     let ports: Vec<_> = ports.collect();
-    let facts = Arc::new(facts(mirror.state(), &ports));
+    let facts = Arc::new(facts(mirror.state(), &ports, None));
     Ok(Opened { mirror, ports, facts })
 }
 
@@ -122,8 +121,7 @@ impl Opened {
     ) -> Result<MirrorHandle, FollowError> {
         let Opened { mut mirror, ports, facts } = self;
         let resolver = Resolver::open()?;
-        let shared =
-            Arc::new(Mutex::new(Shared { facts, routers, generation: 1, retired: Retired::default() }));
+        let shared = Arc::new(Mutex::new(Shared { facts, routers, retired: Retired::default() }));
         let overruns = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -216,28 +214,34 @@ fn apply(
     generations: &Generations,
     watcher: &mut impl Watcher,
 ) {
-    let facts = Arc::new(facts(mirror.state(), ports));
     let routes_changed = changes.overrun
         || !(changes.routes.is_empty()
             && changes.links.is_empty()
             && changes.addresses.is_empty()
             && changes.nexthops.is_empty());
-    {
+    let known = Arc::clone(&lock(shared).facts);
+    // A full table is large: it is copied only when it has changed.
+    let routes = (!routes_changed).then(|| Arc::clone(&known.routes));
+    let facts = Arc::new(facts(mirror.state(), ports, routes));
+    tell(&known, &facts, mirror.state(), changes);
+    let changed = changed_slots(&known, &facts, changes);
+    // Who replaces the routers from here on builds them from the new facts, so nothing is missed; and the tables are built
+    // without holding up anybody.
+    let routers = {
         let mut shared = lock(shared);
-        let Shared { facts: known, routers, generation, retired } = &mut *shared;
-        tell(known, &facts, mirror.state(), changes);
-        let changed = changed_slots(known, &facts, changes);
-        *generation += 1;
-        *known = Arc::clone(&facts);
-        for spec in routers.iter() {
-            let fib = (!routes_changed).then(|| Arc::clone(&spec.tables.read().fib));
-            retired.0.push(spec.tables.publish(router::tables(&facts, &spec.config, fib, *generation)));
-        }
-        // After the tables: who sees the new generation sees them too.
-        if !changed.is_empty() {
-            generations.bump(changed.iter().copied());
-        }
+        shared.facts = Arc::clone(&facts);
+        shared.routers.clone()
+    };
+    let replaced = routers.iter().map(|spec| {
+        let fib = (!routes_changed).then(|| Arc::clone(&spec.tables.read().fib));
+        spec.tables.publish(router::tables(&facts, &spec.config, fib))
+    });
+    let replaced: Vec<_> = replaced.collect();
+    // After the tables: who sees the new generation sees them too.
+    if !changed.is_empty() {
+        generations.bump(changed);
     }
+    lock(shared).retired.0.extend(replaced);
     let addresses_or_links = changes.overrun || !(changes.addresses.is_empty() && changes.links.is_empty());
     watcher.host_changed(&facts, addresses_or_links);
 }
@@ -245,7 +249,12 @@ fn apply(
 /// What the flow caches must not take for true any more.
 fn changed_slots(old: &HostFacts, new: &HostFacts, changes: &Changes) -> Vec<Slot> {
     // Ports and addresses are in everything that a router says; they seldom change.
-    if changes.overrun || old.ports != new.ports || old.local != new.local || !changes.nexthops.is_empty() {
+    if changes.overrun
+        || old.ports != new.ports
+        || old.local != new.local
+        || old.broadcast != new.broadcast
+        || !changes.nexthops.is_empty()
+    {
         return vec![Slot::CONFIG];
     }
     let routes = changes.routes.iter().flat_map(|key| Slot::of_prefix(key.prefix.address, key.prefix.len));
@@ -326,7 +335,9 @@ fn stale(facts: &HostFacts) -> impl Iterator<Item = (u32, IpAddr)> {
 }
 
 /// The kernel's state as the data plane sees it.
-fn facts(state: &State, own: &[OwnPort]) -> HostFacts {
+///
+/// `known` are the routes, where they have not changed.
+fn facts(state: &State, own: &[OwnPort], known: Option<Arc<Vec<RouteFacts>>>) -> HostFacts {
     let links: Vec<Option<&model::Link>> = own.iter().map(|port| state.links.get(&port.ifindex)).collect();
     let port_of = |ifindex: u32| -> Option<u16> {
         let position = links.iter().position(|link| link.is_some_and(|link| link.index == ifindex));
@@ -358,7 +369,7 @@ fn facts(state: &State, own: &[OwnPort]) -> HostFacts {
         ports: ports.collect(),
         local: state.addresses.keys().map(|key| key.address).collect::<BTreeSet<_>>().into_iter().collect(),
         broadcast: broadcasts(state).into_iter().collect(),
-        routes: routes(state, &port_of),
+        routes: known.unwrap_or_else(|| Arc::new(routes(state, &port_of))),
         neighbours: neighbours.collect(),
     }
 }
@@ -445,11 +456,11 @@ mod tests {
     fn a_device_that_took_the_name_of_ours_is_not_ours() {
         let mut state = State::default();
         state.links.insert(9, link(9, "eth1"));
-        let port = facts(&state, &own()).ports.remove(0);
+        let port = facts(&state, &own(), None).ports.remove(0);
         assert_eq!((port.ifindex, port.up), (0, false));
         // And ours stays ours under another name.
         state.links.insert(4, link(4, "renamed"));
-        assert_eq!(facts(&state, &own()).ports[0].ifindex, 4);
+        assert_eq!(facts(&state, &own(), None).ports[0].ifindex, 4);
     }
 
     #[test]
@@ -465,7 +476,7 @@ mod tests {
             };
             state.addresses.insert(key, model::Address { tentative, ..model::Address::default() });
         }
-        let facts = facts(&state, &own());
+        let facts = facts(&state, &own(), None);
         assert_eq!(facts.ports[0].addresses, [("fd00::1".parse().unwrap(), 64)]);
         assert_eq!(facts.local.len(), 2, "what is sent to it is the kernel's all the same");
     }

@@ -6,7 +6,7 @@ use throughway_vnf::counters::Counter;
 
 use crate::app::Service;
 use crate::host::{HostFacts, mac_to_text};
-use crate::stats::PortStats;
+use crate::stats::{PortStats, SocketStats};
 
 /// One aspect of the state by its name, or `None` when there is no such aspect.
 pub fn show(service: &Service, what: &str) -> Option<Value> {
@@ -164,6 +164,31 @@ fn drops(service: &Service) -> Value {
                     "packets": count,
                     "explanation": reason.explanation().trim(),
                 }));
+            }
+        }
+    }
+    for worker in service.workers() {
+        for (port, queue, socket) in worker.stats.sockets.get().into_iter().flatten() {
+            let interface = service.interfaces().get(port.index()).map_or("", |view| view.name.as_str());
+            for (name, counter) in SocketStats::NAMES.iter().zip(&socket.values) {
+                let explanation = match *name {
+                    "rx_dropped" => {
+                        "The kernel had no free frame for the packet: the worker was too slow for too long; more workers.frames bridge it."
+                    }
+                    "rx_ring_full" => "The receive ring was full: the worker was too slow for too long.",
+                    "tx_dropped" => "The driver refused the packet.",
+                    "rx_oversized" => "The packet did not fit into one frame.",
+                    _ => continue,
+                };
+                if counter.get() > 0 {
+                    rows.push(json!({
+                        "interface": interface,
+                        "where": format!("socket {queue}"),
+                        "reason": name.replace('_', "-"),
+                        "packets": counter.get(),
+                        "explanation": explanation,
+                    }));
+                }
             }
         }
     }

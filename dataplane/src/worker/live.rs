@@ -99,19 +99,16 @@ pub fn start(launch: Launch) -> Result<(Handle, Vec<OpenSocket>), WorkerError> {
 }
 
 impl Handle {
-    /// Replaces the program at the next batch boundary; returns when it is in force.
-    pub fn install(&self, number: usize, program: Program) -> Result<(), WorkerError> {
+    /// Replaces the program at the next batch boundary; returns the old one when the new one is in force.
+    pub fn install(&self, number: usize, program: Program) -> Result<Program, WorkerError> {
         let (done, installed) = bounded(1);
         self.commands
             .send(Command::Install(Box::new(program), done))
             .map_err(|_| WorkerError::Gone(number))?;
-        // The old program is freed here, off the packets' way.
-        match installed.recv_timeout(ORDER_PATIENCE) {
-            Ok(old) => drop(old),
-            Err(RecvTimeoutError::Timeout) => return Err(WorkerError::Stuck(number)),
-            Err(RecvTimeoutError::Disconnected) => return Err(WorkerError::Gone(number)),
-        }
-        Ok(())
+        installed.recv_timeout(ORDER_PATIENCE).map(|old| *old).map_err(|error| match error {
+            RecvTimeoutError::Timeout => WorkerError::Stuck(number),
+            RecvTimeoutError::Disconnected => WorkerError::Gone(number),
+        })
     }
 
     /// Whether its thread still runs.

@@ -25,8 +25,6 @@ pub struct Tables {
     pub neighbours: Arc<Neighbours>,
     /// The routes.
     pub fib: Arc<Fib>,
-    /// Higher with every publication: what was judged from older tables has to be judged again.
-    pub generation: u64,
 }
 
 impl Tables {

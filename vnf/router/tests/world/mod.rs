@@ -100,7 +100,6 @@ pub(crate) fn tables() -> Tables {
         ports: Arc::new(ports),
         neighbours: Arc::new(neighbours.into_iter().collect::<Neighbours>()),
         fib: Arc::new(fib.build()),
-        generation: 1,
     }
 }
 
