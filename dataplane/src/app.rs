@@ -16,8 +16,10 @@ use crate::cli::Failure;
 use crate::control::{api, metrics};
 
 pub mod devices;
+pub mod remembered;
 pub mod service;
 
+use remembered::Remembered;
 pub use service::{InterfaceView, Reloaded, Reloads, Service, WorkerView};
 
 /// What the command line says over the configuration.
@@ -60,7 +62,7 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
 
-        let service = Arc::new(Mutex::new(Service::start(path, config)?));
+        let service = Arc::new(Mutex::new(Service::start(path, config, Remembered::read(&socket_path))?));
         tokio::spawn(api::serve(socket, Arc::clone(&service)));
         if let Some(listener) = listener {
             let served = metrics::serve(listener, Arc::clone(&service));

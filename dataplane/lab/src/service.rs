@@ -34,6 +34,10 @@ pub struct Service {
     notices: Notices,
 }
 
+/// What the service may do in the lab: what its systemd unit lets it do, and CAP_IPC_LOCK for the unit's unlimited locked
+/// memory. So whatever works here works there.
+const CAPABILITIES: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
+
 impl Service {
     /// Starts `binary run config` in the box and waits until it says that it is ready.
     pub fn start(lab: &Lab, binary: &Path, config: &Path) -> Result<Service, LabError> {
@@ -50,7 +54,10 @@ impl Service {
         let metrics = METRICS.to_string();
         let [binary_text, config_text, socket_text, notify_text] =
             [binary, config, &socket, &notify].map(|path| path.to_string_lossy().into_owned());
-        let argv = [binary_text.as_str(), "run", &config_text, "--api", &socket_text, "--metrics", &metrics];
+        let confined =
+            ["setpriv", "--bounding-set", CAPABILITIES, "--inh-caps", CAPABILITIES, "--no-new-privs"];
+        let run = [binary_text.as_str(), "run", &config_text, "--api", &socket_text, "--metrics", &metrics];
+        let argv: Vec<&str> = confined.into_iter().chain(run).collect();
         let env = [("NOTIFY_SOCKET", notify_text.as_str())];
         let guard = lab.spawn_with(Host::Box, &argv, &format!("{name}.log"), &env)?;
         let mut service =

@@ -12,6 +12,7 @@ use throughway_shared::steer;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
+use super::remembered::Remembered;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures};
 use crate::cli::Failure;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
@@ -110,12 +111,13 @@ pub struct Service {
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
+    remembered: Remembered,
     reloads: Reloads,
 }
 
 impl Service {
     /// Starts everything, in order; on an error, what was started is undone.
-    pub fn start(path: &Path, config: Config) -> Result<Self, Failure> {
+    pub fn start(path: &Path, config: Config, mut remembered: Remembered) -> Result<Self, Failure> {
         let names = config
             .interfaces
             .iter()
@@ -137,7 +139,11 @@ impl Service {
                 XdpMode::Native => Mode::Native,
                 XdpMode::Generic => Mode::Generic,
             };
-            let attachment = steering.attach(device.ifindex, &device.name, mode)?;
+            let known = remembered.program(device.ifindex);
+            let attachment = steering.attach_after(device.ifindex, &device.name, mode, known)?;
+            if let Err(error) = remembered.attached(device.ifindex, attachment.program_id()) {
+                tracing::warn!(%error, "should this instance be killed, the next one needs CAP_SYS_ADMIN to take over");
+            }
             let view = InterfaceView {
                 name: interface.name.to_string(),
                 device: device.name.clone(),
@@ -213,6 +219,7 @@ impl Service {
             mirror,
             steering,
             attachments,
+            remembered,
             reloads,
         })
     }
@@ -336,6 +343,7 @@ impl Service {
                 tracing::error!(%error, "the XDP program could not be detached");
             }
         }
+        self.remembered.forget();
         for handle in &mut self.handles {
             handle.stop();
         }

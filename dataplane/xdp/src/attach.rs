@@ -3,7 +3,7 @@
 //! Over netlink rather than by a link owned by the process, so that the program stays when the process is killed: see
 //! `docs/adr/0003-attach-over-netlink.md`.
 
-use std::{fmt, io, os::fd::AsFd as _};
+use std::{fmt, io, os::fd::AsFd};
 
 use aya::programs::{ProgramError, ProgramFd, ProgramInfo, loaded_programs};
 use throughway_shared::steer::PROGRAM;
@@ -249,6 +249,12 @@ impl Attachment {
         self.fallback.as_deref()
     }
 
+    /// The kernel's number of the program. Who remembers it can take over from this instance, should it die, without
+    /// CAP_SYS_ADMIN: see [`Steering::attach_after`](crate::Steering::attach_after).
+    pub fn program_id(&self) -> u32 {
+        self.id
+    }
+
     /// Whether this replaced the program of an instance that had died.
     pub fn took_over(&self) -> bool {
         self.took_over
@@ -268,7 +274,7 @@ impl Attachment {
         if !std::mem::take(&mut self.attached) {
             return Ok(());
         }
-        let change = Change::Detach(self.program.as_fd());
+        let change = Change::Detach(Some(self.program.as_fd()));
         let Err(refused) = self.link.change(self.mode.layer(), change) else { return Ok(()) };
         if refused.error.raw_os_error() == Some(libc::ENODEV) {
             return Ok(());
@@ -303,12 +309,13 @@ struct Claim {
     interface: String,
     owner: Owner,
     link: Link,
-    leftovers: Vec<(Attached, ProgramFd)>,
+    /// With a descriptor, unless only the id tells that it is ours.
+    leftovers: Vec<(Attached, Option<ProgramFd>)>,
 }
 
 impl Claim {
-    /// Claims `ifindex`: no live instance has it, and no foreign program is on it.
-    fn new(ifindex: u32, name: &str) -> Result<Claim, AttachError> {
+    /// Claims `ifindex`: no live instance has it, and no foreign program is on it. A program whose id is `known` is ours.
+    fn new(ifindex: u32, name: &str, known: Option<u32>) -> Result<Claim, AttachError> {
         let interface = name.to_owned();
         let system = |call| {
             let interface = interface.clone();
@@ -326,23 +333,34 @@ impl Claim {
             let id = attached.id;
             let unidentified =
                 |source| AttachError::Unidentified { interface: interface.clone(), id, source };
-            let Some(program) = identify(id).map_err(unidentified)? else { continue };
+            let program = match identify(id) {
+                Ok(Some(program)) => program,
+                Ok(None) => continue,
+                // Other programs' names are for CAP_SYS_ADMIN, which a service does without.
+                Err(error) if known == Some(id) && error.raw_os_error() == Some(libc::EPERM) => {
+                    leftovers.push((attached, None));
+                    continue;
+                }
+                Err(error) => return Err(unidentified(error)),
+            };
             if program.name() != PROGRAM.as_bytes() {
                 let program = String::from_utf8_lossy(program.name()).into_owned();
                 let mode = attached.layer.to_string();
                 return Err(AttachError::Foreign { interface, program, id, mode });
             }
             let program = program.fd().map_err(|error| unidentified(system_error(error)))?;
-            leftovers.push((attached, program));
+            leftovers.push((attached, Some(program)));
         }
         Ok(Claim { interface, owner, link, leftovers })
     }
 
     /// Takes a leftover program off.
-    fn remove(&self, attached: Attached, program: &ProgramFd) -> Result<(), AttachError> {
+    fn remove(&self, attached: Attached, program: Option<&ProgramFd>) -> Result<(), AttachError> {
         let mode = if attached.layer == Layer::Generic { Granted::Generic } else { Granted::Native };
-        self.link.change(attached.layer, Change::Detach(program.as_fd())).map_err(|refused| {
-            AttachError::Detach { interface: self.interface.clone(), refusal: refusal(mode, refused) }
+        let program = program.map(AsFd::as_fd);
+        self.link.change(attached.layer, Change::Detach(program)).map_err(|refused| AttachError::Detach {
+            interface: self.interface.clone(),
+            refusal: refusal(mode, refused),
         })
     }
 }
@@ -375,8 +393,9 @@ pub(crate) fn attach(
     ifindex: u32,
     name: &str,
     mode: Mode,
+    known: Option<u32>,
 ) -> Result<Attachment, AttachError> {
-    let mut claim = Claim::new(ifindex, name)?;
+    let mut claim = Claim::new(ifindex, name, known)?;
     let program = program.try_clone().map_err(|source| AttachError::System {
         interface: claim.interface.clone(),
         call: "duplicate the program's descriptor",
@@ -394,10 +413,10 @@ pub(crate) fn attach(
         let same = modes.iter().find(|mode| mode.layer() == attached.layer);
         let Some(&mode) = same.filter(|_| granted.is_none()) else {
             // Not where it is to be. The kernel allows one mode at a time, so this cannot be done in one step.
-            claim.remove(attached, &old)?;
+            claim.remove(attached, old.as_ref())?;
             continue;
         };
-        let change = Change::Replace { old: old.as_fd(), new: program.as_fd() };
+        let change = Change::Replace { old: old.as_ref().map(AsFd::as_fd), new: program.as_fd() };
         match claim.link.change(attached.layer, change) {
             Ok(()) => granted = Some(mode),
             Err(refused) => {
@@ -444,10 +463,10 @@ pub(crate) fn attach(
 ///
 /// When a live instance has the interface, a foreign program is on it, or the kernel refuses.
 pub fn detach_leftover(ifindex: u32, name: &str) -> Result<bool, AttachError> {
-    let mut claim = Claim::new(ifindex, name)?;
+    let mut claim = Claim::new(ifindex, name, None)?;
     let leftovers = std::mem::take(&mut claim.leftovers);
     for (attached, program) in &leftovers {
-        claim.remove(*attached, program)?;
+        claim.remove(*attached, program.as_ref())?;
     }
     Ok(!leftovers.is_empty())
 }

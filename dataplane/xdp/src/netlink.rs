@@ -64,15 +64,20 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// What to do with the program of an interface. Only what is expected is ever replaced.
+/// What to do with the program of an interface. Only what is expected is replaced, where its descriptor can be had; where
+/// it cannot, the caller has made sure by its id.
 #[derive(Clone, Copy)]
 pub(crate) enum Change<'a> {
     /// Attach where nothing is.
     Attach(BorrowedFd<'a>),
     /// Put `new` where `old` is, in one step.
-    Replace { old: BorrowedFd<'a>, new: BorrowedFd<'a> },
+    Replace { old: Option<BorrowedFd<'a>>, new: BorrowedFd<'a> },
     /// Detach it, if it is this one.
-    Detach(BorrowedFd<'a>),
+    Detach(Option<BorrowedFd<'a>>),
+}
+
+fn expected(old: Option<BorrowedFd<'_>>) -> u32 {
+    if old.is_some() { XDP_FLAGS_REPLACE } else { 0 }
 }
 
 /// One interface, in the network namespace of the thread that opened it.
@@ -140,8 +145,8 @@ impl Link {
     pub(crate) fn change(&self, layer: Layer, change: Change<'_>) -> Result<(), Refused> {
         let (fd, flags, expected) = match change {
             Change::Attach(new) => (new.as_raw_fd(), XDP_FLAGS_UPDATE_IF_NOEXIST, None),
-            Change::Replace { old, new } => (new.as_raw_fd(), XDP_FLAGS_REPLACE, Some(old)),
-            Change::Detach(old) => (-1, XDP_FLAGS_REPLACE, Some(old)),
+            Change::Replace { old, new } => (new.as_raw_fd(), expected(old), old),
+            Change::Detach(old) => (-1, expected(old), old),
         };
         let mut xdp = vec![LinkXdp::Fd(fd), LinkXdp::Flags(flags | layer.flag())];
         xdp.extend(expected.map(|expected| LinkXdp::ExpectedFd(expected.as_raw_fd().unsigned_abs())));

@@ -226,12 +226,28 @@ impl Steering {
     ///
     /// When another live instance has the interface, a foreign program is on it, or the kernel refuses.
     pub fn attach(&self, ifindex: u32, name: &str, mode: Mode) -> Result<Attachment, AttachError> {
+        self.attach_after(ifindex, name, mode, None)
+    }
+
+    /// As [`Steering::attach`], where an earlier instance is known to have attached the program with the id `known`
+    /// ([`Attachment::program_id`]): it is taken over even where other programs cannot be identified for want of CAP_SYS_ADMIN.
+    ///
+    /// # Errors
+    ///
+    /// As [`Steering::attach`].
+    pub fn attach_after(
+        &self,
+        ifindex: u32,
+        name: &str,
+        mode: Mode,
+        known: Option<u32>,
+    ) -> Result<Attachment, AttachError> {
         let program = self.program().and_then(|program| Ok((program.fd()?, program.info()?.id())));
         let (program, id) = program.map_err(|source| AttachError::Program {
             interface: name.to_owned(),
             source: Box::new(source),
         })?;
-        attach::attach(program, id, ifindex, name, mode)
+        attach::attach(program, id, ifindex, name, mode, known)
     }
 }
 

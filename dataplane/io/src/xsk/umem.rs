@@ -100,9 +100,16 @@ impl Memory {
             .build()
             .map_err(|error| invalid(&error))?;
         let (umem, home) = xsk_rs::Umem::new(config, frames, false).map_err(|error| {
-            let cause =
-                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            Error::Umem { reason: format!("{error}{cause}") }
+            let source = std::error::Error::source(&error);
+            let cause = source.map(|cause| format!(": {cause}")).unwrap_or_default();
+            let errno = source.and_then(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+            let hint = match errno {
+                Some(libc::ENOBUFS) => {
+                    " (it may not be locked: LimitMEMLOCK=infinity or CAP_IPC_LOCK is needed)"
+                }
+                _ => "",
+            };
+            Error::Umem { reason: format!("{error}{cause}{hint}") }
         })?;
         let in_place = home.iter().enumerate().all(|(number, desc)| desc.addr() == number * CHUNK + DATA);
         let Some(first) = home.first().filter(|_| in_place) else {

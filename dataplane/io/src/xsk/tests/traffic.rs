@@ -288,7 +288,7 @@ fn a_port_receives_from_all_its_queues_and_sends_by_the_first() {
             count == PACKETS
         });
         let refills = |queue| io.statistics(A, queue).expect("statistics").own.fill_refills;
-        let share = 2048;
+        let share = u64::from(config.fill_ring);
         assert_eq!(refills(0) + refills(1), u64::from(PACKETS) + 2 * share);
         assert!(refills(0) > share + 200 && refills(1) > share + 200, "both queues had traffic");
 
