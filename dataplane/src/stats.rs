@@ -59,7 +59,7 @@ pub struct SocketStats {
 
 impl SocketStats {
     /// XDP_STATISTICS first, then what the socket's own code counts.
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 18] = [
         "rx_dropped",
         "rx_invalid_descs",
         "tx_invalid_descs",
@@ -73,6 +73,7 @@ impl SocketStats {
         "tx_full",
         "tx_moved",
         "tx_short",
+        "tx_foreign",
         "rx_wakeups",
         "rx_oversized",
         "rx_errors",

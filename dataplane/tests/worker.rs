@@ -262,3 +262,33 @@ fn what_waits_at_the_end_is_counted() {
     assert_eq!(throughway_io::PacketIo::outstanding(&io), 0);
     assert_eq!(stats.ports[0].drops[DropReason::Shutdown as usize].get(), 1);
 }
+
+#[test]
+fn a_route_without_a_live_next_hop_gives_way_to_the_next_metric() {
+    use throughway::host::{NextHopFacts, RouteFacts, RouteKind};
+    let mut host = facts();
+    let route = |metric, next_hops| RouteFacts {
+        table: 254,
+        prefix: ("203.0.113.0".parse().unwrap(), 24),
+        kind: RouteKind::Unicast,
+        metric,
+        protocol: "static".to_owned(),
+        next_hops,
+    };
+    let gateway = Some("10.2.0.10".parse().unwrap());
+    let live = NextHopFacts { port: Some(1), gateway, weight: 1 };
+    let elsewhere = NextHopFacts { port: None, gateway: None, weight: 1 };
+    let packet =
+        PacketBuilder::ipv4([10, 1, 0, 10], [203, 0, 113, 9]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2).finish();
+
+    host.routes = std::sync::Arc::new(vec![route(1, Vec::new()), route(2, vec![live])]);
+    let mut bench = Bench::new(CONFIG, &host);
+    bench.receive(LAN, &packet);
+    assert_eq!(bench.sent(WAN).len(), 1);
+
+    // One that leads where we may not send is no reason to send it elsewhere.
+    host.routes = std::sync::Arc::new(vec![route(1, vec![elsewhere]), route(2, vec![])]);
+    let mut bench = Bench::new(CONFIG, &host);
+    bench.receive(LAN, &packet);
+    assert_eq!(bench.drops(LAN, DropReason::EgressNotOurs), 1);
+}

@@ -58,7 +58,13 @@ impl Scene {
     /// Starts the service and waits until it is ready.
     #[track_caller]
     pub fn start(&mut self, config: &Config) {
-        self.write(&config.yaml());
+        self.start_with(&config.yaml());
+    }
+
+    /// Starts the service with a configuration of any kind and waits until it is ready.
+    #[track_caller]
+    pub fn start_with(&mut self, yaml: &str) {
+        self.write(yaml);
         self.started += 1;
         let name = format!("throughway-{}", self.started);
         let service = Service::start_with(&self.lab, binary(), &self.config_path(), &name);

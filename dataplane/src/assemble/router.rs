@@ -60,7 +60,8 @@ fn build_fib(facts: &HostFacts, config: &Router, ports: &Ports) -> Fib {
     }
     if config.kernel_routes {
         let table = facts.routes.iter().filter(|route| route.table == config.table.0);
-        for route in table {
+        // A route that has lost its last next hop is none: the next metric, or a shorter prefix, gets its turn.
+        for route in table.filter(|route| route.kind != RouteKind::Unicast || !route.next_hops.is_empty()) {
             if let Ok(prefix) = Prefix::new(route.prefix.0, route.prefix.1) {
                 offer(prefix, route.metric, kernel_route(route));
             }

@@ -392,9 +392,10 @@ fn routes(state: &State, port_of: &impl Fn(u32) -> Option<u16>) -> Vec<RouteFact
         // IPv6 lists the paths of a multipath route one by one; of equal IPv4 routes the kernel uses the first.
         let used = if key.prefix.address.is_ipv4() { 1 } else { routes.len() };
         let hops = routes.iter().take(used).flat_map(|route| &route.next_hops);
-        let hops = hops.filter(|hop| !hop.dead && !hop.encapsulates);
+        let hops = hops.filter(|hop| !hop.dead);
         let next_hops = hops.map(|hop| NextHopFacts {
-            port: hop.ifindex.and_then(port_of),
+            // What the kernel would encapsulate is not for us to send.
+            port: hop.ifindex.filter(|_| !hop.encapsulates).and_then(port_of),
             gateway: hop.gateway,
             weight: hop.weight,
         });

@@ -210,6 +210,7 @@ fn publish_figures(worker: &mut Worker<XskIo<'_>>) {
             values.own.tx_full,
             values.own.tx_moved,
             values.own.tx_short,
+            values.own.tx_foreign,
             values.own.rx_wakeups,
             values.own.rx_oversized,
             values.own.rx_errors,
