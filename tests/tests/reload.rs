@@ -27,8 +27,10 @@ fn clean(report: &Report) -> bool {
 }
 
 /// The highest rate up to [`RATE`] that passes without loss when nothing is reloaded: above it a loss would not be the
-/// reload's. Also lets the neighbours be resolved.
+/// reload's.
 fn calibrate(scene: &Scene) -> u64 {
+    // Only so many packets wait for a neighbour: it has to be known.
+    assert!(scene.pings(Host::Client, &to().to_string(), 3));
     let mut rate = RATE;
     loop {
         let datagrams = stream(scene, rate);
