@@ -28,7 +28,7 @@ fn a_neighbour_that_comes_back_with_another_mac_address_and_says_nothing_is_foun
     );
     scene.run(Host::ServerA, &["sh", "-c", &change]);
     assert!(!scene.pings(Host::Client, &server, 1), "nobody told the box: the test tests nothing");
-    eventually("the server is found again", Duration::from_secs(30), || {
+    eventually("the server is found again", Duration::from_secs(60), || {
         scene.pings(Host::Client, &server, 1).then_some(())
     });
 }

@@ -11,6 +11,8 @@ use throughway_tests::{Scene, eventually, privileged};
 
 /// What is asked of a machine that can.
 const RATE: u64 = 200_000;
+/// How often the configuration changes, back and forth: an even number, so that it ends as it began.
+const RELOADS: u64 = 6;
 /// Less than this shows nothing about reloads under load.
 const LEAST_RATE: u64 = 10_000;
 
@@ -40,6 +42,11 @@ fn calibrate(scene: &Scene) -> u64 {
             // A margin, as a quiet second does not promise the next.
             return if report.rate < rate as f64 * 0.95 || rate < RATE { rate * 3 / 4 } else { rate };
         }
+        eprintln!(
+            "calibrating: at {rate} a second, {} of {} were lost",
+            report.sent - report.arrived,
+            report.sent
+        );
         assert!(rate > LEAST_RATE, "even {rate} datagrams a second are not carried: {report:?}");
         rate = rate * 2 / 3;
     }
@@ -57,16 +64,11 @@ fn changed() -> Config {
     config
 }
 
-#[test]
-fn a_reload_under_load_loses_nothing() {
-    if !privileged() {
-        return;
-    }
-    let mut scene = Scene::running(&Config::default());
-    let rate = calibrate(&scene);
-    let datagrams = stream(&scene, rate);
+/// Six reloads under `rate` datagrams a second, back and forth between two configurations.
+fn reload_under(scene: &mut Scene, rate: u64) -> Report {
+    let datagrams = stream(scene, rate);
     datagrams.let_pass(rate);
-    for round in 0..6 {
+    for round in 0..RELOADS {
         let config = if round % 2 == 0 { changed() } else { Config::default() };
         scene.write(&config.yaml());
         let output = scene.reload();
@@ -82,16 +84,49 @@ fn a_reload_under_load_loses_nothing() {
             assert!(marked > rate as f64 / 10.0, "the new chain is not in use: {marked} packets");
         }
     }
-    let report = datagrams.finish();
+    datagrams.finish()
+}
+
+/// As long and as fast, without a reload: what is lost here is not the reload's.
+fn without_reload(scene: &Scene, rate: u64) -> Report {
+    let datagrams = stream(scene, rate);
+    datagrams.let_pass(rate * (RELOADS / 2 + 1));
+    datagrams.finish()
+}
+
+#[test]
+fn a_reload_under_load_loses_nothing() {
+    if !privileged() {
+        return;
+    }
+    let mut scene = Scene::running(&Config::default());
+    let mut rate = calibrate(&scene);
+    let (mut attempts, mut blamed) = (0, 0);
+    let report = loop {
+        attempts += 1;
+        let report = reload_under(&mut scene, rate);
+        if clean(&report) {
+            break report;
+        }
+        // The machine has other work, too: a loss is the reload's if the same without reloads loses nothing, twice.
+        eprintln!("at {rate} a second, {} of {} were lost", report.sent - report.arrived, report.sent);
+        if clean(&without_reload(&scene, rate)) {
+            blamed += 1;
+            assert!(blamed < 2, "reloads lose packets: {report:?}");
+        } else {
+            rate = rate * 2 / 3;
+            assert!(rate > LEAST_RATE, "even {rate} datagrams a second are not carried: {report:?}");
+        }
+    };
     eprintln!(
         "six reloads at {:.0} datagrams a second: {} sent, {} arrived",
         report.rate, report.sent, report.arrived
     );
-    assert!(clean(&report), "at {rate} a second: {report:?}");
     assert!(report.sent > rate * 3 && report.arrived == report.sent, "{report:?}");
     assert_eq!(report.reordered, 0, "{report:?}");
     let page = scene.page();
-    assert_eq!(page.sum("throughway_config_reloads_total", &[("result", "applied")]), 6.0);
+    let applied = page.sum("throughway_config_reloads_total", &[("result", "applied")]);
+    assert_eq!(applied, (attempts * RELOADS) as f64);
     assert_eq!(page.sum("throughway_frames_outstanding", &[]), 0.0);
 }
 
