@@ -1,5 +1,6 @@
 //! A reload never hurts traffic.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -42,7 +43,9 @@ fn calibrate(scene: &Scene) -> u64 {
             // A margin, as a quiet second does not promise the next.
             return if report.rate < rate as f64 * 0.95 || rate < RATE { rate * 3 / 4 } else { rate };
         }
-        eprintln!(
+        // Shown when a test is run with --nocapture.
+        let _ = writeln!(
+            std::io::stderr(),
             "calibrating: at {rate} a second, {} of {} were lost",
             report.sent - report.arrived,
             report.sent
