@@ -10,7 +10,7 @@ use throughway_marker::Marker;
 use throughway_packet::PortId;
 use throughway_router::{Origin, Router};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Batch, Context, Function, Packet};
+use throughway_vnf::{Batch, Context, Credit, Function, FunctionTag, Seen};
 
 use crate::stats::{ChainStats, FunctionStats};
 
@@ -45,6 +45,13 @@ impl AnyFunction {
             AnyFunction::Marker(function) => function.tick(context),
         }
     }
+
+    fn settle(&mut self, id: u64, seen: &Seen) {
+        match self {
+            AnyFunction::Router(function) => function.settle(id, seen),
+            AnyFunction::Marker(function) => function.settle(id, seen),
+        }
+    }
 }
 
 /// A function with its name and its figures.
@@ -52,6 +59,8 @@ impl AnyFunction {
 pub struct NamedFunction {
     /// What the configuration calls it.
     pub name: String,
+    /// Stays with name and kind over reloads.
+    pub tag: FunctionTag,
     /// The function.
     pub function: AnyFunction,
     /// What this worker saw of it.
@@ -95,7 +104,7 @@ impl Program {
                 break;
             }
             let Some(entry) = self.functions.get_mut(index) else { continue };
-            batch.living().for_each(Packet::pass_on);
+            batch.living().for_each(|packet| packet.pass_on(entry.tag));
             entry.function.process(batch, context);
             let left = batch.packets().iter().filter(|packet| packet.state() == State::Alive).count();
             entry.stats.packets.add(living as u64);
@@ -108,6 +117,14 @@ impl Program {
     pub fn tick(&mut self, context: &Context) {
         for entry in &mut self.functions {
             entry.function.tick(context);
+        }
+    }
+
+    /// Tells the function that left `credit` with a flow what was seen of it. Of a function that a reload has taken away
+    /// nobody needs to know.
+    pub fn settle(&mut self, credit: Credit, seen: &Seen) {
+        if let Some(entry) = self.functions.iter_mut().find(|entry| entry.tag == credit.function()) {
+            entry.function.settle(credit.id(), seen);
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use throughway_config::{Config, FunctionKind};
-use throughway_vnf::Snapshot;
+use throughway_vnf::{FunctionTag, Snapshot};
 
 use crate::chain::{AnyFunction, Chain, NamedFunction, Program};
 use crate::host::HostFacts;
@@ -104,7 +104,8 @@ impl Blueprint {
                 }
             };
             let stats = figures.function(worker, name, function.kind());
-            NamedFunction { name: name.clone(), function, stats }
+            let tag = figures.tag(name, function.kind());
+            NamedFunction { name: name.clone(), tag, function, stats }
         });
         let functions = functions.collect();
         let chains = self.chains.iter().map(|(name, run)| Chain {
@@ -121,6 +122,8 @@ impl Blueprint {
 pub struct Figures {
     functions: HashMap<(usize, String, &'static str), Arc<FunctionStats>>,
     chains: HashMap<(usize, String), Arc<ChainStats>>,
+    tags: HashMap<(String, &'static str), FunctionTag>,
+    last_tag: u8,
 }
 
 /// The figures of one function in one worker.
@@ -152,6 +155,19 @@ impl Figures {
         Arc::clone(self.functions.entry((worker, name.to_owned(), kind)).or_default())
     }
 
+    /// The tag of a function: the one it has, or the one that was free for longest. There are at most 200 functions.
+    fn tag(&mut self, name: &str, kind: &'static str) -> FunctionTag {
+        if let Some(tag) = self.tags.get(&(name.to_owned(), kind)) {
+            return *tag;
+        }
+        let mut next = (1..=u8::MAX).map(|step| FunctionTag(self.last_tag.wrapping_add(step)));
+        let free = next.find(|tag| tag.0 != 0 && !self.tags.values().any(|taken| taken == tag));
+        let tag = free.unwrap_or_default();
+        self.last_tag = tag.0;
+        self.tags.insert((name.to_owned(), kind), tag);
+        tag
+    }
+
     fn chain(&mut self, worker: usize, name: &str) -> Arc<ChainStats> {
         Arc::clone(self.chains.entry((worker, name.to_owned())).or_default())
     }
@@ -159,6 +175,9 @@ impl Figures {
     /// Forgets functions and chains that `config` no longer has.
     pub fn retain(&mut self, config: &Config) {
         self.functions.retain(|(_, name, kind), _| {
+            config.functions.iter().any(|function| *function.name == **name && function.kind.word() == *kind)
+        });
+        self.tags.retain(|(name, kind), _| {
             config.functions.iter().any(|function| *function.name == **name && function.kind.word() == *kind)
         });
         self.chains.retain(|(_, name), _| config.chains.iter().any(|chain| *chain.name == **name));

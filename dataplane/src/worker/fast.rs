@@ -96,7 +96,7 @@ impl<I: PacketIo> Worker<I> {
     /// Records what the chain did, if later packets of the flow may have it done again.
     pub(super) fn record(&mut self, outcome: &Outcome, round: &Round<'_>) {
         let Some(flows) = &mut self.flows else { return };
-        if !cacheable(&outcome.headers) {
+        if !outcome.repeatable || !cacheable(&outcome.headers) {
             return;
         }
         let (action, limit) = match &outcome.end {
@@ -112,10 +112,11 @@ impl<I: PacketIo> Worker<I> {
         let new = NewFlow {
             action: &action,
             dependencies: outcome.dependencies,
-            credits: Credits::default(),
+            credits: Credits(outcome.credits.0.map(|credit| credit.0)),
             limit,
         };
-        flows.install(&Probe::of(&outcome.headers), &new, round, |_| ());
+        let program = &mut self.program;
+        flows.install(&Probe::of(&outcome.headers), &new, round, |settled| super::tell(program, &settled));
     }
 
     /// Copies the flow cache's figures to where others can read them.

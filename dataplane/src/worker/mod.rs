@@ -11,22 +11,26 @@ pub mod answer;
 mod fast;
 pub mod hold;
 pub mod live;
+mod pace;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
-use throughway_flow::{FlowCache, Generations, Policy, Round};
+use throughway_flow::{FlowCache, Generations, Policy, Round, Settled};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, Headers, PortId};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Answer, BATCH, Batch, Context, Dependencies, DropReason, Now, Packet};
+use throughway_vnf::{
+    Answer, BATCH, Batch, Context, Credit, Credits, Dependencies, DropReason, Now, Packet, Seen,
+};
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
 use answer::Limiter;
 use hold::{Held, Hold};
+use pace::Pace;
 
 /// A neighbour that somebody must resolve.
 pub type Wanted = (PortId, IpAddr);
@@ -56,7 +60,9 @@ struct Outcome {
     headers: Headers,
     action: Action,
     dependencies: Dependencies,
+    credits: Credits,
     limit: u16,
+    repeatable: bool,
     end: End,
 }
 
@@ -96,6 +102,7 @@ pub struct Worker<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     hold: Hold<I::Frame>,
     limiter: Limiter,
+    pace: Pace,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -116,6 +123,7 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             hold: Hold::default(),
             limiter: Limiter::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -138,7 +146,9 @@ impl<I: PacketIo> Worker<I> {
         }
         self.program.tick(&context);
         if let Some(flows) = &mut self.flows {
-            flows.age(now.0, AGED_A_ROUND, |_| ());
+            let program = &mut self.program;
+            flows.age(now.0, AGED_A_ROUND, |settled| tell(program, &settled));
+            flows.harvest(now.0, self.pace.due(now, flows.buckets()), |settled| tell(program, &settled));
         }
         self.send();
         self.stats.rounds.add(1);
@@ -346,6 +356,14 @@ impl<I: PacketIo> Worker<I> {
     }
 }
 
+/// Tells the functions of a chain what the flow cache saw of a flow that they gave the answers for.
+fn tell(program: &mut Program, settled: &Settled) {
+    let seen = Seen { packets: settled.packets, bytes: settled.bytes, last: Now(settled.last) };
+    for credit in settled.credits.0.map(Credit).into_iter().filter(|credit| *credit != Credit::default()) {
+        program.settle(credit, &seen);
+    }
+}
+
 /// Walks the parsed packets of a batch through their chain; returns one outcome per parsed packet, in order.
 fn walk<F: Frame>(
     program: &mut Program,
@@ -382,7 +400,9 @@ fn walk<F: Frame>(
             headers: *packet.received(),
             action: *packet.action(),
             dependencies: packet.dependencies(),
+            credits: packet.credits(),
             limit: packet.limit(),
+            repeatable: packet.is_repeatable(),
             end,
         });
     }

@@ -6,18 +6,21 @@
 //!
 //! * [`packet`]: the packet as a function sees it, and the batch.
 //! * [`verdict`]: what a function says of a packet; [`DropReason`], the one list of reasons why packets die.
+//! * [`credit`]: whom the packets of a flow are credited to, when they take the short way past the functions.
 //! * [`counters`]: single-writer counters that other threads may read.
 //! * [`snapshot`]: immutable tables, published by the control side and read once per batch.
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod credit;
 pub mod packet;
 pub mod snapshot;
 pub mod verdict;
 
+pub use credit::{Credit, Credits, FunctionTag, Seen};
 pub use packet::{BATCH, Batch, Packet};
 pub use snapshot::Snapshot;
-pub use throughway_flow::{Dependencies, Slot};
+pub use throughway_flow::{Dependencies, Generations, Slot};
 pub use throughway_packet::{Prefix, PrefixError};
 pub use verdict::{Answer, DropReason, IcmpError, Verdict};
 
@@ -50,6 +53,13 @@ pub trait Function {
             let verdict = self.judge(packet, context);
             packet.settle(verdict);
         }
+    }
+
+    /// Is told what the flow cache saw of a flow for which the function left the credit `id`: sessions live on, counters add
+    /// up. Called between batches, from any worker's cache, at the latest [`credit::HARVEST`] after the packets; possibly after
+    /// what `id` stood for is gone.
+    fn settle(&mut self, id: u64, seen: &Seen) {
+        let _ = (id, seen);
     }
 
     /// Does a small, bounded slice of housekeeping (ageing); called between batches.

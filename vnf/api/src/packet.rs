@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use throughway_flow::{Dependencies, Slot};
 use throughway_packet::{Action, Edit, Headers, PortId};
 
+use crate::credit::{Credit, Credits, FunctionTag};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// How many packets are handled together: enough to hide memory latency, few enough to stay in the first-level cache.
@@ -33,7 +34,11 @@ pub struct Packet<'a> {
     action: Action,
     unresolved: Option<IpAddr>,
     dependencies: Dependencies,
+    credits: Credits,
+    judge: FunctionTag,
     limit: u16,
+    silence: u64,
+    repeatable: bool,
     state: State,
 }
 
@@ -47,7 +52,11 @@ impl<'a> Packet<'a> {
             action: Action::nothing(),
             unresolved: None,
             dependencies: Dependencies::NONE,
+            credits: Credits::default(),
+            judge: FunctionTag::default(),
             limit: u16::MAX,
+            silence: u64::MAX,
+            repeatable: true,
             state: State::Alive,
         }
     }
@@ -115,8 +124,46 @@ impl<'a> Packet<'a> {
         self.limit
     }
 
+    /// Says that the answer holds while the flow is not silent for longer than `silence` (ns): after that its next packet is
+    /// judged again. For answers that live as long as a session does; see [`crate::credit`] for the rule.
+    pub fn limit_silence(&mut self, silence: u64) {
+        self.silence = self.silence.min(silence);
+    }
+
+    /// How long the flow may be silent for the answer to hold, in nanoseconds.
+    pub fn silence(&self) -> u64 {
+        self.silence
+    }
+
+    /// Says that the answer is for this packet alone: every packet of the flow is to be judged by itself (rate limits,
+    /// half-open sessions, answers that depend on what a flow key does not say).
+    pub fn judge_each(&mut self) {
+        self.repeatable = false;
+    }
+
+    /// Whether the answer may be given to later packets of the flow.
+    pub fn is_repeatable(&self) -> bool {
+        self.repeatable
+    }
+
+    /// Asks that what the flow cache sees of the flow be told to this function: [`Function::settle`](crate::Function::settle)
+    /// will be called with `id`, 56 bits that mean something to the function (a session, a rule, a backend).
+    ///
+    /// Room for [`Credits::MOST`]; with one more the answer is not repeatable, so that nothing goes uncounted.
+    pub fn credit(&mut self, id: u64) {
+        if !self.credits.add(Credit::new(self.judge, id)) {
+            self.judge_each();
+        }
+    }
+
+    /// Who is to be told of the flow's packets.
+    pub fn credits(&self) -> Credits {
+        self.credits
+    }
+
     /// Counts a function that is about to judge the packet.
-    pub fn pass_on(&mut self) {
+    pub fn pass_on(&mut self, judge: FunctionTag) {
+        self.judge = judge;
         self.action.judged = self.action.judged.saturating_add(1);
     }
 

@@ -77,6 +77,7 @@ pub struct Stats {
 #[derive(Clone, Copy, Debug)]
 pub struct Round<'a> {
     epoch: Epoch<'a>,
+    now: u64,
     tick: u16,
 }
 
@@ -84,7 +85,7 @@ impl<'a> Round<'a> {
     /// For a batch received at `now` (ns of a monotonic clock).
     #[inline]
     pub const fn new(epoch: Epoch<'a>, now: u64) -> Self {
-        Round { epoch, tick: tick(now) }
+        Round { epoch, now, tick: tick(now) }
     }
 
     /// The epoch.
@@ -150,6 +151,11 @@ impl FlowCache {
     /// How many flows there are ways for.
     pub fn ways(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many buckets of sixteen ways there are: the unit of slices.
+    pub fn buckets(&self) -> usize {
+        self.buckets.len()
     }
 
     /// How many flows are here.
@@ -261,7 +267,7 @@ impl FlowCache {
                 }
             },
         };
-        if let Some(settled) = self.take(place) {
+        if let Some(settled) = self.take(place, round.now) {
             settle(settled);
         }
         let [a, b, c, d, ports, rest] = probe.key.0;
@@ -297,10 +303,10 @@ impl FlowCache {
         }
     }
 
-    /// Takes a flow out, if it is here. What it leaves uncredited is handed to `settle`.
-    pub fn remove(&mut self, probe: &Probe, settle: impl FnOnce(Settled)) -> bool {
+    /// Takes a flow out, if it is here, at `now` (ns). What it leaves uncredited is handed to `settle`.
+    pub fn remove(&mut self, probe: &Probe, now: u64, settle: impl FnOnce(Settled)) -> bool {
         let Some(place) = self.find(self.hasher.hash(&probe.key), &probe.key) else { return false };
-        if let Some(settled) = self.take(place) {
+        if let Some(settled) = self.take(place, now) {
             settle(settled);
         }
         self.free(place);
@@ -420,7 +426,8 @@ impl FlowCache {
     }
 
     /// Takes what a flow has not been credited for.
-    pub(crate) fn take(&mut self, place: usize) -> Option<Settled> {
+    pub(crate) fn take(&mut self, place: usize, now: u64) -> Option<Settled> {
+        let silent = u64::from(elapsed(self.stamp(place), tick(now)));
         let entry = self.entries.get_mut(place)?;
         let cold = self.cold.get_mut(place)?;
         let packets = u64::from(entry.packets) + (u64::from(cold.packets_carried) << 16);
@@ -432,7 +439,13 @@ impl FlowCache {
         (cold.packets_carried, cold.bytes_carried) = (0, 0);
         cold.packets += packets;
         cold.bytes += bytes;
-        Some(Settled { key: entry.key().flow_key(), credits: cold.credits, packets, bytes })
+        Some(Settled {
+            key: entry.key().flow_key(),
+            credits: cold.credits,
+            packets,
+            bytes,
+            last: (now >> 28).saturating_sub(silent) << 28,
+        })
     }
 }
 

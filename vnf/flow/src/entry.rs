@@ -1,8 +1,8 @@
 //! What is kept of a flow, to the byte.
 //!
 //! A lookup touches three cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and the two
-//! lines of one entry (128 bytes). What only the slow path, ageing and output need is in a third place, the cold part (40
-//! bytes). Together 172 bytes for every flow the cache has room for.
+//! lines of one entry (128 bytes). What only the slow path, ageing and output need is in a third place, the cold part (48
+//! bytes). Together 180 bytes for every flow the cache has room for.
 
 use throughway_shared::action::Action;
 use throughway_shared::flow::FlowKey;
@@ -88,7 +88,7 @@ pub(crate) struct Cold {
     pub(crate) reserved: u16,
 }
 
-const _: () = assert!(size_of::<Cold>() == 40);
+const _: () = assert!(size_of::<Cold>() == 48);
 
 /// Memory for each flow the cache has room for, in bytes: what a hit touches, and all.
 pub const HOT_BYTES: usize = size_of::<Entry>();
@@ -96,9 +96,9 @@ pub const HOT_BYTES: usize = size_of::<Entry>();
 pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + size_of::<Bucket>() / WAYS + size_of::<Cold>();
 
 /// Whom to credit with a flow's packets: identifiers that mean something to who installs (a rule, a service, a backend, a
-/// session); zero is nobody.
+/// session of a function); zero is nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Credits(pub [u32; 4]);
+pub struct Credits(pub [u64; 3]);
 
 /// What the slow path has to say of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +124,8 @@ pub struct Settled {
     pub packets: u64,
     /// Bytes of their frames' IP packets since the last time.
     pub bytes: u64,
+    /// When the last of them was seen, in nanoseconds: rounded down to a quarter of a second.
+    pub last: u64,
 }
 
 /// A flow, for output.

@@ -9,8 +9,8 @@ impl FlowCache {
     ///
     /// To be called often enough to get round within half an hour at most: stamps wrap around after 2.4 hours, and
     /// generations after 2³² bumps.
-    pub fn age(&mut self, now: u64, budget: usize, mut settle: impl FnMut(Settled)) {
-        let now = tick(now);
+    pub fn age(&mut self, time: u64, budget: usize, mut settle: impl FnMut(Settled)) {
+        let now = tick(time);
         for _ in 0..budget.min(self.buckets.len()) {
             let number = self.ageing;
             self.ageing = (number + 1) % self.buckets.len();
@@ -19,7 +19,7 @@ impl FlowCache {
             for way in 0..WAYS {
                 if bucket.tags[way] != 0 && elapsed(bucket.stamps[way], now) >= self.forget {
                     let place = number * WAYS + way;
-                    if let Some(settled) = self.take(place) {
+                    if let Some(settled) = self.take(place, time) {
                         settle(settled);
                     }
                     self.free(place);
@@ -30,10 +30,10 @@ impl FlowCache {
     }
 
     /// Looks at the next `budget` buckets of sixteen flows and hands what their flows have not been credited for to
-    /// `settle`: to credit rules and sessions, and to keep sessions alive.
+    /// `settle`: to credit rules and sessions, and to keep sessions alive. `now` in nanoseconds.
     ///
     /// To be called often enough to get round within some minutes: the counters hold 2³² packets and 2⁴⁸ bytes.
-    pub fn harvest(&mut self, budget: usize, mut settle: impl FnMut(Settled)) {
+    pub fn harvest(&mut self, now: u64, budget: usize, mut settle: impl FnMut(Settled)) {
         for _ in 0..budget.min(self.buckets.len()) {
             let number = self.harvesting;
             self.harvesting = (number + 1) % self.buckets.len();
@@ -41,7 +41,7 @@ impl FlowCache {
             let tags = bucket.tags;
             for (way, _) in tags.iter().enumerate().filter(|(_, tag)| **tag != 0) {
                 let place = number * WAYS + way;
-                if let Some(settled) = self.take(place) {
+                if let Some(settled) = self.take(place, now) {
                     self.promote(place);
                     settle(settled);
                 }

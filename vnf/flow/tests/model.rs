@@ -52,7 +52,7 @@ fn judge(number: u64, versions: &[u32]) -> u32 {
 }
 
 #[derive(Default)]
-struct Ledger(HashMap<u32, (u64, u64)>);
+struct Ledger(HashMap<u64, (u64, u64)>);
 
 impl Ledger {
     fn credit(&mut self, settled: Settled) {
@@ -82,7 +82,7 @@ fn run(flows: u64, capacity: usize, steps: &[Step]) {
                     let found = cache.lookup(probe, &round).map(mark);
                     assert!(found.is_none_or(|found| found == truth), "a wrong answer for flow {number}");
                     if found.is_some() {
-                        let sum = due.0.entry(*number as u32).or_default();
+                        let sum = due.0.entry(*number).or_default();
                         *sum = (sum.0 + 1, sum.1 + u64::from(probe.packet_len()));
                         if let Some(seen) = model.get_mut(number) {
                             seen.0 = now;
@@ -115,9 +115,9 @@ fn run(flows: u64, capacity: usize, steps: &[Step]) {
                 let long = cache.policy().forget - (1 << 28);
                 model.retain(|_, (seen, _)| now - *seen < long);
             }
-            Step::Harvest(budget) => cache.harvest(*budget, |settled| paid.credit(settled)),
+            Step::Harvest(budget) => cache.harvest(0, *budget, |settled| paid.credit(settled)),
             Step::Remove(number) => {
-                let removed = cache.remove(&probe(*number), |settled| paid.credit(settled));
+                let removed = cache.remove(&probe(*number), 0, |settled| paid.credit(settled));
                 assert!(!roomy || removed || !model.contains_key(number));
                 model.remove(number);
             }
@@ -130,7 +130,7 @@ fn run(flows: u64, capacity: usize, steps: &[Step]) {
         }
         assert_eq!(shown, cache.len());
     }
-    cache.harvest(cache.ways(), |settled| paid.credit(settled));
+    cache.harvest(0, cache.ways(), |settled| paid.credit(settled));
     assert_eq!(due.0, paid.0, "every hit is credited once");
     let hits: u64 = due.0.values().map(|(packets, _)| packets).sum();
     assert_eq!(hits, cache.stats().hits);

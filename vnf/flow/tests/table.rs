@@ -71,7 +71,7 @@ fn where_all_are_established_new_ones_are_refused_until_the_old_fall_silent() {
     // What the one driven out had not been credited for is not lost.
     let settled = settled.expect("uncredited packets");
     assert_eq!((settled.packets, settled.credits.0[0] < 16), (3, true));
-    assert_eq!(settled.key, probe(u64::from(settled.credits.0[0])).flow_key());
+    assert_eq!(settled.key, probe(settled.credits.0[0]).flow_key());
     assert!(look(&mut cache, 3, &generations, later).is_some(), "the one that spoke stays");
 }
 
@@ -210,10 +210,10 @@ fn counters_hold_more_than_their_field() {
     };
     assert_eq!(total(&cache), Some(expected));
     let mut harvested = Vec::new();
-    cache.harvest(1, |settled| harvested.push((settled.credits.0[0], settled.packets, settled.bytes)));
+    cache.harvest(0, 1, |settled| harvested.push((settled.credits.0[0], settled.packets, settled.bytes)));
     assert_eq!(harvested, [(7, expected.0, expected.1)]);
     assert_eq!(total(&cache), Some(expected), "the total stays");
-    cache.harvest(1, |settled| panic!("credited twice: {settled:?}"));
+    cache.harvest(0, 1, |settled| panic!("credited twice: {settled:?}"));
 }
 
 #[test]
@@ -248,10 +248,10 @@ fn a_flow_that_is_taken_out_in_the_middle_of_a_batch_is_gone() {
     let round = Round::new(generations.epoch(), NOW);
     assert!(cache.lookup(&probes[0], &round).is_some());
     let mut settled = None;
-    assert!(cache.remove(&probe(1), |counts| settled = Some(counts.packets)));
+    assert!(cache.remove(&probe(1), 0, |counts| settled = Some(counts.packets)));
     assert_eq!(settled, Some(1));
     assert!(cache.lookup(&probes[1], &round).is_none());
-    assert!(!cache.remove(&probe(1), |_| ()));
+    assert!(!cache.remove(&probe(1), 0, |_| ()));
     assert_eq!((cache.len(), cache.stats().removed), (0, 1));
 }
 
@@ -261,7 +261,7 @@ fn slow_flows_prove_themselves_across_harvests() {
     install(&mut cache, 1, &generations, NOW);
     for _ in 0..2 {
         look(&mut cache, 1, &generations, NOW);
-        cache.harvest(1, |_| ());
+        cache.harvest(0, 1, |_| ());
     }
     let mut established = false;
     cache.flows(NOW, 0, 1, |flow| established = flow.established);

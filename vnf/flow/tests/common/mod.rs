@@ -58,7 +58,7 @@ pub fn mark(action: &Action) -> u32 {
 }
 
 pub fn new_flow<'a>(action: &'a Action, dependencies: Dependencies, credit: u32) -> NewFlow<'a> {
-    NewFlow { action, dependencies, credits: Credits([credit, 0, 0, 0]), limit: u16::MAX }
+    NewFlow { action, dependencies, credits: Credits([u64::from(credit), 0, 0]), limit: u16::MAX }
 }
 
 /// Installs a flow that depends on nothing.
