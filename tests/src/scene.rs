@@ -99,11 +99,18 @@ impl Scene {
         service.reload(&self.lab).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// `throughway show WHAT --json`.
+    /// `throughway show WHAT --json`; `what` may be followed by options, with spaces between.
     #[track_caller]
     pub fn show(&self, what: &str) -> serde_json::Value {
         let service = self.service.as_ref().expect("a service was started");
         service.show(&self.lab, what).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Asks the service: `throughway ARGUMENTS`; the exit status is the caller's to judge.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        let service = self.service.as_ref().expect("a service was started");
+        service.ask(&self.lab, arguments).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The metrics page.

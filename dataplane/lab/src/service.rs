@@ -117,9 +117,11 @@ impl Service {
         lab.exec(Host::Box, &argv)
     }
 
-    /// `throughway show WHAT --json`.
+    /// `throughway show WHAT --json`; `what` may be followed by options, with spaces between.
     pub fn show(&self, lab: &Lab, what: &str) -> Result<Value, LabError> {
-        let output = self.ask(lab, &["show", what, "--json"])?.success(&format!("throughway show {what}"))?;
+        let words = ["show"].into_iter().chain(what.split(' ')).chain(["--json"]);
+        let output =
+            self.ask(lab, &words.collect::<Vec<_>>())?.success(&format!("throughway show {what}"))?;
         serde_json::from_str(&output.stdout).map_err(|error| LabError::Unexpected {
             step: format!("throughway show {what} --json"),
             message: format!("{error}\n{}", output.stdout),

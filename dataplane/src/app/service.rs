@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use throughway_config::{Checksum, Config, FailMode, Poll, XdpMode, ZeroCopy};
+use throughway_flow::entry::Flow;
 use throughway_flow::{Generations, Slot};
 use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
 use throughway_shared::steer;
@@ -18,6 +19,7 @@ use crate::cli::Failure;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
+use crate::worker::inspect::FlowFilter;
 use crate::worker::live::{self, Handle, Launch};
 use crate::worker::{PortSettings, Setup};
 
@@ -374,6 +376,16 @@ impl Service {
     /// The functions' figures.
     pub fn function_stats(&self) -> Vec<FunctionFigures> {
         self.figures.functions()
+    }
+
+    /// At most `most` flows of every worker's cache that `filter` accepts, by worker.
+    pub fn flows(
+        &self,
+        filter: FlowFilter,
+        most: usize,
+    ) -> Result<Vec<(usize, Vec<Flow>)>, live::WorkerError> {
+        let workers = self.handles.iter().enumerate();
+        workers.map(|(number, handle)| Ok((number, handle.flows(number, filter, most)?))).collect()
     }
 
     /// How often the configuration was reloaded.

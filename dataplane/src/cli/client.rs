@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::output::{complain, print, table};
+use crate::control::show::Options;
 
 /// Longer than any reload takes; a service that hangs must not hang its operator.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,8 +36,8 @@ pub(super) fn reload(socket: &Path) -> Result<ExitCode, Failure> {
 }
 
 /// Shows one aspect of the service's state.
-pub(super) fn show(what: &str, socket: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let answer = ask(socket, &json!({ "command": "show", "what": what }))?;
+pub(super) fn show(what: &str, options: &Options, socket: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let answer = ask(socket, &json!({ "command": "show", "what": what, "options": options }))?;
     if let Some(error) = answer.get("error").and_then(Value::as_str) {
         complain(error);
         return Ok(ExitCode::FAILURE);

@@ -5,11 +5,12 @@ mod doctor;
 mod offline;
 mod output;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use throughway_config::value::Protocol;
 
 /// The NFV data plane: XDP steering, AF_XDP workers, chains of network functions from one YAML file.
 #[derive(Parser, Debug)]
@@ -59,6 +60,8 @@ enum Command {
         /// What to show.
         what: What,
         #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
         api: Api,
         /// For programs.
         #[arg(long)]
@@ -90,6 +93,33 @@ struct Api {
     socket: PathBuf,
 }
 
+/// Which of the flows to show.
+#[derive(Args, Debug)]
+struct Filter {
+    /// Source or destination address.
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// Source or destination port.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Upper-layer protocol: a name such as `tcp`, or a number.
+    #[arg(long)]
+    protocol: Option<Protocol>,
+    /// The interface on which packets come in.
+    #[arg(long)]
+    interface: Option<String>,
+    /// Not more lines than this (flows: 100).
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+impl From<Filter> for crate::control::show::Options {
+    fn from(filter: Filter) -> Self {
+        let Filter { address, port, protocol, interface, limit } = filter;
+        Self { address, port, protocol: protocol.map(|protocol| protocol.get()), interface, limit }
+    }
+}
+
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum What {
     /// Ports: device, granted XDP and zero-copy mode, packets, bytes.
@@ -106,6 +136,8 @@ enum What {
     Neighbours,
     /// Why packets died, and what the XDP program decided alone.
     Drops,
+    /// What the workers' flow caches know (--address, --port, --protocol, --interface, --limit).
+    Flows,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
 }
@@ -120,6 +152,7 @@ impl What {
             What::Routes => "routes",
             What::Neighbours => "neighbours",
             What::Drops => "drops",
+            What::Flows => "flows",
             What::Host => "host",
         }
     }
@@ -204,7 +237,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Schema => offline::schema(),
         Command::Diff { old, new } => offline::diff(&old, &new),
         Command::Reload { api } => client::reload(&api.socket),
-        Command::Show { what, api, json } => client::show(what.name(), &api.socket, json),
+        Command::Show { what, filter, api, json } => {
+            client::show(what.name(), &filter.into(), &api.socket, json)
+        }
         Command::Replay(replay) => offline::replay(&replay),
         Command::Lab { command } => offline::lab(command),
         Command::Doctor { config } => doctor::doctor(config.as_deref()),

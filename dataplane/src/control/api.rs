@@ -1,6 +1,7 @@
 //! The API socket: one JSON request a line, one JSON answer a line.
 //!
-//! Requests: `{"command":"reload"}` and `{"command":"show","what":"interfaces"}`. Answers hold `error` when refused.
+//! Requests: `{"command":"reload"}` and `{"command":"show","what":"flows","options":{"port":443}}`. Answers hold `error` when
+//! refused.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,11 @@ const LONGEST_REQUEST: u64 = 64 * 1024;
 #[serde(tag = "command", rename_all = "lowercase")]
 enum Request {
     Reload,
-    Show { what: String },
+    Show {
+        what: String,
+        #[serde(default)]
+        options: show::Options,
+    },
 }
 
 /// The socket's file, removed when the service ends.
@@ -113,9 +118,9 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             Ok(done) => json!({ "changes": done.changes, "warnings": done.warnings }),
             Err(error) => json!({ "error": error }),
         },
-        Request::Show { what } => match show::show(&service, &what) {
-            Some(value) => json!({ "value": value }),
-            None => json!({ "error": format!("there is no `{what}` to show") }),
+        Request::Show { what, options } => match show::show(&service, &what, &options) {
+            Ok(value) => json!({ "value": value }),
+            Err(error) => json!({ "error": error }),
         },
     }
 }

@@ -1,5 +1,10 @@
 //! The running state as JSON: what `throughway show` prints. Every answer is an array of flat objects, or one object.
 
+mod flows;
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use throughway_vnf::DropReason;
 use throughway_vnf::counters::Counter;
@@ -8,9 +13,28 @@ use crate::app::Service;
 use crate::host::{HostFacts, mac_to_text};
 use crate::stats::{PortStats, SocketStats};
 
-/// One aspect of the state by its name, or `None` when there is no such aspect.
-pub fn show(service: &Service, what: &str) -> Option<Value> {
-    Some(match what {
+/// What of an aspect is wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Source or destination.
+    pub address: Option<IpAddr>,
+    /// Source or destination port.
+    pub port: Option<u16>,
+    /// The upper-layer protocol (IANA number).
+    pub protocol: Option<u8>,
+    /// The interface on which packets come in.
+    pub interface: Option<String>,
+    /// Not more lines than this.
+    pub limit: Option<usize>,
+}
+
+/// Lines where [`Options::limit`] says nothing.
+const USUAL_LIMIT: usize = 100;
+
+/// One aspect of the state by its name; the error says why it cannot be shown.
+pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, String> {
+    Ok(match what {
         "interfaces" => interfaces(service),
         "workers" => workers(service),
         "chains" => chains(service),
@@ -18,8 +42,9 @@ pub fn show(service: &Service, what: &str) -> Option<Value> {
         "routes" => routes(&service.host()),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
+        "flows" => flows::flows(service, options)?,
         "host" => serde_json::to_value(&*service.host()).unwrap_or_default(),
-        _ => return None,
+        _ => return Err(format!("there is no `{what}` to show")),
     })
 }
 

@@ -6,11 +6,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use throughway_flow::entry::Flow;
 use throughway_io::PacketIo;
 use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
 use throughway_vnf::Now;
 
+use super::inspect::{FlowFilter, Inspection};
 use super::{Setup, Worker};
 use crate::chain::Program;
 use crate::stats::SocketStats;
@@ -55,6 +57,7 @@ pub struct OpenSocket {
 
 enum Command {
     Install(Box<Program>, Sender<Box<Program>>),
+    Inspect(Inspection),
     Stop,
 }
 
@@ -111,6 +114,17 @@ impl Handle {
         })
     }
 
+    /// Looks for at most `most` flows in its cache; waits until it has been gone through.
+    pub fn flows(&self, number: usize, filter: FlowFilter, most: usize) -> Result<Vec<Flow>, WorkerError> {
+        let (answer, found) = bounded(1);
+        let inspection = Inspection::new(filter, most, answer);
+        self.commands.send(Command::Inspect(inspection)).map_err(|_| WorkerError::Gone(number))?;
+        found.recv_timeout(ORDER_PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => WorkerError::Stuck(number),
+            RecvTimeoutError::Disconnected => WorkerError::Gone(number),
+        })
+    }
+
     /// Whether its thread still runs.
     pub fn is_alive(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
@@ -161,18 +175,22 @@ fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, 
 fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
     let start = Instant::now();
     let mut figures_at = 0;
+    let mut inspection = None;
     loop {
         match orders.try_recv() {
             Ok(Command::Install(program, done)) => {
                 let old = worker.install(*program);
                 let _ = done.send(Box::new(old));
             }
+            // One at a time: an earlier one that is not finished is given up, and who asked is told.
+            Ok(Command::Inspect(wanted)) => inspection = Some(wanted),
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {}
         }
         // The one clock reading of the round. It starts at one second so that no time is ever zero.
         let now = Now(1_000_000_000 + start.elapsed().as_nanos() as u64);
         let received = worker.round(now);
+        inspection = inspection.take().and_then(|inspection| worker.inspect(inspection, now));
         if now.0 >= figures_at {
             figures_at = now.0 + FIGURES_EVERY;
             publish_figures(&mut worker);
@@ -181,7 +199,13 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
             if busy {
                 std::hint::spin_loop();
             } else {
-                let sleep = if worker.has_waiting() { WAITING_SLEEP } else { IDLE_SLEEP };
+                let sleep = if inspection.is_some() {
+                    Duration::ZERO
+                } else if worker.has_waiting() {
+                    WAITING_SLEEP
+                } else {
+                    IDLE_SLEEP
+                };
                 worker.io().wait(sleep);
             }
         }

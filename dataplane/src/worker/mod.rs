@@ -4,12 +4,14 @@
 //!   live service run the very same code.
 //! * `fast`: packets of flows that are known: one lookup, one rewrite, however long the chain is.
 //! * [`hold`]: packets that wait for a neighbour.
+//! * [`inspect`]: looking into the flow cache from outside.
 //! * [`answer`]: ICMP errors back to senders.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
 mod fast;
 pub mod hold;
+pub mod inspect;
 pub mod live;
 mod pace;
 
