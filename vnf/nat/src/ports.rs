@@ -1,0 +1,223 @@
+//! The ports of one outside address and one protocol.
+//!
+//! A port is free, taken, or at rest: after its last mapping ended it is not given to another one for a quiet time, so that
+//! packets still on their way reach nobody they are not meant for (RFC 6888, REQ-8; TCP's 2 MSL, RFC 5382, REQ-5).
+//!
+//! Which free port a mapping gets cannot be guessed (RFC 6056): it is the first free one from a random place on. Finding it
+//! takes the same few steps whether one port in a hundred is free or all are: two levels of summaries lead from any
+//! place to the next word of the bitmap with a free port of the wanted parity.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+/// Words of 64 ports.
+const WORDS: usize = 1 << 10;
+/// Words of the summary: a bit for each word of ports.
+const SUMMARY: usize = WORDS / 64;
+/// Ports that come back from rest in one step at most: more than are taken in one.
+const WAKING: usize = 2;
+
+/// Whether a port has to be even or odd (RFC 4787, REQ-7: RTP and RTCP).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Parity {
+    /// Either.
+    #[default]
+    Any,
+    /// Even.
+    Even,
+    /// Odd.
+    Odd,
+}
+
+impl Parity {
+    /// The parity of `port`.
+    pub const fn of(port: u16) -> Parity {
+        if port.is_multiple_of(2) { Parity::Even } else { Parity::Odd }
+    }
+
+    /// The ports of a word that have it.
+    const fn mask(self) -> u64 {
+        match self {
+            Parity::Any => u64::MAX,
+            Parity::Even => 0x5555_5555_5555_5555,
+            Parity::Odd => 0xaaaa_aaaa_aaaa_aaaa,
+        }
+    }
+}
+
+/// The ports of one address and protocol. 8.6 KiB, and 8 bytes for each port at rest.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// A bit for each port that is free.
+    free: Box<[u64; WORDS]>,
+    /// For even and odd ports, a bit for each word with a free one.
+    words: [[u64; SUMMARY]; 2],
+    /// For even and odd ports, a bit for each word of the summary that is not zero.
+    top: [u16; 2],
+    available: u32,
+    owned: u32,
+    resting: VecDeque<Resting>,
+    /// How long a port rests (ns).
+    quiet: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Resting {
+    port: u16,
+    /// In ticks of 2²⁸ ns (0.27 s), rounded up.
+    until: u32,
+}
+
+const fn tick(time: u64) -> u32 {
+    (time >> 28) as u32
+}
+
+impl Ports {
+    /// All ports of `range` free; after use a port rests for `quiet` ns.
+    pub fn new(range: RangeInclusive<u16>, quiet: u64) -> Ports {
+        let mut ports = Ports {
+            free: Box::new([0; WORDS]),
+            words: [[0; SUMMARY]; 2],
+            top: [0; 2],
+            available: 0,
+            owned: 0,
+            resting: VecDeque::new(),
+            quiet,
+        };
+        for port in range {
+            ports.put(port);
+        }
+        ports.owned = ports.available;
+        ports
+    }
+
+    /// How many ports could be taken now.
+    pub fn available(&self) -> usize {
+        self.available as usize
+    }
+
+    /// How many there are: free, taken and at rest.
+    pub fn owned(&self) -> usize {
+        self.owned as usize
+    }
+
+    /// How many rest.
+    pub fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
+    /// Gives up a port for good, if it is free: somebody else uses it (the kernel, a port forward).
+    pub fn exclude(&mut self, port: u16) -> bool {
+        let taken = self.pull(port);
+        self.owned -= u32::from(taken);
+        taken
+    }
+
+    /// Takes this very port, if it is free: port preservation.
+    pub fn take(&mut self, port: u16, now: u64) -> bool {
+        self.wake(now);
+        self.pull(port)
+    }
+
+    /// Takes a free port of that parity: the first from a random place on. `random` has to be unpredictable for who sends
+    /// packets. `None` when none is free.
+    pub fn take_any(&mut self, parity: Parity, random: u64, now: u64) -> Option<u16> {
+        self.wake(now);
+        let start = random as usize % WORDS;
+        let word = self.word_from(start, parity)?;
+        let candidates = self.free.get(word)? & parity.mask();
+        // Within the word, the first from a random bit on.
+        let turn = (random >> 32) as u32 % 64;
+        let bit = (candidates.rotate_right(turn).trailing_zeros() + turn) % 64;
+        let port = (word * 64) as u16 + bit as u16;
+        self.pull(port).then_some(port)
+    }
+
+    /// Gives a taken port back: it rests, then it is free again. Giving back what was not taken is for the caller to avoid: such
+    /// a port would be free although it is not ours.
+    pub fn give_back(&mut self, port: u16, now: u64) {
+        if self.quiet == 0 {
+            self.put(port);
+            return;
+        }
+        let until = tick(now.saturating_add(self.quiet)).saturating_add(1);
+        self.resting.push_back(Resting { port, until });
+    }
+
+    /// Frees a few of the ports that have rested long enough: called with every take, so that ports come back faster than
+    /// they go.
+    fn wake(&mut self, now: u64) {
+        for _ in 0..WAKING {
+            match self.resting.front() {
+                Some(resting) if resting.until <= tick(now) => {
+                    let port = resting.port;
+                    self.resting.pop_front();
+                    self.put(port);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// The first word from `start` on, around the end, with a free port of that parity.
+    fn word_from(&self, start: usize, parity: Parity) -> Option<usize> {
+        let summary = |at: usize| -> u64 {
+            let [even, odd] = [0, 1].map(|side: usize| self.words[side].get(at).copied().unwrap_or(0));
+            match parity {
+                Parity::Any => even | odd,
+                Parity::Even => even,
+                Parity::Odd => odd,
+            }
+        };
+        let top = match parity {
+            Parity::Any => self.top[0] | self.top[1],
+            Parity::Even => self.top[0],
+            Parity::Odd => self.top[1],
+        };
+        let first = start / 64;
+        let here = summary(first) >> (start % 64);
+        if here != 0 {
+            return Some(start + here.trailing_zeros() as usize);
+        }
+        // The summaries behind the first one, then from the beginning; the first one comes last, with its bits before `start`.
+        let turn = (first as u32 + 1) % 16;
+        let turned = top.rotate_right(turn);
+        if turned == 0 {
+            return None;
+        }
+        let at = ((turned.trailing_zeros() + turn) % 16) as usize;
+        Some(at * 64 + summary(at).trailing_zeros() as usize)
+    }
+
+    fn pull(&mut self, port: u16) -> bool {
+        let (at, bit) = (usize::from(port) / 64, 1u64 << (port % 64));
+        let Some(word) = self.free.get_mut(at) else { return false };
+        if *word & bit == 0 {
+            return false;
+        }
+        *word &= !bit;
+        self.available -= 1;
+        self.summarize(at);
+        true
+    }
+
+    fn put(&mut self, port: u16) {
+        let (at, bit) = (usize::from(port) / 64, 1u64 << (port % 64));
+        let Some(word) = self.free.get_mut(at) else { return };
+        self.available += u32::from(*word & bit == 0);
+        *word |= bit;
+        self.summarize(at);
+    }
+
+    /// Brings the summaries of a word up to date.
+    fn summarize(&mut self, at: usize) {
+        let word = self.free.get(at).copied().unwrap_or(0);
+        for (side, parity) in [Parity::Even, Parity::Odd].into_iter().enumerate() {
+            let Some(summary) = self.words[side].get_mut(at / 64) else { return };
+            let bit = 1u64 << (at % 64);
+            *summary = if word & parity.mask() == 0 { *summary & !bit } else { *summary | bit };
+            let bit = 1u16 << (at / 64);
+            self.top[side] = if *summary == 0 { self.top[side] & !bit } else { self.top[side] | bit };
+        }
+    }
+}
