@@ -18,6 +18,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Functions do not know each other, and not the configuration.
     ("throughway-router", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
     ("throughway-marker", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
+    (
+        "throughway-nat",
+        &[
+            "throughway-shared",
+            "throughway-packet",
+            "throughway-flow",
+            "throughway-vnf",
+            "throughway-session",
+        ],
+    ),
+    ("throughway-balancer", &[]),
     // The configuration knows no function: YAML meets functions in the data plane's `assemble` alone.
     ("throughway-config", &["throughway-packet"]),
     ("throughway-io", &["throughway-shared", "throughway-packet"]),
@@ -38,6 +49,8 @@ const ALL: &[&str] = &[
     "throughway-session",
     "throughway-router",
     "throughway-marker",
+    "throughway-nat",
+    "throughway-balancer",
     "throughway-config",
     "throughway-io",
     "throughway-xdp",
@@ -53,6 +66,8 @@ const EVERYTHING: &[&str] = &[
     "throughway-session",
     "throughway-router",
     "throughway-marker",
+    "throughway-nat",
+    "throughway-balancer",
     "throughway-config",
     "throughway-io",
     "throughway-xdp",

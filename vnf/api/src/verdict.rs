@@ -108,6 +108,19 @@ reasons! {
     /// Too many packets already wait for neighbours.
     NeighbourQueueFull = "neighbour-queue-full",
 
+    /// NAT: no port of the pool is left for the host inside.
+    NatNoPort = "nat-no-port",
+    /// NAT: a TCP segment that opens no connection and belongs to none.
+    NatNoSession = "nat-no-session",
+    /// NAT: a TCP segment that does not fit the state of its connection.
+    NatInvalidState = "nat-invalid-state",
+    /// NAT: from outside to a host inside that has not sent to this address (RFC 4787, section 5).
+    NatFiltered = "nat-filtered",
+    /// NAT: the answer's addresses and ports belong to another session.
+    NatConflict = "nat-conflict",
+    /// NAT: the session table is full.
+    NatSessionTableFull = "nat-session-table-full",
+
     /// The transmit ring stayed full.
     TransmitRingFull = "transmit-ring-full",
     /// No free frame.

@@ -1,0 +1,87 @@
+//! What is known of a connection's state: how long its session lives, and what it is counted as.
+
+use std::time::Duration;
+
+use throughway_packet::{Flags, Headers};
+use throughway_session::tcp::{Event, Tcp};
+use throughway_session::timeouts::{self, TcpTimeouts};
+use throughway_session::{Class, Side};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// How long sessions live without a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP, by state (RFC 5382, REQ-5).
+    pub tcp: TcpTimeouts,
+    /// UDP (RFC 4787, REQ-5).
+    pub udp: Duration,
+    /// ICMP queries (RFC 5508, REQ-2).
+    pub icmp: Duration,
+    /// Everything else.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            tcp: TcpTimeouts::RFC5382,
+            udp: timeouts::UDP,
+            icmp: timeouts::ICMP_QUERY,
+            other: timeouts::OTHER,
+        }
+    }
+}
+
+/// The state of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Connection {
+    /// TCP.
+    Tcp(Tcp),
+    /// Anything else; `answered` once the other side has spoken, or the opener a second time.
+    Stateless {
+        /// Whether it has proven itself.
+        answered: bool,
+    },
+}
+
+impl Connection {
+    /// The connection that a first packet opens; `None` for a TCP segment that opens none.
+    pub fn open(headers: &Headers) -> Option<Connection> {
+        if headers.key.protocol == TCP {
+            return Tcp::open(headers.tcp_flags, false).map(Connection::Tcp);
+        }
+        Some(Connection::Stateless { answered: false })
+    }
+
+    /// Takes note of a packet.
+    pub fn packet(&mut self, side: Side, headers: &Headers) -> Event {
+        match self {
+            Connection::Tcp(tcp) => tcp.segment(side, headers.tcp_flags),
+            Connection::Stateless { answered } => {
+                *answered = true;
+                Event::Fits
+            }
+        }
+    }
+
+    /// What its session is counted as.
+    pub const fn class(self) -> Class {
+        match self {
+            Connection::Tcp(tcp) => tcp.class(),
+            Connection::Stateless { answered: true } => Class::Established,
+            Connection::Stateless { answered: false } => Class::HalfOpen,
+        }
+    }
+
+    /// How long its session lives without another packet of this kind.
+    pub fn timeout(self, headers: &Headers, timeouts: &Timeouts) -> Duration {
+        match self {
+            Connection::Tcp(tcp) => tcp.timeout(&timeouts.tcp),
+            Connection::Stateless { .. } if headers.key.protocol == UDP => timeouts.udp,
+            Connection::Stateless { .. } if headers.flags.has(Flags::ICMP_QUERY) => timeouts.icmp,
+            Connection::Stateless { .. } => timeouts.other,
+        }
+    }
+}

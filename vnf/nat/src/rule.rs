@@ -1,0 +1,146 @@
+//! What the configuration says: which packets are translated, and how.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use throughway_packet::{Headers, PortId};
+use throughway_vnf::Prefix;
+
+/// Which packets a rule is about; what is empty or `None` holds for all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Match {
+    /// Interfaces the packet came in on.
+    pub ingress: Vec<PortId>,
+    /// Interfaces it will leave by: known only when the function stands behind a router; until then it matches nothing.
+    pub egress: Vec<PortId>,
+    /// Source prefixes.
+    pub source: Vec<Prefix>,
+    /// Destination prefixes.
+    pub destination: Vec<Prefix>,
+    /// Upper-layer protocols (IANA numbers).
+    pub protocols: Vec<u8>,
+    /// Source ports, host order.
+    pub source_ports: Vec<RangeInclusive<u16>>,
+    /// Destination ports, host order.
+    pub destination_ports: Vec<RangeInclusive<u16>>,
+}
+
+impl Match {
+    /// Whether a packet is meant.
+    pub fn accepts(&self, headers: &Headers, egress: Option<PortId>) -> bool {
+        fn any<T>(wanted: &[T], is: impl FnMut(&T) -> bool) -> bool {
+            wanted.is_empty() || wanted.iter().any(is)
+        }
+        any(&self.protocols, |protocol| *protocol == headers.key.protocol)
+            && any(&self.ingress, |port| *port == headers.ingress())
+            && any(&self.egress, |port| Some(*port) == egress)
+            && any(&self.source, |prefix| prefix.contains(headers.source()))
+            && any(&self.destination, |prefix| prefix.contains(headers.destination()))
+            && any(&self.source_ports, |ports| ports.contains(&headers.source_port()))
+            && any(&self.destination_ports, |ports| ports.contains(&headers.destination_port()))
+    }
+}
+
+/// Whether packets to different destinations appear under one outside address and port (RFC 4787, section 4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mapping {
+    /// One inside address and port has one outside address and port, whoever it talks to (RFC 4787, REQ-1).
+    #[default]
+    EndpointIndependent,
+    /// One for each address it talks to.
+    AddressDependent,
+    /// One for each address and port it talks to.
+    AddressAndPortDependent,
+}
+
+/// Who outside may send to a mapping (RFC 4787, section 5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Filtering {
+    /// Everybody.
+    EndpointIndependent,
+    /// Whoever has been sent to, from any port (RFC 4787, REQ-8, where stringency is wanted).
+    #[default]
+    AddressDependent,
+    /// The address and port that have been sent to.
+    AddressAndPortDependent,
+}
+
+/// How a source is translated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SourceTarget {
+    /// To the addresses of the pool with this index.
+    Pool(usize),
+    /// To the address of the outside interface.
+    Masquerade,
+    /// Prefix to prefix of the same length, ports unchanged.
+    Prefix {
+        /// The inside prefix.
+        inside: Prefix,
+        /// The outside prefix.
+        outside: Prefix,
+    },
+    /// Not at all.
+    Untranslated,
+}
+
+/// A rule for connections that are opened from inside: the first that matches holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceRule {
+    /// Which packets.
+    pub matches: Match,
+    /// Where to.
+    pub target: SourceTarget,
+    /// See [`Mapping`].
+    pub mapping: Mapping,
+    /// See [`Filtering`].
+    pub filtering: Filtering,
+    /// Keep the inside port where it is free outside.
+    pub preserve_port: bool,
+    /// Keep the parity of the port (RFC 4787, REQ-7), for TCP and UDP.
+    pub preserve_parity: bool,
+}
+
+/// A rule for connections to an outside address: the first that matches holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DestinationRule {
+    /// Which packets.
+    pub matches: Match,
+    /// The inside addresses: one address, or a prefix as long as that of the match, to which host bits are carried over.
+    pub to: Prefix,
+    /// The first of the inside ports: the match's ports are moved there in order. `None`: ports stay.
+    pub port: Option<u16>,
+    /// Also the source is translated, to this address: answers then find their way back whatever the inside host's routes are.
+    pub twice: Option<IpAddr>,
+}
+
+/// An address moved from one prefix to another of the same family and length: its host bits stay.
+pub fn carry_over(address: IpAddr, to: Prefix) -> Option<IpAddr> {
+    match (address, to.address()) {
+        (IpAddr::V4(address), IpAddr::V4(prefix)) => {
+            let host = u32::MAX.checked_shr(u32::from(to.len())).unwrap_or(0);
+            Some(IpAddr::V4((prefix.to_bits() | address.to_bits() & host).into()))
+        }
+        (IpAddr::V6(address), IpAddr::V6(prefix)) => {
+            let host = u128::MAX.checked_shr(u32::from(to.len())).unwrap_or(0);
+            Some(IpAddr::V6((prefix.to_bits() | address.to_bits() & host).into()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_bits_are_carried_over() {
+        let moved = |address: &str, to: &str| {
+            carry_over(address.parse().unwrap(), to.parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(moved("10.1.2.3", "192.0.2.0/24").as_deref(), Some("192.0.2.3"));
+        assert_eq!(moved("10.1.2.3", "192.0.2.9/32").as_deref(), Some("192.0.2.9"));
+        assert_eq!(moved("10.1.2.3", "0.0.0.0/0").as_deref(), Some("10.1.2.3"));
+        assert_eq!(moved("fd00::1:2", "2001:db8::/64").as_deref(), Some("2001:db8::1:2"));
+        assert_eq!(moved("fd00::1:2", "192.0.2.0/24"), None);
+    }
+}
