@@ -97,7 +97,8 @@ impl Maglev {
         }
         // The order in which they take turns must not depend on the order in the configuration.
         turns.sort_unstable_by(|a, b| a.name.cmp(b.name));
-        if let Some([a, b]) = turns.array_windows().find(|[a, b]| a.name == b.name) {
+        let twins = turns.iter().zip(turns.iter().skip(1)).find(|(a, b)| a.name == b.name);
+        if let Some((a, b)) = twins {
             let (a, b) = (usize::from(a.index), usize::from(b.index));
             return Err(MaglevError::SameName(a.min(b), a.max(b)));
         }
