@@ -1,5 +1,7 @@
 //! Maglev's promises: even shares, weights, few changes, the same on every box.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use proptest::prelude::*;
 use throughway_balancer::maglev::{Candidate, LARGEST_SIZE, USUAL_SIZE, is_prime, next_prime};
 use throughway_balancer::{Maglev, MaglevError};

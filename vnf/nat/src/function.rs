@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use throughway_packet::headers::octets;
 use throughway_packet::{Edit, Flags, Headers};
+use throughway_session::connection::Connection;
 use throughway_session::tcp::Event;
 use throughway_session::{Class, InsertError, SessionId, SessionKey, Side};
 use throughway_vnf::credit::session_silence;
 use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Verdict};
 
-use crate::connection::Connection;
 use crate::pool::Wanted;
 use crate::ports::Parity;
 use crate::rule::{DestinationRule, Filtering, Mapping, SourceRule, SourceTarget, carry_over};

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use throughway_packet::headers::octets;
+use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::{
     Class, Config, InsertError, NewSession, Removed, Seed, SessionId, SessionKey, SessionTable, WhenFull,
 };
 use throughway_vnf::{Generations, Now, Slot, Snapshot};
 
-use crate::connection::{Connection, Timeouts};
 use crate::pool::Pool;
 use crate::rule::{DestinationRule, Filtering, SourceRule};
 

@@ -3,6 +3,7 @@
 //! * [`SessionTable`]: sessions that any worker finds by either of two keys, with capacity, quotas, timeouts, handles and a walk
 //!   through all of them.
 //! * [`SourceCounter`]: exact counts per source address or network, for limits per source.
+//! * [`connection`]: the state of a connection of any protocol.
 //! * [`tcp`]: the states of a TCP connection as somebody in the middle sees them.
 //! * [`timeouts`]: default timeouts with the RFCs they come from.
 //!
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod age;
+pub mod connection;
 mod hash;
 #[cfg(all(test, loom))]
 mod interleavings;

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use throughway_nat::rule::{Filtering, Mapping, SourceRule, SourceTarget};
-use throughway_nat::{Nat, Options, Pool, PoolConfig, Pooling, Rules, Shared, Timeouts};
+use throughway_nat::{Nat, Options, Pool, PoolConfig, Pooling, Rules, Shared};
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, apply, checksum, parse};
+use throughway_session::connection::Timeouts;
 use throughway_vnf::{Context, Function, Generations, Now, Packet, Verdict};
 
 pub const INSIDE: PortId = PortId(0);
@@ -57,7 +58,7 @@ pub struct World {
 impl World {
     pub fn new(rules: Rules) -> World {
         let options =
-            Options { sessions: 1 << 16, half_open: 1 << 15, timeouts: Timeouts::default(), seed: [1, 2] };
+            Options { sessions: 1 << 16, half_open: 1 << 15, timeouts: Timeouts::NAT, seed: [1, 2] };
         let shared = Arc::new(Shared::new(options, rules, Arc::new(Generations::default())));
         World { nat: Nat::new(Arc::clone(&shared), 0), shared, now: 10 * SECOND }
     }

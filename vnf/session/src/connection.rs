@@ -1,11 +1,13 @@
-//! What is known of a connection's state: how long its session lives, and what it is counted as.
+//! The state of a connection of any protocol, as a stateful function keeps it in its session: how long that lives, and what it
+//! is counted as.
 
 use std::time::Duration;
 
+use crate::key::Side;
+use crate::quota::Class;
+use crate::tcp::{Event, Tcp};
+use crate::timeouts::{self, TcpTimeouts};
 use throughway_packet::{Flags, Headers};
-use throughway_session::tcp::{Event, Tcp};
-use throughway_session::timeouts::{self, TcpTimeouts};
-use throughway_session::{Class, Side};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -23,15 +25,14 @@ pub struct Timeouts {
     pub other: Duration,
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            tcp: TcpTimeouts::RFC5382,
-            udp: timeouts::UDP,
-            icmp: timeouts::ICMP_QUERY,
-            other: timeouts::OTHER,
-        }
-    }
+impl Timeouts {
+    /// What RFC 5382, 4787 and 5508 ask of a NAT.
+    pub const NAT: Timeouts = Timeouts {
+        tcp: TcpTimeouts::RFC5382,
+        udp: timeouts::UDP,
+        icmp: timeouts::ICMP_QUERY,
+        other: timeouts::OTHER,
+    };
 }
 
 /// The state of a connection.
