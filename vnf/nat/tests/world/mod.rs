@@ -12,22 +12,22 @@ use throughway_packet::{Headers, PortId, apply, checksum, parse};
 use throughway_session::connection::Timeouts;
 use throughway_vnf::{Context, Function, Generations, Now, Packet, Verdict};
 
-pub const INSIDE: PortId = PortId(0);
-pub const OUTSIDE: PortId = PortId(1);
-pub const SECOND: u64 = 1_000_000_000;
-pub const SYN: u8 = 2;
-pub const ACK: u8 = 16;
+pub(crate) const INSIDE: PortId = PortId(0);
+pub(crate) const OUTSIDE: PortId = PortId(1);
+pub(crate) const SECOND: u64 = 1_000_000_000;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const ACK: u8 = 16;
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub fn between(source: &str, destination: &str) -> PacketBuilder {
+pub(crate) fn between(source: &str, destination: &str) -> PacketBuilder {
     PacketBuilder::between(ip(source), ip(destination))
 }
 
 /// A source rule for everything, to pool 0, as configured where nothing is said.
-pub fn to_pool() -> SourceRule {
+pub(crate) fn to_pool() -> SourceRule {
     SourceRule {
         matches: Default::default(),
         target: SourceTarget::Pool(0),
@@ -39,24 +39,24 @@ pub fn to_pool() -> SourceRule {
 }
 
 /// A pool with these addresses and ports, whose ports rest for two minutes.
-pub fn pool(addresses: &[&str], ports: std::ops::RangeInclusive<u16>) -> Arc<Pool> {
+pub(crate) fn pool(addresses: &[&str], ports: std::ops::RangeInclusive<u16>) -> Arc<Pool> {
     let addresses = addresses.iter().map(|address| ip(address)).collect();
     Arc::new(Pool::new(PoolConfig { addresses, ports, quiet: 120 * SECOND, pooling: Pooling::Paired }))
 }
 
 /// Rules with one outside port.
-pub fn rules(source: Vec<SourceRule>, pools: Vec<Arc<Pool>>) -> Rules {
+pub(crate) fn rules(source: Vec<SourceRule>, pools: Vec<Arc<Pool>>) -> Rules {
     Rules { source, pools, outside: vec![OUTSIDE], ..Rules::default() }
 }
 
-pub struct World {
-    pub nat: Nat,
-    pub shared: Arc<Shared>,
-    pub now: u64,
+pub(crate) struct World {
+    pub(crate) nat: Nat,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) now: u64,
 }
 
 impl World {
-    pub fn new(rules: Rules) -> World {
+    pub(crate) fn new(rules: Rules) -> World {
         let options =
             Options { sessions: 1 << 16, half_open: 1 << 15, timeouts: Timeouts::NAT, seed: [1, 2] };
         let shared = Arc::new(Shared::new(options, rules, Arc::new(Generations::default())));
@@ -64,7 +64,7 @@ impl World {
     }
 
     /// What the NAT says of a frame, and the frame as it leaves, with every checksum right.
-    pub fn pass(&mut self, ingress: PortId, frame: &[u8]) -> (Verdict, Vec<u8>, Headers) {
+    pub(crate) fn pass(&mut self, ingress: PortId, frame: &[u8]) -> (Verdict, Vec<u8>, Headers) {
         let headers = parse(frame, ingress).unwrap_or_else(|error| panic!("{error}"));
         let mut packet = Packet::new(frame, headers);
         let verdict = self.nat.judge(&mut packet, &Context { now: Now(self.now) });
@@ -78,14 +78,14 @@ impl World {
 
     /// A packet that passes, as it leaves.
     #[track_caller]
-    pub fn passes(&mut self, ingress: PortId, packet: &PacketBuilder) -> Headers {
+    pub(crate) fn passes(&mut self, ingress: PortId, packet: &PacketBuilder) -> Headers {
         let (verdict, _, seen) = self.pass(ingress, &packet.finish());
         assert_eq!(verdict, Verdict::Continue);
         seen
     }
 
     /// Lets time go by, with housekeeping.
-    pub fn wait(&mut self, seconds: u64) {
+    pub(crate) fn wait(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now += SECOND;
             self.nat.tick(&Context { now: Now(self.now) });
