@@ -28,7 +28,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "throughway-session",
         ],
     ),
-    ("throughway-balancer", &[]),
+    (
+        "throughway-balancer",
+        &[
+            "throughway-shared",
+            "throughway-packet",
+            "throughway-flow",
+            "throughway-vnf",
+            "throughway-session",
+        ],
+    ),
     // The configuration knows no function: YAML meets functions in the data plane's `assemble` alone.
     ("throughway-config", &["throughway-packet"]),
     ("throughway-io", &["throughway-shared", "throughway-packet"]),

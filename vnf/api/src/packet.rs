@@ -33,6 +33,7 @@ pub struct Packet<'a> {
     view: Headers,
     action: Action,
     unresolved: Option<IpAddr>,
+    via: Option<IpAddr>,
     dependencies: Dependencies,
     credits: Credits,
     judge: FunctionTag,
@@ -51,6 +52,7 @@ impl<'a> Packet<'a> {
             view: headers,
             action: Action::nothing(),
             unresolved: None,
+            via: None,
             dependencies: Dependencies::NONE,
             credits: Credits::default(),
             judge: FunctionTag::default(),
@@ -100,6 +102,16 @@ impl<'a> Packet<'a> {
     /// The next hop to be resolved before the packet can leave.
     pub fn awaited_neighbour(&self) -> Option<IpAddr> {
         self.unresolved
+    }
+
+    /// Asks the router to send the packet to the host `via`, whatever its destination address says: direct server return.
+    pub fn direct_to(&mut self, via: IpAddr) {
+        self.via = Some(via);
+    }
+
+    /// What the router looks up: the destination address, or the host that a function has named instead.
+    pub fn routed_by(&self) -> IpAddr {
+        self.via.unwrap_or_else(|| self.view.destination())
     }
 
     /// Says that the answer was made from what `slot` stands for (a route, a neighbour, a session): when that changes, later

@@ -121,6 +121,11 @@ reasons! {
     /// NAT: the session table is full.
     NatSessionTableFull = "nat-session-table-full",
 
+    /// Load balancer: no backend of the service takes new connections.
+    NoBackend = "no-backend",
+    /// Load balancer: a TCP segment that does not fit the state of its connection.
+    BalancerInvalidState = "balancer-invalid-state",
+
     /// The transmit ring stayed full.
     TransmitRingFull = "transmit-ring-full",
     /// No free frame.

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use throughway_packet::headers::octets;
-use throughway_packet::{Edit, Flags, Headers};
+use throughway_packet::{Flags, Headers};
 use throughway_session::connection::Connection;
 use throughway_session::tcp::Event;
-use throughway_session::{Class, InsertError, SessionId, SessionKey, Side};
+use throughway_session::{Class, InsertError, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
 use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Verdict};
 
@@ -302,23 +302,5 @@ fn redirect(rule: &DestinationRule, headers: &Headers, translated: &mut SessionK
             before = before.wrapping_add(range.end() - range.start()).wrapping_add(1);
         }
         translated.destination_port = first.wrapping_add(before).to_be_bytes();
-    }
-}
-
-/// Edits a packet into what `to` says.
-fn translate(packet: &mut Packet<'_>, to: &SessionKey) {
-    let now = packet.headers().key;
-    let address = |octets: &[u8; 16]| std::net::Ipv6Addr::from(*octets).to_canonical();
-    if now.source != to.source {
-        packet.edit(Edit::Source(address(&to.source)));
-    }
-    if now.destination != to.destination {
-        packet.edit(Edit::Destination(address(&to.destination)));
-    }
-    if now.source_port != to.source_port {
-        packet.edit(Edit::SourcePort(u16::from_be_bytes(to.source_port)));
-    }
-    if packet.headers().key.destination_port != to.destination_port {
-        packet.edit(Edit::DestinationPort(u16::from_be_bytes(to.destination_port)));
     }
 }

@@ -1,6 +1,4 @@
 //! What becomes of packets on their way out and back.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod world;
 
 use throughway_nat::rule::{DestinationRule, Filtering, Mapping, Match};

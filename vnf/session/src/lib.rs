@@ -2,6 +2,7 @@
 //!
 //! * [`SessionTable`]: sessions that any worker finds by either of two keys, with capacity, quotas, timeouts, handles and a walk
 //!   through all of them.
+//! * [`translate()`]: edits a packet of one side into what the other side sees.
 //! * [`SourceCounter`]: exact counts per source address or network, for limits per source.
 //! * [`connection`]: the state of a connection of any protocol.
 //! * [`tcp`]: the states of a TCP connection as somebody in the middle sees them.
@@ -27,6 +28,7 @@ mod table;
 pub mod tcp;
 mod time;
 pub mod timeouts;
+mod translate;
 mod walk;
 mod wheel;
 
@@ -38,4 +40,5 @@ pub use session::{Info, Meta, Reason, Removed, SessionId};
 pub use source::{SourceConfig, SourceCounter, SourceError};
 pub use table::{Config, Found, InsertError, MAX_CAPACITY, NewSession, SessionTable, Stats, WhenFull};
 pub use time::RESOLUTION;
+pub use translate::translate;
 pub use walk::Cursor;
