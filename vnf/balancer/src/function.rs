@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use siphasher::sip::SipHasher13;
 use throughway_packet::headers::octets;
 use throughway_packet::{Edit, Flags, Headers};
-use throughway_session::connection::{Connection, Timeouts};
+use throughway_session::connection::Connection;
 use throughway_session::tcp::Event;
 use throughway_session::{
     Class, Config, NewSession, Seed, SessionId, SessionKey, SessionTable, Side, WhenFull, translate,
@@ -20,25 +20,20 @@ use crate::service::{Affinity, Backend, Forward, Service, Services};
 /// Connections that are looked at for their age between two batches.
 const AGED: usize = 64;
 
-/// Bounds and timeouts.
+/// What is fixed for the life of the connection table.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The most connections that are remembered; others are served by the hash alone.
     pub connections: u32,
     /// The most connections that are remembered before both sides have spoken.
     pub half_open: u32,
-    /// How long connections are remembered.
-    pub timeouts: Timeouts,
     /// The secret of the connection table's hash function.
     pub seed: [u64; 2],
 }
 
-/// What all workers share.
+/// What all workers share, whatever services are configured.
 #[derive(Debug)]
 pub struct Shared {
-    /// The services, with what is known of their backends.
-    pub services: Snapshot<Services>,
-    options: Options,
     connections: SessionTable<Remembered>,
     hash_only: AtomicU64,
 }
@@ -52,17 +47,12 @@ pub struct Remembered {
 }
 
 impl Shared {
-    /// Over these services, with no connections.
-    pub fn new(options: Options, services: Services) -> Shared {
+    /// With no connections.
+    pub fn new(options: Options) -> Shared {
         let [a, b] = options.seed;
         let config =
             Config::new(options.connections, Seed([a, b])).half_open(options.half_open, WhenFull::Refuse);
-        Shared {
-            services: Snapshot::new(services),
-            options,
-            connections: SessionTable::new(config),
-            hash_only: AtomicU64::new(0),
-        }
+        Shared { connections: SessionTable::new(config), hash_only: AtomicU64::new(0) }
     }
 
     /// How many connections are remembered.
@@ -80,19 +70,21 @@ impl Shared {
 #[derive(Debug)]
 pub struct Balancer {
     shared: Arc<Shared>,
+    services: Snapshot<Services>,
 }
 
 impl Balancer {
-    /// A load balancer over what all workers share.
-    pub fn new(shared: Arc<Shared>) -> Balancer {
-        Balancer { shared }
+    /// A load balancer over what all workers share, for these services, with what is known of their backends.
+    pub fn new(shared: Arc<Shared>, services: Snapshot<Services>) -> Balancer {
+        Balancer { shared, services }
     }
 
     /// A packet of a connection that is remembered.
     fn known(&self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Option<Verdict> {
         let shared = &self.shared;
         let headers = *packet.headers();
-        let timeouts = &shared.options.timeouts;
+        let services = self.services.read();
+        let timeouts = services.timeouts();
         let found = shared.connections.lookup_with(key, now, |side, remembered, meta| {
             let before = remembered.connection;
             let event = remembered.connection.packet(side, &headers);
@@ -116,7 +108,6 @@ impl Balancer {
             Event::Invalid => return Some(Verdict::Drop(DropReason::BalancerInvalidState)),
         }
         let [forward, reverse] = shared.connections.keys(id)?;
-        let services = shared.services.read();
         let service = services.by_id(remembered.service);
         let backend = service.and_then(|service| service.backend(remembered.backend));
         if side == Side::Forward {
@@ -145,7 +136,7 @@ impl Balancer {
     /// A packet of no remembered connection: the hash chooses.
     fn unknown(&mut self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Verdict {
         let shared = &self.shared;
-        let services = shared.services.read();
+        let services = self.services.read();
         let headers = *packet.headers();
         let Some(service) = services.at(&key.destination, key.protocol, headers.destination_port()) else {
             if let Some(service) = services.answering(&key.source, key.protocol, headers.source_port()) {
@@ -162,7 +153,7 @@ impl Balancer {
         let remembered = connection.and_then(|connection| {
             let (service, backend) = (service.config.id, backend.id);
             let state = Remembered { connection, service, backend };
-            let timeout = connection.timeout(&headers, &shared.options.timeouts);
+            let timeout = connection.timeout(&headers, services.timeouts());
             let (forward, reverse) = (*key, translated.reversed());
             let new = NewSession { forward, reverse, class: connection.class(), timeout, state };
             shared.connections.insert(new, now, |_| ()).ok()
@@ -206,7 +197,7 @@ impl Function for Balancer {
             && credit & TO_BACKEND != 0
             && let Some(remembered) = self.shared.connections.read(id, |remembered, _| *remembered)
         {
-            let services = self.shared.services.read();
+            let services = self.services.read();
             let service = services.by_id(remembered.service);
             if let Some(backend) = service.and_then(|service| service.backend(remembered.backend)) {
                 backend.figures.packets(seen.packets, seen.bytes);

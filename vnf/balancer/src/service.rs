@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use throughway_packet::headers::octets;
+use throughway_session::connection::Timeouts;
 
 use crate::maglev::{Candidate, Maglev, MaglevError};
 
@@ -155,8 +156,9 @@ impl Service {
 }
 
 /// All services of a function, as one immutable value.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Services {
+    timeouts: Timeouts,
     services: Vec<Service>,
     by_id: HashMap<u32, u32>,
     /// By address and protocol: the services there, those with one port first.
@@ -168,9 +170,17 @@ pub struct Services {
 }
 
 impl Services {
-    /// Of services that overlap, the one with fewer ports holds; of equals the first.
-    pub fn new(services: Vec<Service>) -> Services {
-        let mut all = Services { services, ..Services::default() };
+    /// Of services that overlap, the one with fewer ports holds; of equals the first. Connections are remembered for
+    /// `timeouts`.
+    pub fn new(services: Vec<Service>, timeouts: Timeouts) -> Services {
+        let mut all = Services {
+            timeouts,
+            services,
+            by_id: HashMap::new(),
+            at: HashMap::new(),
+            exact: HashMap::new(),
+            answers: HashMap::new(),
+        };
         let mut order: Vec<usize> = (0..all.services.len()).collect();
         let width =
             |service: &Service| service.config.ports.end().saturating_sub(*service.config.ports.start());
@@ -200,6 +210,11 @@ impl Services {
             }
         }
         all
+    }
+
+    /// How long connections are remembered.
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// The service at an address (in its 16-byte form), protocol and port.

@@ -10,7 +10,7 @@ use throughway_balancer::{
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, apply, checksum, parse};
 use throughway_session::connection::Timeouts;
-use throughway_vnf::{Context, DropReason, Function, Now, Packet, Verdict};
+use throughway_vnf::{Context, DropReason, Function, Now, Packet, Snapshot, Verdict};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -42,17 +42,22 @@ fn web(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
     }
 }
 
+fn services(config: ServiceConfig) -> Services {
+    Services::new(vec![Service::new(config).expect("valid")], Timeouts::NAT)
+}
+
 struct World {
     balancer: Balancer,
     shared: Arc<Shared>,
+    services: Snapshot<Services>,
 }
 
 impl World {
     fn new(config: ServiceConfig, connections: u32) -> World {
-        let options = Options { connections, half_open: connections, timeouts: Timeouts::NAT, seed: [1, 2] };
-        let services = Services::new(vec![Service::new(config).expect("valid")]);
-        let shared = Arc::new(Shared::new(options, services));
-        World { balancer: Balancer::new(Arc::clone(&shared)), shared }
+        let options = Options { connections, half_open: connections, seed: [1, 2] };
+        let services = Snapshot::new(services(config));
+        let shared = Arc::new(Shared::new(options));
+        World { balancer: Balancer::new(Arc::clone(&shared), services.clone()), shared, services }
     }
 
     /// The verdict, the packet as it leaves, and whom the router is to send it to.
@@ -84,12 +89,12 @@ fn a_connection_stays_with_its_backend_and_its_answers_come_from_the_service() {
         // The others go; who has a connection keeps it.
         let gone = [backend(1, Health::Draining), backend(2, Health::Draining), backend(3, Health::Up)];
         let other = web(Forward::Nat, gone.into());
-        world.shared.services.publish(Services::new(vec![Service::new(other).unwrap()]));
+        world.services.publish(services(other));
         assert_eq!(world.pass(&client(ACK)).1.destination().to_string(), server);
         let fresh = between("192.0.2.8", "203.0.113.80").tcp(port, 80, SYN);
         assert_eq!(world.pass(&fresh).1.destination(), ip("10.0.1.3"));
         let both = web(Forward::Nat, vec![backend(1, Health::Up), backend(2, Health::Up)]);
-        world.shared.services.publish(Services::new(vec![Service::new(both).unwrap()]));
+        world.services.publish(services(both));
     }
     assert_eq!(world.shared.connections(), 100);
 }

@@ -9,7 +9,7 @@ use throughway_session::connection::Connection;
 use throughway_session::tcp::Event;
 use throughway_session::{Class, InsertError, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
-use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Verdict};
+use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict};
 
 use crate::pool::Wanted;
 use crate::ports::Parity;
@@ -26,6 +26,7 @@ const AGED: usize = 64;
 #[derive(Debug)]
 pub struct Nat {
     shared: Arc<Shared>,
+    rules: Snapshot<Rules>,
     /// Unpredictable bits for the choice of ports: xorshift64* (Vigna, 2016), seeded with a secret and the time.
     random: u64,
 }
@@ -39,11 +40,11 @@ struct Plan {
 }
 
 impl Nat {
-    /// A NAT over what all workers share. `worker` tells them apart.
-    pub fn new(shared: Arc<Shared>, worker: u64) -> Nat {
+    /// A NAT over what all workers share, by these rules. `worker` tells them apart.
+    pub fn new(shared: Arc<Shared>, rules: Snapshot<Rules>, worker: u64) -> Nat {
         let [a, b] = shared.options.seed;
         let random = a.rotate_left(17) ^ b ^ (worker + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Nat { shared, random: random | 1 }
+        Nat { shared, rules, random: random | 1 }
     }
 
     fn random(&mut self, now: Now) -> u64 {
@@ -58,19 +59,20 @@ impl Nat {
     /// A packet of a session that exists: translated, and noted.
     fn known(&self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Option<Verdict> {
         let shared = &self.shared;
+        let rules = self.rules.read();
         let headers = *packet.headers();
         let found = shared.sessions.lookup_with(key, now, |side, session, meta| {
             let before = session.connection;
             let event = session.connection.packet(side, &headers);
             if event == Event::Fits {
-                let timeout = session.connection.timeout(&headers, &shared.options.timeouts);
+                let timeout = session.connection.timeout(&headers, &rules.timeouts);
                 meta.touch(now, timeout);
                 let class = session.connection.class();
                 if meta.class() != class && meta.set_class(class).is_err() {
                     session.connection = before;
                 }
             }
-            let timeout = session.connection.timeout(&headers, &shared.options.timeouts);
+            let timeout = session.connection.timeout(&headers, &rules.timeouts);
             (meta.id(), side, event, session.connection.class(), timeout)
         });
         let (id, side, event, class, timeout) = found?;
@@ -99,7 +101,7 @@ impl Nat {
     /// A packet that belongs to no session.
     fn unknown(&mut self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Verdict {
         let shared = Arc::clone(&self.shared);
-        let rules = shared.rules.read();
+        let rules = self.rules.read_owned();
         let headers = *packet.headers();
         let from_outside = rules.outside.contains(&headers.ingress());
         let plan = match self.plan(&rules, packet, &headers, key, from_outside, now) {
@@ -114,7 +116,7 @@ impl Nat {
             Verdict::Drop(reason)
         };
         let Some(connection) = Connection::open(&headers) else { return give_up(DropReason::NatNoSession) };
-        let timeout = connection.timeout(&headers, &shared.options.timeouts);
+        let timeout = connection.timeout(&headers, &rules.timeouts);
         let keys = [*key, plan.translated.reversed()];
         match shared.open(keys, connection, timeout, plan.mapping, now) {
             Ok(_) => {

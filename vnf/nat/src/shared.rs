@@ -1,4 +1,4 @@
-//! What all workers share of a NAT: rules, sessions and mappings.
+//! What all workers share of a NAT, and what stays over reloads: sessions and mappings.
 //!
 //! A *session* is a connection: its forward key is that of the packet that opened it, its reverse key that of the answers as
 //! they arrive, so a packet of either side is translated into the other side's key, turned round. Source, destination, twice
@@ -16,7 +16,7 @@ use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::{
     Class, Config, InsertError, NewSession, Removed, Seed, SessionId, SessionKey, SessionTable, WhenFull,
 };
-use throughway_vnf::{Generations, Now, Slot, Snapshot};
+use throughway_vnf::{Generations, Now, Slot};
 
 use crate::pool::Pool;
 use crate::rule::{DestinationRule, Filtering, SourceRule};
@@ -24,22 +24,22 @@ use crate::rule::{DestinationRule, Filtering, SourceRule};
 /// A mapping never ends by time, only with its last session.
 const FOREVER: Duration = Duration::from_secs(1 << 28);
 
-/// Bounds and timeouts.
+/// What is fixed for the life of the tables.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The most sessions.
     pub sessions: u32,
     /// The most sessions on which nobody has answered yet; the oldest of them makes room for new ones.
     pub half_open: u32,
-    /// How long sessions live.
-    pub timeouts: Timeouts,
     /// The secret of the tables' hash functions and of the choice of ports.
     pub seed: [u64; 2],
 }
 
 /// The rules of one configuration, as workers read them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rules {
+    /// How long sessions live.
+    pub timeouts: Timeouts,
     /// For connections opened from inside, in order.
     pub source: Vec<SourceRule>,
     /// For connections to outside addresses, in order.
@@ -70,13 +70,10 @@ pub struct Mapped {
     pub sessions: u32,
 }
 
-/// What all workers share.
+/// What all workers share, whatever rules are in force.
 #[derive(Debug)]
 pub struct Shared {
-    /// The rules in force.
-    pub rules: Snapshot<Rules>,
-    /// Bounds and timeouts.
-    pub options: Options,
+    pub(crate) options: Options,
     pub(crate) sessions: SessionTable<Session>,
     pub(crate) mappings: SessionTable<Mapped>,
     generations: Arc<Generations>,
@@ -84,14 +81,13 @@ pub struct Shared {
 
 impl Shared {
     /// Empty tables.
-    pub fn new(options: Options, rules: Rules, generations: Arc<Generations>) -> Shared {
+    pub fn new(options: Options, generations: Arc<Generations>) -> Shared {
         let [a, b] = options.seed;
         let sessions =
             Config::new(options.sessions, Seed([a, b])).half_open(options.half_open, WhenFull::EvictHalfOpen);
         // No more mappings than sessions: each has one at least.
         let mappings = Config::new(options.sessions, Seed([b, a]));
         Shared {
-            rules: Snapshot::new(rules),
             sessions: SessionTable::new(sessions),
             mappings: SessionTable::new(mappings),
             options,

@@ -10,7 +10,7 @@ use throughway_nat::{Nat, Options, Pool, PoolConfig, Pooling, Rules, Shared};
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, apply, checksum, parse};
 use throughway_session::connection::Timeouts;
-use throughway_vnf::{Context, Function, Generations, Now, Packet, Verdict};
+use throughway_vnf::{Context, Function, Generations, Now, Packet, Snapshot, Verdict};
 
 pub(crate) const INSIDE: PortId = PortId(0);
 pub(crate) const OUTSIDE: PortId = PortId(1);
@@ -46,7 +46,7 @@ pub(crate) fn pool(addresses: &[&str], ports: std::ops::RangeInclusive<u16>) -> 
 
 /// Rules with one outside port.
 pub(crate) fn rules(source: Vec<SourceRule>, pools: Vec<Arc<Pool>>) -> Rules {
-    Rules { source, pools, outside: vec![OUTSIDE], ..Rules::default() }
+    Rules { timeouts: Timeouts::NAT, source, destination: Vec::new(), pools, outside: vec![OUTSIDE] }
 }
 
 pub(crate) struct World {
@@ -57,10 +57,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(rules: Rules) -> World {
-        let options =
-            Options { sessions: 1 << 16, half_open: 1 << 15, timeouts: Timeouts::NAT, seed: [1, 2] };
-        let shared = Arc::new(Shared::new(options, rules, Arc::new(Generations::default())));
-        World { nat: Nat::new(Arc::clone(&shared), 0), shared, now: 10 * SECOND }
+        let options = Options { sessions: 1 << 16, half_open: 1 << 15, seed: [1, 2] };
+        let shared = Arc::new(Shared::new(options, Arc::new(Generations::default())));
+        World { nat: Nat::new(Arc::clone(&shared), Snapshot::new(rules), 0), shared, now: 10 * SECOND }
     }
 
     /// What the NAT says of a frame, and the frame as it leaves, with every checksum right.
