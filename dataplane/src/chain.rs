@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use throughway_balancer::Balancer;
 use throughway_marker::Marker;
+use throughway_nat::Nat;
 use throughway_packet::PortId;
 use throughway_router::{Origin, Router};
 use throughway_vnf::packet::State;
@@ -21,35 +23,49 @@ pub enum AnyFunction {
     Router(Router),
     /// See [`throughway_marker`].
     Marker(Marker),
+    /// See [`throughway_nat`].
+    Nat(Nat),
+    /// See [`throughway_balancer`].
+    Balancer(Balancer),
+}
+
+/// The same for every kind: static dispatch.
+macro_rules! whichever {
+    ($any:expr, $function:ident => $what:expr) => {
+        match $any {
+            AnyFunction::Router($function) => $what,
+            AnyFunction::Marker($function) => $what,
+            AnyFunction::Nat($function) => $what,
+            AnyFunction::Balancer($function) => $what,
+        }
+    };
 }
 
 impl AnyFunction {
     /// The kind's name in the configuration.
     pub fn kind(&self) -> &'static str {
-        match self {
-            AnyFunction::Router(_) => Router::KIND,
-            AnyFunction::Marker(_) => Marker::KIND,
+        fn kind<F: Function>(_: &F) -> &'static str {
+            F::KIND
         }
+        whichever!(self, function => kind(function))
     }
 
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
-        match self {
-            AnyFunction::Router(function) => function.process(batch, context),
-            AnyFunction::Marker(function) => function.process(batch, context),
-        }
+        whichever!(self, function => function.process(batch, context));
     }
 
     fn tick(&mut self, context: &Context) {
-        match self {
-            AnyFunction::Router(function) => function.tick(context),
-            AnyFunction::Marker(function) => function.tick(context),
-        }
+        whichever!(self, function => function.tick(context));
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {
+        whichever!(self, function => function.settle(id, seen));
+    }
+
+    fn router(&self) -> Option<&Router> {
         match self {
-            AnyFunction::Router(function) => function.settle(id, seen),
-            AnyFunction::Marker(function) => function.settle(id, seen),
+            AnyFunction::Router(router) => Some(router),
+            _ => None,
         }
     }
 }
@@ -136,17 +152,12 @@ impl Program {
     /// The MAC addresses (destination, source) of a frame to a neighbour, once the kernel has resolved it.
     pub fn ethernet_to(&self, port: PortId, next_hop: IpAddr) -> Option<([u8; 6], [u8; 6])> {
         // Neighbours belong to the host, not to a router: all routers see the same.
-        self.functions.iter().find_map(|entry| match &entry.function {
-            AnyFunction::Router(router) => Some(router.ethernet_to(port, next_hop)),
-            AnyFunction::Marker(_) => None,
-        })?
+        let mut routers = self.functions.iter().filter_map(|entry| entry.function.router());
+        routers.next()?.ethernet_to(port, next_hop)
     }
 
     fn routers_of(&self, chain: usize) -> impl Iterator<Item = &Router> {
         let run = self.chains.get(chain).map(|chain| chain.run.as_slice()).unwrap_or_default();
-        run.iter().filter_map(|&index| match &self.functions.get(index)?.function {
-            AnyFunction::Router(router) => Some(router),
-            AnyFunction::Marker(_) => None,
-        })
+        run.iter().filter_map(|&index| self.functions.get(index)?.function.router())
     }
 }
