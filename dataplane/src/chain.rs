@@ -12,7 +12,7 @@ use throughway_nat::Nat;
 use throughway_packet::PortId;
 use throughway_router::{Origin, Router};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Batch, Context, Credit, Function, FunctionTag, Seen};
+use throughway_vnf::{Batch, Context, Credit, Function, FunctionTag, Packet, Seen};
 
 use crate::stats::{ChainStats, FunctionStats};
 
@@ -60,6 +60,10 @@ impl AnyFunction {
 
     fn settle(&mut self, id: u64, seen: &Seen) {
         whichever!(self, function => function.settle(id, seen));
+    }
+
+    fn explain(&self, packet: &Packet<'_>, context: &Context) -> Vec<String> {
+        whichever!(self, function => function.explain(packet, context))
     }
 
     fn router(&self) -> Option<&Router> {
@@ -126,6 +130,28 @@ impl Program {
             entry.stats.packets.add(living as u64);
             entry.stats.dropped.add((living - left) as u64);
             living = left;
+        }
+    }
+
+    /// Walks one packet through a chain and tells after each function what that said of itself beforehand, and how the packet
+    /// is now: for people.
+    pub fn explain(
+        &mut self,
+        chain: usize,
+        packet: &mut Packet<'_>,
+        context: &Context,
+        mut tell: impl FnMut(&str, &'static str, Vec<String>, &Packet<'_>),
+    ) {
+        let Some(chain) = self.chains.get(chain) else { return };
+        for &index in &chain.run {
+            let Some(entry) = self.functions.get_mut(index).filter(|_| packet.state() == State::Alive) else {
+                continue;
+            };
+            packet.pass_on(entry.tag);
+            let reasons = entry.function.explain(packet, context);
+            let verdict = whichever!(&mut entry.function, function => function.judge(packet, context));
+            packet.settle(verdict);
+            tell(&entry.name, entry.function.kind(), reasons, packet);
         }
     }
 

@@ -9,6 +9,7 @@
 //! * [`worker`]: the loop, on pinned threads.
 //! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
 //! * [`control`]: the slow side: kernel mirror, API, metrics.
+//! * [`explain`]: why a packet goes where it goes, for people.
 //! * [`stats`]: what workers count.
 //! * [`cli`]: the command line.
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod assemble;
 pub mod chain;
 pub mod cli;
 pub mod control;
+pub mod explain;
 pub mod host;
 pub mod replay;
 pub mod stats;

@@ -179,3 +179,26 @@ fn an_interrupted_demo_leaves_nothing_behind() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn explain_tells_the_way_of_packets() {
+    let config = repository().join("config/examples/edge.yaml");
+    let config = config.to_string_lossy();
+    let output = throughway(&[
+        "explain",
+        "-c",
+        &config,
+        "-p",
+        "lan udp 10.1.0.9:1234 > 127.0.0.1:443",
+        "-p",
+        "wan tcp 10.1.0.9:1 > 10.1.0.8:2 syn",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in ["chain outbound", "core (router)", "dropped: martian-address", "dropped: no-route"] {
+        assert!(text.contains(line), "{line}:\n{text}");
+    }
+    let wrong = throughway(&["explain", "-c", &config, "-p", "lam tcp 10.1.0.9 > 10.1.0.8 syn"]);
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("there is no interface `lam`"));
+}

@@ -69,6 +69,8 @@ enum Command {
     },
     /// Run the chains over capture files: no root, no NIC.
     Replay(Replay),
+    /// Tell why packets go where they go, function by function: offline, no root, no NIC.
+    Explain(Explain),
     /// Network namespaces to play in.
     Lab {
         #[command(subcommand)]
@@ -177,6 +179,23 @@ struct Replay {
     json: bool,
 }
 
+#[derive(Args, Debug)]
+struct Explain {
+    /// The configuration file.
+    #[arg(short, long)]
+    config: PathBuf,
+    /// A packet, such as `lan tcp 192.0.2.9:1234 > 198.51.100.1:443 syn`. May be given several times: later ones find the
+    /// sessions that earlier ones have opened.
+    #[arg(short, long = "packet", value_name = "PACKET", required = true)]
+    packets: Vec<String>,
+    /// The host's addresses, routes and neighbours, as `throughway show host --json` prints them.
+    #[arg(long, value_name = "FILE")]
+    host: Option<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Subcommand, Debug)]
 enum Lab {
     /// Make the namespaces: client, box, server-a, server-b.
@@ -241,6 +260,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             client::show(what.name(), &filter.into(), &api.socket, json)
         }
         Command::Replay(replay) => offline::replay(&replay),
+        Command::Explain(explain) => offline::explain(&explain),
         Command::Lab { command } => offline::lab(command),
         Command::Doctor { config } => doctor::doctor(config.as_deref()),
         Command::Detach { device } => offline::detach(&device),

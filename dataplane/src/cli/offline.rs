@@ -5,9 +5,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use throughway_config::Config;
+use throughway_packet::PortId;
+use throughway_vnf::{Context, Now};
 
 use super::output::{columns, complain, print, table};
-use super::{Failure, Lab, Replay};
+use super::{Explain, Failure, Lab, Replay};
+use crate::assemble::{Blueprint, Figures};
+use crate::explain;
 use crate::host::HostFacts;
 use crate::replay::{self, Inputs};
 
@@ -106,28 +110,7 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
         };
         captures.push((interface.to_owned(), file.into()));
     }
-    let host = match &arguments.host {
-        None => {
-            complain("note: no --host file: addresses, kernel routes and neighbours are unknown");
-            let names = config.interfaces.iter().map(|port| (port.name.to_string(), port.device.to_string()));
-            HostFacts::invented(names)
-        }
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let facts: HostFacts =
-                serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-            let theirs = facts.ports.iter().map(|port| port.name.as_str());
-            if !theirs.eq(config.interfaces.iter().map(|port| &*port.name)) {
-                return Err(format!(
-                    "{}: its ports are not the interfaces of the configuration, in order",
-                    path.display()
-                )
-                .into());
-            }
-            facts
-        }
-    };
+    let host = host(&config, arguments.host.as_deref())?;
     let inputs = Inputs { captures, output: arguments.output.clone(), host };
     let summary = replay::replay(&config, &inputs)?;
     if arguments.json {
@@ -156,6 +139,69 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
         print(&format!("dropped {packets}: {reason}"));
     }
     print(&format!("originated {}", summary.originated));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is known of the host: from a file, or invented.
+fn host(config: &Config, path: Option<&Path>) -> Result<HostFacts, Failure> {
+    let Some(path) = path else {
+        complain("note: no --host file: addresses, kernel routes and neighbours are unknown");
+        let names = config.interfaces.iter().map(|port| (port.name.to_string(), port.device.to_string()));
+        return Ok(HostFacts::invented(names));
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let facts: HostFacts =
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let theirs = facts.ports.iter().map(|port| port.name.as_str());
+    if !theirs.eq(config.interfaces.iter().map(|port| &*port.name)) {
+        let path = path.display();
+        return Err(format!("{path}: its ports are not the interfaces of the configuration, in order").into());
+    }
+    Ok(facts)
+}
+
+/// Tells the way of packets.
+pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
+    let config = match load(&arguments.config) {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    let facts = host(&config, arguments.host.as_deref())?;
+    let mut program = Blueprint::new(&config, &facts)?.program(0, &mut Figures::default());
+    let mut all = Vec::new();
+    for (number, text) in arguments.packets.iter().enumerate() {
+        let written = explain::packet::read(text).map_err(|misread| format!("--packet: {misread}"))?;
+        let port = config.interfaces.iter().position(|interface| *interface.name == *written.interface);
+        let port = port.ok_or_else(|| format!("--packet: there is no interface `{}`", written.interface))?;
+        // A second apart.
+        let context = Context { now: Now((number as u64 + 1) * 1_000_000_000) };
+        let told = explain::explain(&mut program, &config, PortId(port as u16), &written.frame, &context);
+        all.push((text, told));
+    }
+    if arguments.json {
+        let rows = all.iter().map(|(packet, told)| {
+            let steps = told.steps.iter().map(|step| {
+                json!({ "function": step.function, "kind": step.kind, "reasons": step.reasons, "changes": step.changes })
+            });
+            let steps: Vec<_> = steps.collect();
+            json!({ "packet": packet, "chain": told.chain, "steps": steps, "verdict": told.verdict })
+        });
+        print(&format!("{:#}", rows.collect::<serde_json::Value>()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (packet, told) in &all {
+        let mut text = format!("{packet}\n");
+        if let Some(chain) = &told.chain {
+            text.push_str(&format!("  chain {chain}\n"));
+        }
+        for step in &told.steps {
+            text.push_str(&format!("  {} ({})\n", step.function, step.kind));
+            for line in step.reasons.iter().chain(&step.changes) {
+                text.push_str(&format!("    {line}\n"));
+            }
+        }
+        print(&format!("{text}  {}\n", told.verdict));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,6 +2,8 @@
 
 mod flows;
 
+pub use flows::end;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};

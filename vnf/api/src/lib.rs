@@ -62,6 +62,13 @@ pub trait Function {
         let _ = (id, seen);
     }
 
+    /// Tells people how it would judge the packet: the rules it tries, the state it finds, a line each. Changes nothing, and is
+    /// never called for traffic.
+    fn explain(&self, packet: &Packet<'_>, context: &Context) -> Vec<String> {
+        let _ = (packet, context);
+        Vec::new()
+    }
+
     /// Does a small, bounded slice of housekeeping (ageing); called between batches.
     fn tick(&mut self, context: &Context) {
         let _ = context;

@@ -85,7 +85,7 @@ fn changes(key: &FlowKey, action: &Action) -> Vec<String> {
 }
 
 /// An address and, where there is one, a port: `192.0.2.1:443`, `[2001:db8::1]:443`.
-pub(super) fn end(family: u8, address: &[u8; 16], port: [u8; 2]) -> String {
+pub fn end(family: u8, address: &[u8; 16], port: [u8; 2]) -> String {
     let [.., a, b, c, d] = *address;
     let address = if family == FAMILY_IPV4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(*address) };
     match (address, u16::from_be_bytes(port)) {
