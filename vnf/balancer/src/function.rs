@@ -10,7 +10,7 @@ use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
 use throughway_session::tcp::Event;
 use throughway_session::{
-    Class, Config, NewSession, Seed, SessionId, SessionKey, SessionTable, Side, WhenFull, translate,
+    Class, Config, NewSession, Seed, SessionKey, SessionTable, Side, WhenFull, translate,
 };
 use throughway_vnf::credit::session_silence;
 use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Slot, Snapshot, Verdict};
@@ -110,10 +110,10 @@ impl Balancer {
         let [forward, reverse] = shared.connections.keys(id)?;
         let service = services.by_id(remembered.service);
         let backend = service.and_then(|service| service.backend(remembered.backend));
+        if let Some(backend) = backend {
+            backend.figures.packets(1, u64::from(headers.packet_len()));
+        }
         if side == Side::Forward {
-            if let Some(backend) = backend {
-                backend.figures.packets(1, u64::from(headers.packet_len()));
-            }
             match (service.map(|service| service.config.forward), backend) {
                 (Some(Forward::Dsr), Some(backend)) => packet.direct_to(backend.address),
                 _ => translate(packet, &reverse.reversed()),
@@ -122,7 +122,7 @@ impl Balancer {
             translate(packet, &forward.reversed());
         }
         packet.depends_on(Slot::session(id.to_bits()));
-        packet.credit(id.to_bits() | if side == Side::Forward { TO_BACKEND } else { 0 });
+        packet.credit(id.to_credit());
         // One side of a connection is all that is seen of it in direct server return: the opener has to prove it alone.
         let proven = remembered.connection.class() != Class::HalfOpen;
         let timeout = remembered.connection.timeout(&headers, timeouts);
@@ -173,9 +173,6 @@ impl Balancer {
     }
 }
 
-/// Bit of a credit: packets from the client.
-const TO_BACKEND: u64 = 1 << 55;
-
 impl Function for Balancer {
     const KIND: &'static str = "load-balancer";
 
@@ -192,10 +189,10 @@ impl Function for Balancer {
     }
 
     fn settle(&mut self, credit: u64, seen: &Seen) {
-        let id = SessionId::from_bits(credit & !TO_BACKEND);
-        if self.shared.connections.keep_alive(id, seen.last)
-            && credit & TO_BACKEND != 0
-            && let Some(remembered) = self.shared.connections.read(id, |remembered, _| *remembered)
+        let connections = &self.shared.connections;
+        if connections.keep_alive_credit(credit, seen.last)
+            && let Some(id) = connections.credited(credit)
+            && let Some(remembered) = connections.read(id, |remembered, _| *remembered)
         {
             let services = self.services.read();
             let service = services.by_id(remembered.service);

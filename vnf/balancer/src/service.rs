@@ -59,7 +59,7 @@ impl Figures {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Packets from clients, and their IP packets' bytes.
+    /// Packets of both directions as far as they pass here, and their IP packets' bytes.
     pub fn packets(&self, packets: u64, bytes: u64) {
         self.packets.fetch_add(packets, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

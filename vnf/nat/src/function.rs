@@ -89,7 +89,7 @@ impl Nat {
         let other = if side == Side::Forward { reverse } else { forward };
         translate(packet, &other.reversed());
         packet.depends_on(Shared::slot(id));
-        packet.credit(id.to_bits());
+        packet.credit(id.to_credit());
         let silence = session_silence(timeout.as_nanos() as u64);
         match silence.filter(|_| class != Class::HalfOpen) {
             Some(silence) => packet.limit_silence(silence),
@@ -278,7 +278,7 @@ impl Function for Nat {
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {
-        self.shared.sessions.keep_alive(SessionId::from_bits(id), seen.last);
+        self.shared.sessions.keep_alive_credit(id, seen.last);
     }
 
     fn tick(&mut self, context: &Context) {

@@ -5,7 +5,6 @@ use throughway_vnf::Now;
 
 use crate::quota::Class;
 use crate::session::{Reason, Removed, SessionId};
-use crate::slab::Life;
 use crate::sync::{Ordering, lock};
 use crate::table::SessionTable;
 use crate::time::tick;
@@ -70,17 +69,16 @@ impl<S> SessionTable<S> {
             let mut overdue = ArrayVec::<SessionId, SLICE>::new();
             let (looked_at, drained) = {
                 let mut slab = lock(&shard.slab);
-                slab.due(&shard.life, tick, (budget - sweep.looked_at).min(SLICE), |slot| {
-                    if let Some(life) = shard.life.get(slot as usize) {
-                        let Life { generation, .. } = Life::load(life);
-                        overdue.push(SessionId { index: self.index(number, slot), generation });
-                    }
+                slab.due(&shard.cards, tick, (budget - sweep.looked_at).min(SLICE), |slot, generation| {
+                    overdue.push(SessionId { index: self.index(number, slot), generation });
                 })
             };
             sweep.looked_at += looked_at.max(1);
             for id in overdue {
                 // Judged again under all its locks: it may have been seen meanwhile.
-                if let Some(removed) = self.take(id, Reason::Expired, |deadline, _| deadline <= tick) {
+                if let Some(removed) =
+                    self.take(id, Reason::Expired, |standing, _| standing.deadline() <= tick)
+                {
                     sweep.expired += 1;
                     gone(removed);
                 }
@@ -105,11 +103,10 @@ impl<S> SessionTable<S> {
             let number = (home + step) & (count - 1);
             let shard = &self.shards[number];
             let id = {
-                let slot = lock(&shard.slab).oldest_half_open(&shard.life)?;
-                let generation = Life::load(shard.life.get(slot as usize)?).generation;
+                let (slot, generation) = lock(&shard.slab).oldest_half_open(&shard.cards)?;
                 SessionId { index: self.index(number, slot), generation }
             };
-            self.take(id, Reason::Evicted, |_, live| live.class == Class::HalfOpen)
+            self.take(id, Reason::Evicted, |standing, _| standing.class == Class::HalfOpen)
         })
     }
 }

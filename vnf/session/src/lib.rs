@@ -13,8 +13,12 @@
 #![forbid(unsafe_code)]
 
 mod age;
+mod bucket;
+mod card;
+mod chunks;
 pub mod connection;
 mod hash;
+mod insert;
 #[cfg(all(test, loom))]
 mod interleavings;
 mod key;
@@ -34,11 +38,12 @@ mod wheel;
 
 pub use age::Sweep;
 pub use hash::Seed;
-pub use key::{SessionKey, Side};
+pub use insert::{InsertError, NewSession};
+pub use key::{Keyed, Probe, SessionKey, Side};
 pub use quota::{Class, QuotaFull};
 pub use session::{Info, Meta, Reason, Removed, SessionId};
 pub use source::{SourceConfig, SourceCounter, SourceError};
-pub use table::{Config, Found, InsertError, MAX_CAPACITY, NewSession, SessionTable, Stats, WhenFull};
+pub use table::{Config, Found, MAX_CAPACITY, SessionTable, Stats, WhenFull};
 pub use time::RESOLUTION;
 pub use translate::translate;
 pub use walk::Cursor;

@@ -2,7 +2,6 @@
 
 use crate::key::SessionKey;
 use crate::session::{Info, SessionId};
-use crate::slab::Life;
 use crate::sync::lock;
 use crate::table::SessionTable;
 
@@ -39,11 +38,13 @@ impl<S> SessionTable<S> {
         let slab = lock(&shard.slab);
         let end = cursor.slot.saturating_add(SLICE).min(slab.used());
         for slot in cursor.slot..end {
-            if let (Some(live), Some(life)) = (slab.live(slot), shard.life.get(slot as usize)) {
-                let life = Life::load(life);
+            let standing = shard.cards.get(slot).and_then(|card| card.present());
+            if let (Some(standing), Some(state)) = (standing, slab.state(slot)) {
                 let index = self.index(cursor.shard as usize, slot);
-                let id = SessionId { index, generation: life.generation };
-                show(&slab.keys(live), &live.state, &Info::new(id, life, live));
+                let id = SessionId { index, generation: standing.life.generation };
+                if let Some(keys) = self.keys(id) {
+                    show(&keys, state, &Info::new(id, &standing));
+                }
             }
         }
         if end < slab.used() {
