@@ -6,7 +6,7 @@ use std::sync::Arc;
 use throughway_config::{Router, Target};
 use throughway_packet::PortId;
 use throughway_router::{
-    Fib, FibBuilder, InterfaceAddress, Neighbours, NextHop, NextHops, Port, Ports, Route, Tables,
+    Fib, InterfaceAddress, Neighbours, NextHop, NextHops, Port, PortSettings, Ports, Route, Tables,
 };
 use throughway_vnf::Prefix;
 
@@ -15,7 +15,7 @@ use crate::host::{HostFacts, NextHopFacts, RouteFacts, RouteKind};
 /// Builds a router's tables. What did not change is taken over from `fib`, if it is given.
 pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>) -> Tables {
     let ports = Arc::new(ports(facts));
-    let fib = fib.unwrap_or_else(|| Arc::new(build_fib(facts, config, &ports)));
+    let fib = fib.unwrap_or_else(|| build_fib(facts, config, &ports));
     let neighbours =
         facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
     Tables { ports, neighbours: Arc::new(neighbours.collect::<Neighbours>()), fib }
@@ -31,6 +31,7 @@ fn ports(facts: &HostFacts) -> Ports {
             .iter()
             .filter_map(|(own, len)| InterfaceAddress::new(*own, *len).ok())
             .collect(),
+        settings: PortSettings::default(),
     });
     Ports::new(ports.collect())
 }
@@ -41,7 +42,7 @@ struct Candidate {
     route: Route,
 }
 
-fn build_fib(facts: &HostFacts, config: &Router, ports: &Ports) -> Fib {
+fn build_fib(facts: &HostFacts, config: &Router, ports: &Ports) -> Arc<Fib> {
     let mut best: BTreeMap<Prefix, Candidate> = BTreeMap::new();
     let mut offer = |prefix: Prefix, metric: u32, route: Route| match best.get(&prefix) {
         Some(known) if known.metric <= metric => {}
@@ -68,22 +69,22 @@ fn build_fib(facts: &HostFacts, config: &Router, ports: &Ports) -> Fib {
         }
     }
 
-    let mut builder = FibBuilder::new();
+    let mut all = Vec::new();
     // Later insertions of the same prefix win: connected prefixes yield to routes, the host's own addresses to nothing.
     let connected = ports.connected_routes();
     for (prefix, route) in connected.iter().filter(|(_, route)| matches!(route, Route::Forward(_))) {
-        builder.insert(*prefix, route.clone());
+        all.push((*prefix, route.clone()));
     }
     for (prefix, candidate) in best {
-        builder.insert(prefix, candidate.route);
+        all.push((prefix, candidate.route));
     }
     for (prefix, route) in connected.into_iter().filter(|(_, route)| !matches!(route, Route::Forward(_))) {
-        builder.insert(prefix, route);
+        all.push((prefix, route));
     }
     for address in &facts.local {
-        builder.insert(Prefix::host(*address), Route::Local);
+        all.push((Prefix::host(*address), Route::Local));
     }
-    builder.build()
+    Fib::fixed(all)
 }
 
 fn static_route(facts: &HostFacts, target: &Target) -> Option<Route> {

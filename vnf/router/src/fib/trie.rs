@@ -1,205 +1,188 @@
-//! A multibit trie with compressed nodes, after Poptrie (Asai and Ohara, SIGCOMM 2015).
+//! Longest prefix match: a multibit trie that one writer changes while others read it.
 //!
-//! The first 16 bits of a key index a table. Below it every node consumes six bits: it has 64 slots, of which each leads
-//! to a child or to a leaf, and stores only what differs. `children` marks the slots with a child, `leaf_starts` those
-//! where a new leaf value begins; children and leaves of a node lie side by side, so the position of one is the number of
-//! marks before it. A node is 24 bytes; an IPv4 /24 is found with four dependent loads, an IPv6 /48 with eight.
+//! The first bits of a key index a table, below it every node consumes eight. Table and nodes consist of words, and a word
+//! is either a value or leads to a node:
+//!
+//! ```text
+//! bit  31        30 .. 26   25 .. 0
+//!      a node?   depth      value, or where the node lies in units of 64 bytes
+//! ```
+//!
+//! Depth is how many bits of this level the prefix has that the slot belongs to; 0: it is inherited from a level above.
+//! Readers ignore it; it tells the writer which prefix it may overwrite. Behind a word that leads to a node it is that of
+//! the prefix that covers the slot.
+//!
+//! A node has 256 slots, of which runs of equal words are stored once:
+//!
+//! ```text
+//! word  0 .. 8    one bit for each slot: does a run begin here?
+//!       8 .. 10   how many runs begin before each of the eight words above: a byte each
+//!       10 ..     the words, one for each run
+//! ```
+//!
+//! A node of up to six runs lies in one cache line. What begins where never changes while a node can be found; words may.
+//! Everything else is done by making a new node and storing one word above it.
 
-/// What a prefix leads to: an index that the trie does not interpret, below [`NONE`].
-pub(super) type Value = u32;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Mark of an entry of the first table that is the index of a node; otherwise it is a value.
-const NODE: u32 = 1 << 31;
+use zerocopy::FromZeros;
 
-/// No prefix contains the key.
-const NONE: Value = NODE - 1;
+/// The word leads to a node.
+pub(super) const NODE: u32 = 1 << 31;
+pub(super) const DEPTH_SHIFT: u32 = 26;
+/// What a word leads to.
+pub(super) const VALUE: u32 = (1 << DEPTH_SHIFT) - 1;
 
-const ROOT_BITS: u32 = 16;
-const NODE_BITS: u32 = 6;
-const SLOTS: usize = 1 << NODE_BITS;
+/// Bits that a node consumes.
+pub(super) const STRIDE: u8 = 8;
+/// Slots of a node.
+pub(super) const SLOTS: usize = 1 << STRIDE;
+/// Words with the bits that say where runs begin.
+pub(super) const MARKS: usize = SLOTS / 32;
+/// Words before the runs of a node: the marks and how many precede them.
+pub(super) const HEAD: usize = MARKS + 2;
+/// Words in a unit of memory: a cache line.
+pub(super) const UNIT: usize = 16;
+
+/// How many keys are looked up together.
+pub(super) const TOGETHER: usize = 64;
 
 /// The bits of an address, most significant first.
-pub(super) trait Key: Copy + Ord {
-    /// The `count` bits from `offset` on, zeros after the last; `offset` is smaller than the width.
-    fn bits(self, offset: u32, count: u32) -> usize;
+pub(super) trait Key: Copy + Ord + Hash + Debug + Default {
+    const WIDTH: u8;
+
+    /// The `count` bits (1 to 32) from `offset` on, zeros after the last; `offset` is smaller than the width.
+    fn bits(self, offset: u8, count: u8) -> usize;
+
+    /// The first `len` bits, zeros behind them.
+    fn truncated(self, len: u8) -> Self;
 }
 
 impl Key for u32 {
+    const WIDTH: u8 = 32;
+
     #[inline]
-    fn bits(self, offset: u32, count: u32) -> usize {
+    fn bits(self, offset: u8, count: u8) -> usize {
         ((self << offset) >> (32 - count)) as usize
+    }
+
+    fn truncated(self, len: u8) -> u32 {
+        self & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0)
     }
 }
 
 impl Key for u128 {
+    const WIDTH: u8 = 128;
+
     #[inline]
-    fn bits(self, offset: u32, count: u32) -> usize {
+    fn bits(self, offset: u8, count: u8) -> usize {
         ((self << offset) >> (128 - count)) as usize
+    }
+
+    fn truncated(self, len: u8) -> u128 {
+        self & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
     }
 }
 
-/// A prefix with what it leads to. No bit of `key` is set behind `len`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<K> {
-    pub(super) key: K,
-    pub(super) len: u8,
-    pub(super) value: Value,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Node {
-    children: u64,
-    leaf_starts: u64,
-    first_child: u32,
-    first_leaf: u32,
-}
-
-const _: () = assert!(size_of::<Node>() == 24);
-
-#[derive(Debug)]
-pub(super) struct Trie<K> {
-    /// 2¹⁶ entries, or none when there is no prefix.
-    root: Box<[u32]>,
-    nodes: Box<[Node]>,
-    leaves: Box<[Value]>,
+/// What readers walk through.
+///
+/// Every load acquires and every store releases: who sees a word sees the node that it leads to, and who sees a word of
+/// memory that is used again sees the epoch that announced it.
+#[derive(Debug, Default)]
+pub(super) struct Trie<K, const ROOT: u8> {
+    pub(super) root: Box<[AtomicU32]>,
+    pub(super) nodes: Box<[AtomicU32]>,
+    /// Bytes of nodes in use, for people.
+    pub(super) used: AtomicUsize,
     key: std::marker::PhantomData<K>,
 }
 
-impl<K> Default for Trie<K> {
-    fn default() -> Self {
+impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
+    /// An empty one with room for `units` of nodes. Memory is only taken when it is written to; if there is no such address
+    /// space, there is no room.
+    pub(super) fn with_units(units: usize) -> Self {
+        let zeroed = |words| <[AtomicU32]>::new_box_zeroed_with_elems(words).unwrap_or_default();
         Trie {
-            root: Box::default(),
-            nodes: Box::default(),
-            leaves: Box::default(),
+            root: zeroed(1 << ROOT),
+            nodes: zeroed(units.min(VALUE as usize) * UNIT),
+            used: AtomicUsize::new(0),
             key: std::marker::PhantomData,
         }
     }
-}
 
-impl<K: Key> Trie<K> {
-    /// Builds the trie; returns with it how many different prefixes it holds. Of equal prefixes the last one holds.
-    pub(super) fn build(mut entries: Vec<Entry<K>>) -> (Self, usize) {
-        if entries.is_empty() {
-            return (Trie::default(), 0);
-        }
-        // Stable, so that equal prefixes stay in order. A prefix sorts before all that it contains.
-        entries.sort_by_key(|entry| (entry.key, entry.len));
-        entries.dedup_by(|later, kept| {
-            let same = later.key == kept.key && later.len == kept.len;
-            if same {
-                kept.value = later.value;
-            }
-            same
-        });
-
-        let mut root = vec![NONE; 1 << ROOT_BITS];
-        paint(&mut root, &entries, 0, ROOT_BITS);
-        let mut below = Below::default();
-        for (slot, deeper) in groups(&entries, 0, ROOT_BITS) {
-            let node = below.nodes.len();
-            below.nodes.push(Node::default());
-            below.fill(node, deeper, ROOT_BITS, root[slot]);
-            root[slot] = NODE | node as u32;
-        }
-        let trie = Trie {
-            root: root.into(),
-            nodes: below.nodes.into(),
-            leaves: below.leaves.into(),
-            key: std::marker::PhantomData,
-        };
-        (trie, entries.len())
-    }
-
-    /// The value of the longest prefix that contains `key`.
+    /// The value of the longest prefix that contains `key`; 0: there is none.
     #[inline]
-    pub(super) fn lookup(&self, key: K) -> Option<Value> {
-        let entry = *self.root.get(key.bits(0, ROOT_BITS))?;
-        let value = if entry & NODE == 0 { entry } else { self.descend(key, entry & !NODE)? };
-        (value != NONE).then_some(value)
+    pub(super) fn lookup(&self, key: K) -> u32 {
+        let mut word = self.first(key);
+        let mut offset = ROOT;
+        // In memory that is just used again a walk may come to anything: it ends nevertheless.
+        while word & NODE != 0 && offset < K::WIDTH {
+            word = self.step(word, key.bits(offset, STRIDE));
+            offset += STRIDE;
+        }
+        word & VALUE
     }
 
+    /// [`Trie::lookup`] of up to [`TOGETHER`] keys, level by level: the loads of a level do not wait for each other.
     #[inline]
-    fn descend(&self, key: K, mut index: u32) -> Option<Value> {
-        let mut offset = ROOT_BITS;
-        loop {
-            let node = self.nodes.get(index as usize)?;
-            let slot = key.bits(offset, NODE_BITS);
-            // All slots up to and including this one. For slot 63 the shift leaves 0, and 0 - 1 is all ones.
-            let up_to = (2u64 << slot).wrapping_sub(1);
-            if node.children >> slot & 1 == 0 {
-                let leaf = node.first_leaf + (node.leaf_starts & up_to).count_ones() - 1;
-                return self.leaves.get(leaf as usize).copied();
+    pub(super) fn lookup_all(&self, keys: &[K], values: &mut [u32]) {
+        // Those that are not done yet.
+        let mut walking = [0u8; TOGETHER];
+        let mut count = 0;
+        for (index, (key, value)) in (0..TOGETHER as u8).zip(keys.iter().zip(values.iter_mut())) {
+            *value = self.first(*key);
+            // Written always and kept sometimes: no branch to be guessed.
+            walking[count % TOGETHER] = index;
+            count += (*value >> 31) as usize;
+        }
+        let mut offset = ROOT;
+        while count > 0 && offset < K::WIDTH {
+            let mut left = 0;
+            for place in 0..count {
+                let index = walking[place % TOGETHER];
+                let at = usize::from(index);
+                let (Some(key), Some(value)) = (keys.get(at), values.get_mut(at)) else { continue };
+                *value = self.step(*value, key.bits(offset, STRIDE));
+                walking[left % TOGETHER] = index;
+                left += (*value >> 31) as usize;
             }
-            index = node.first_child + (node.children & up_to).count_ones() - 1;
-            offset += NODE_BITS;
+            count = left;
+            offset += STRIDE;
+        }
+        for value in values.iter_mut().take(TOGETHER) {
+            *value &= VALUE;
         }
     }
 
+    #[inline]
+    fn first(&self, key: K) -> u32 {
+        self.root.get(key.bits(0, ROOT)).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// The word of a slot of the node that `word` leads to.
+    #[inline]
+    fn step(&self, word: u32, slot: usize) -> u32 {
+        let base = (word & VALUE) as usize * UNIT;
+        let Some(head) = self.nodes.get(base..base + HEAD) else { return 0 };
+        let run = run(head, slot);
+        self.nodes.get(base + HEAD + run).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Bytes in use.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.root) + size_of_val(&*self.nodes) + size_of_val(&*self.leaves)
+        size_of_val(&*self.root) + self.used.load(Ordering::Relaxed)
     }
 }
 
-/// What lies below the first table, while it is built.
-#[derive(Default)]
-struct Below {
-    nodes: Vec<Node>,
-    leaves: Vec<Value>,
-}
-
-impl Below {
-    /// Makes node `at` from the prefixes below it: all longer than `offset` bits and equal in these. `inherited` is the
-    /// value of the longest prefix above.
-    fn fill<K: Key>(&mut self, at: usize, entries: &[Entry<K>], offset: u32, inherited: Value) {
-        let mut slots = [inherited; SLOTS];
-        paint(&mut slots, entries, offset, NODE_BITS);
-
-        let children = groups(entries, offset, NODE_BITS).fold(0u64, |bits, (slot, _)| bits | 1 << slot);
-        let first_child = self.nodes.len();
-        let mut node = Node {
-            children,
-            leaf_starts: 0,
-            first_child: first_child as u32,
-            first_leaf: self.leaves.len() as u32,
-        };
-        let mut previous = None;
-        for (slot, &value) in slots.iter().enumerate() {
-            if children >> slot & 1 == 0 && previous != Some(value) {
-                node.leaf_starts |= 1 << slot;
-                self.leaves.push(value);
-                previous = Some(value);
-            }
-        }
-        self.nodes[at] = node;
-        self.nodes.resize(first_child + children.count_ones() as usize, Node::default());
-        for (index, (slot, deeper)) in groups(entries, offset, NODE_BITS).enumerate() {
-            self.fill(first_child + index, deeper, offset + NODE_BITS, slots[slot]);
-        }
-    }
-}
-
-/// Writes the value of each prefix that ends in this stride to the slots it covers. The order of `entries` lets longer
-/// prefixes write over shorter ones.
-fn paint<K: Key>(slots: &mut [Value], entries: &[Entry<K>], offset: u32, stride: u32) {
-    let end = offset + stride;
-    for entry in entries.iter().filter(|entry| u32::from(entry.len) <= end) {
-        let first = entry.key.bits(offset, stride);
-        let count = 1usize << (end - u32::from(entry.len));
-        slots[first..first + count].fill(entry.value);
-    }
-}
-
-/// The prefixes that go on below this stride, by slot in ascending order.
-fn groups<K: Key>(
-    entries: &[Entry<K>],
-    offset: u32,
-    stride: u32,
-) -> impl Iterator<Item = (usize, &[Entry<K>])> {
-    let end = offset + stride;
-    let slot = move |entry: &Entry<K>| entry.key.bits(offset, stride);
-    entries.chunk_by(move |a, b| slot(a) == slot(b)).filter_map(move |group| {
-        // Those that end in this stride have zeros behind it and so come first.
-        let deeper = &group[group.partition_point(|entry| u32::from(entry.len) <= end)..];
-        deeper.first().map(|entry| (slot(entry), deeper))
-    })
+/// Which run of a node a slot (below 256) belongs to.
+#[inline]
+pub(super) fn run(head: &[AtomicU32], slot: usize) -> usize {
+    let (word, bit) = (slot / 32, slot as u32 % 32);
+    let load = |at: usize| head.get(at).map_or(0, |word| word.load(Ordering::Acquire));
+    let before = load(MARKS + word / 4) >> (8 * (word % 4)) & 0xff;
+    // All slots up to and including this one. The first slot begins a run; nothing wraps but in memory that is used again.
+    let up_to = load(word) & (u32::MAX >> (31 - bit));
+    (before + up_to.count_ones()).wrapping_sub(1) as usize & (SLOTS - 1)
 }
