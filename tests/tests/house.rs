@@ -18,6 +18,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Functions do not know each other, and not the configuration.
     ("throughway-router", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
     ("throughway-marker", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
+    (
+        "throughway-firewall",
+        &["throughway-shared", "throughway-packet", "throughway-vnf", "throughway-session"],
+    ),
     // The configuration knows no function: YAML meets functions in the data plane's `assemble` alone.
     ("throughway-config", &["throughway-packet"]),
     ("throughway-io", &["throughway-shared", "throughway-packet"]),
@@ -38,6 +42,7 @@ const ALL: &[&str] = &[
     "throughway-session",
     "throughway-router",
     "throughway-marker",
+    "throughway-firewall",
     "throughway-config",
     "throughway-io",
     "throughway-xdp",
@@ -53,6 +58,7 @@ const EVERYTHING: &[&str] = &[
     "throughway-session",
     "throughway-router",
     "throughway-marker",
+    "throughway-firewall",
     "throughway-config",
     "throughway-io",
     "throughway-xdp",
