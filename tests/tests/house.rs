@@ -18,26 +18,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Functions do not know each other, and not the configuration.
     ("throughway-router", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
     ("throughway-marker", &["throughway-shared", "throughway-packet", "throughway-vnf"]),
-    (
-        "throughway-nat",
-        &[
-            "throughway-shared",
-            "throughway-packet",
-            "throughway-flow",
-            "throughway-vnf",
-            "throughway-session",
-        ],
-    ),
-    (
-        "throughway-balancer",
-        &[
-            "throughway-shared",
-            "throughway-packet",
-            "throughway-flow",
-            "throughway-vnf",
-            "throughway-session",
-        ],
-    ),
+    ("throughway-firewall", STATEFUL),
+    ("throughway-nat", STATEFUL),
+    ("throughway-balancer", STATEFUL),
     // The configuration knows no function: YAML meets functions in the data plane's `assemble` alone.
     ("throughway-config", &["throughway-packet"]),
     ("throughway-io", &["throughway-shared", "throughway-packet"]),
@@ -50,6 +33,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-benches", EVERYTHING),
 ];
 
+/// What a function with sessions may know.
+const STATEFUL: &[&str] =
+    &["throughway-shared", "throughway-packet", "throughway-flow", "throughway-vnf", "throughway-session"];
+
 const ALL: &[&str] = &[
     "throughway-shared",
     "throughway-packet",
@@ -60,6 +47,7 @@ const ALL: &[&str] = &[
     "throughway-marker",
     "throughway-nat",
     "throughway-balancer",
+    "throughway-firewall",
     "throughway-config",
     "throughway-io",
     "throughway-xdp",
@@ -77,6 +65,7 @@ const EVERYTHING: &[&str] = &[
     "throughway-marker",
     "throughway-nat",
     "throughway-balancer",
+    "throughway-firewall",
     "throughway-config",
     "throughway-io",
     "throughway-xdp",

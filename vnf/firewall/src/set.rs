@@ -1,0 +1,225 @@
+//! Sets of addresses and of 16-bit numbers: built once, then only asked.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use throughway_vnf::Prefix;
+
+use crate::rule::Family;
+
+/// Addresses of one family, from the first to the last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AddressRange {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+/// Why something is not a range or a set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SetError {
+    /// The two ends are of different families.
+    #[error("{first} and {last} are of different families")]
+    Families {
+        /// The first address.
+        first: IpAddr,
+        /// The last address.
+        last: IpAddr,
+    },
+    /// The first address is behind the last.
+    #[error("the range {first}-{last} is empty: write the smaller address first")]
+    Empty {
+        /// The first address.
+        first: IpAddr,
+        /// The last address.
+        last: IpAddr,
+    },
+}
+
+impl AddressRange {
+    /// The addresses from `first` to `last`, both included.
+    ///
+    /// # Errors
+    /// [`SetError`] if the families differ or the range is empty.
+    pub fn new(first: IpAddr, last: IpAddr) -> Result<AddressRange, SetError> {
+        if first.is_ipv4() != last.is_ipv4() {
+            return Err(SetError::Families { first, last });
+        }
+        if first > last {
+            return Err(SetError::Empty { first, last });
+        }
+        Ok(AddressRange { first, last })
+    }
+
+    /// The first address.
+    pub const fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// The last address.
+    pub const fn last(&self) -> IpAddr {
+        self.last
+    }
+
+    /// The family.
+    pub const fn family(&self) -> Family {
+        if self.first.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+    }
+
+    /// Whether `address` lies in it; never for an address of the other family.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.first.is_ipv4() && (self.first..=self.last).contains(&address)
+    }
+
+    /// Both ends as numbers, of an IPv4 range in the low 32 bits.
+    pub(crate) fn bits(&self) -> (u128, u128) {
+        (bits(self.first), bits(self.last))
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+impl From<Prefix> for AddressRange {
+    fn from(prefix: Prefix) -> AddressRange {
+        AddressRange { first: prefix.address(), last: prefix.last() }
+    }
+}
+
+impl From<IpAddr> for AddressRange {
+    fn from(address: IpAddr) -> AddressRange {
+        AddressRange { first: address, last: address }
+    }
+}
+
+/// A set of addresses of both families.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AddressSet {
+    /// Sorted, disjoint, not adjacent.
+    ipv4: Vec<(u32, u32)>,
+    ipv6: Vec<(u128, u128)>,
+}
+
+impl AddressSet {
+    /// The set of all addresses in these ranges, which may overlap and come in any order.
+    pub fn new(ranges: impl IntoIterator<Item = AddressRange>) -> AddressSet {
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for range in ranges {
+            match (range.first, range.last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => ipv4.push((first.to_bits(), last.to_bits())),
+                (first, last) => ipv6.push((bits(first), bits(last))),
+            }
+        }
+        merge(&mut ipv4, |last| last.checked_add(1));
+        merge(&mut ipv6, |last| last.checked_add(1));
+        AddressSet { ipv4, ipv6 }
+    }
+
+    /// Whether `address` (network order, IPv4 in its mapped form) of `family` is in the set.
+    #[inline]
+    pub fn contains(&self, family: Family, address: &[u8; 16]) -> bool {
+        let bits = u128::from_be_bytes(*address);
+        match family {
+            Family::Ipv4 => holds(&self.ipv4, bits as u32),
+            Family::Ipv6 => holds(&self.ipv6, bits),
+        }
+    }
+
+    /// Its ranges: sorted within each family, disjoint, not adjacent.
+    pub fn ranges(&self) -> impl Iterator<Item = AddressRange> + '_ {
+        let ipv4 = self.ipv4.iter().map(|&(first, last)| AddressRange {
+            first: Ipv4Addr::from_bits(first).into(),
+            last: Ipv4Addr::from_bits(last).into(),
+        });
+        let ipv6 = self.ipv6.iter().map(|&(first, last)| AddressRange {
+            first: Ipv6Addr::from_bits(first).into(),
+            last: Ipv6Addr::from_bits(last).into(),
+        });
+        ipv4.chain(ipv6)
+    }
+
+    /// Its ranges of one family as numbers.
+    pub(crate) fn bits(&self, family: Family) -> Vec<(u128, u128)> {
+        match family {
+            Family::Ipv4 => self.ipv4.iter().map(|&(a, b)| (u128::from(a), u128::from(b))).collect(),
+            Family::Ipv6 => self.ipv6.clone(),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.ipv4) + size_of_val(&*self.ipv6)
+    }
+
+    /// How many ranges are left after joining what touches.
+    pub fn len(&self) -> usize {
+        self.ipv4.len() + self.ipv6.len()
+    }
+
+    /// Whether it holds no address.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Sorts, and joins ranges that overlap or touch.
+pub(crate) fn merge<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, next: impl Fn(T) -> Option<T>) {
+    ranges.sort_unstable();
+    ranges.dedup_by(|later, kept| {
+        let touches = next(kept.1).is_none_or(|next| later.0 <= next);
+        if touches {
+            kept.1 = kept.1.max(later.1);
+        }
+        touches
+    });
+}
+
+#[inline]
+fn holds<T: Copy + Ord>(ranges: &[(T, T)], value: T) -> bool {
+    let behind = ranges.partition_point(|&(first, _)| first <= value);
+    behind > 0 && ranges.get(behind - 1).is_some_and(|&(_, last)| value <= last)
+}
+
+/// A set of 16-bit numbers: ports (host order), ports of the data plane, VLAN identifiers.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct NumberSet {
+    /// Sorted, disjoint, not adjacent.
+    ranges: Vec<(u16, u16)>,
+}
+
+impl NumberSet {
+    /// The set of all numbers in these ranges, which may overlap and come in any order; empty ones are left out.
+    pub fn new(ranges: impl IntoIterator<Item = RangeInclusive<u16>>) -> NumberSet {
+        let mut ranges: Vec<_> = ranges
+            .into_iter()
+            .filter(|range| !range.is_empty())
+            .map(|range| (*range.start(), *range.end()))
+            .collect();
+        merge(&mut ranges, |last| last.checked_add(1));
+        NumberSet { ranges }
+    }
+
+    /// The set of these numbers.
+    pub fn of(numbers: &[u16]) -> NumberSet {
+        NumberSet::new(numbers.iter().map(|&number| number..=number))
+    }
+
+    /// Whether `number` is in the set.
+    #[inline]
+    pub fn contains(&self, number: u16) -> bool {
+        holds(&self.ranges, number)
+    }
+
+    /// Its ranges, sorted, disjoint, not adjacent.
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = RangeInclusive<u16>> + '_ {
+        self.ranges.iter().map(|&(first, last)| first..=last)
+    }
+
+    /// Whether it holds no number.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+}
