@@ -5,6 +5,8 @@
 
 use std::fmt::{self, Display};
 
+mod firewall;
+
 use crate::checked::{
     Api, Chain, Config, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route, Router, Target,
     Workers,
@@ -142,6 +144,9 @@ impl Changes {
                     self.router(&path, (old, was), (new, is))
                 }
                 (FunctionKind::Marker(was), FunctionKind::Marker(is)) => self.marker(&path, was, is),
+                (FunctionKind::Firewall(was), FunctionKind::Firewall(is)) => {
+                    self.firewall(&path, (old, was), (new, is))
+                }
                 (was, is) => self.push(path, format!("{} → {}, without its state", was.word(), is.word())),
             }
         }

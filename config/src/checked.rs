@@ -14,20 +14,28 @@ use crate::suggest;
 use crate::value::{Misread, Name};
 
 mod chains;
+mod firewall;
 mod functions;
 mod interfaces;
 mod marker;
+mod matches;
 mod router;
 mod services;
+mod sets;
+mod track;
 mod workers;
 
 pub use chains::Chain;
+pub use firewall::{DefaultVerdict, Firewall, Group, GroupId, RejectWith, Rule, RuleAction};
 pub use functions::{Function, FunctionKind};
 pub use interfaces::{Checksum, FailMode, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
+pub use matches::{Addresses, Match, Ports, Several, State, TcpFlag, TcpFlags};
 pub use router::{Route, Router, TableId, Target};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
+pub use sets::{Set, SetContent, SetId};
+pub use track::{MidStream, Timeouts, Track};
 pub use workers::{CORES, Poll, Workers};
 pub(crate) use workers::{CoreRange, FrameCount, MOST_FLOWS};
 
@@ -116,7 +124,7 @@ impl Config {
         if let (Some(interfaces), Some(workers)) = (&interfaces, &workers) {
             interfaces::check_queues(interfaces, &raw.interfaces, workers.cores.len(), report);
         }
-        let known = Known { interfaces: &raw.interfaces, functions: &raw.functions };
+        let known = Known { interfaces: &raw.interfaces, functions: &raw.functions, folder: &folder };
         let functions = functions::check(&raw.functions, &known, report);
         let chains = chains::check(&raw.chains, &known, report);
         let metrics = Metrics::check(raw.metrics.as_ref(), report);
@@ -137,6 +145,8 @@ impl Config {
 pub(crate) struct Known<'a> {
     pub(crate) interfaces: &'a Entries<crate::raw::Interface>,
     pub(crate) functions: &'a Entries<crate::raw::Function>,
+    /// Where relative paths start.
+    pub(crate) folder: &'a Path,
 }
 
 impl Known<'_> {

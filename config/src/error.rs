@@ -56,7 +56,8 @@ pub enum Severity {
 #[serde(transparent)]
 pub struct Warning(pub Problem);
 
-/// Why a file is refused: every error that was found, in the order of the file, at least one.
+/// Why a file is refused: every error that was found, in the order of the file, at least one; those in other files that it
+/// names are behind them.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(transparent)]
 pub struct Errors(Vec<Problem>);
@@ -69,6 +70,19 @@ impl Errors {
 }
 
 impl Problem {
+    fn new(file: &str, excerpt: &str, span: Span, what: Misread, severity: Severity) -> Self {
+        // What spans several lines is underlined on its first.
+        let room = (excerpt.trim_end().chars().count() as u32 + 1).saturating_sub(span.column).max(1);
+        Problem {
+            file: file.into(),
+            span: Some(Span { length: span.length.clamp(1, room), ..span }),
+            message: printable(&what.message),
+            help: what.help.as_deref().map(printable),
+            severity,
+            excerpt: excerpt.to_owned(),
+        }
+    }
+
     /// A problem with the file as a whole.
     pub(crate) fn whole_file(file: &str, message: String) -> Self {
         Problem {
@@ -177,6 +191,11 @@ impl<'a> Report<'a> {
         self.errors.push(problem);
     }
 
+    /// Adds an error in another file, which this one names; `line` is the text of its line.
+    pub(crate) fn error_in(&mut self, file: &str, line: &str, span: Span, what: Misread) {
+        self.errors.push(Problem::new(file, line, span, what, Severity::Error));
+    }
+
     /// Adds an error about the file as a whole.
     pub(crate) fn whole_file(&mut self, message: String) {
         self.errors.push(Problem::whole_file(&self.file, message));
@@ -189,23 +208,14 @@ impl<'a> Report<'a> {
     }
 
     fn problem(&self, span: Span, what: Misread, severity: Severity) -> Problem {
-        let excerpt = self.line(span.line);
-        // What spans several lines is underlined on its first.
-        let room = (excerpt.trim_end().chars().count() as u32 + 1).saturating_sub(span.column).max(1);
-        let span = Span { length: span.length.clamp(1, room), ..span };
-        Problem {
-            file: self.file.clone(),
-            span: Some(span),
-            message: printable(&what.message),
-            help: what.help.as_deref().map(printable),
-            severity,
-            excerpt: excerpt.to_owned(),
-        }
+        Problem::new(&self.file, self.line(span.line), span, what, severity)
     }
 
     /// What was made of the file, unless there were errors.
     pub(crate) fn finish<T>(mut self, made: Option<T>) -> Result<(T, Vec<Warning>), Errors> {
-        self.errors.sort_by_key(|problem| problem.span);
+        // What is wrong in other files comes behind what is wrong in this one.
+        let (file, errors) = (&self.file, &mut self.errors);
+        errors.sort_by_cached_key(|problem| (problem.file != *file, problem.file.clone(), problem.span));
         self.warnings.sort_by_key(|problem| problem.span);
         match made {
             Some(made) if self.errors.is_empty() => {

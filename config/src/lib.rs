@@ -22,8 +22,10 @@ pub mod value;
 
 pub use change::Change;
 pub use checked::{
-    Api, CORES, Chain, Checksum, Config, FailMode, Family, Function, FunctionId, FunctionKind, Interface,
-    InterfaceId, MarkRule, Marker, Metrics, Poll, Route, Router, TableId, Target, Workers, XdpMode, ZeroCopy,
+    Addresses, Api, CORES, Chain, Checksum, Config, DefaultVerdict, FailMode, Family, Firewall, Function,
+    FunctionId, FunctionKind, Group, GroupId, Interface, InterfaceId, MarkRule, Marker, Match, Metrics,
+    MidStream, Poll, Ports, RejectWith, Route, Router, Rule, RuleAction, Set, SetContent, SetId, Several,
+    State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Workers, XdpMode, ZeroCopy,
 };
 pub use error::{Errors, Problem, Severity, Span, Warning};
 pub use schema::schema;

@@ -8,20 +8,28 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 mod chains;
+mod firewall;
 mod functions;
+mod given;
 mod interfaces;
 mod marker;
+mod matches;
 mod router;
 mod services;
+mod sets;
 mod shape;
 mod workers;
 
 pub(crate) use chains::Chain;
+pub(crate) use firewall::{Firewall, Rule, Timeouts, Track};
 pub(crate) use functions::{Function, Kind};
+pub(crate) use given::{Given, Several};
 pub(crate) use interfaces::Interface;
 pub(crate) use marker::{MarkRule, Marker};
+pub(crate) use matches::{Match, NatMatch, TcpFlags};
 pub(crate) use router::{Route, Router};
 pub(crate) use services::{Api, MetricsSwitch};
+pub(crate) use sets::{Set, SetSource};
 pub(crate) use shape::{At, Entries, Entry, OneOrMany, ReadOr, Written};
 pub(crate) use workers::Workers;
 

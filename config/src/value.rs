@@ -8,23 +8,34 @@ use std::str::FromStr;
 
 use crate::suggest;
 
+mod addresses;
 mod dscp;
 mod duration;
+mod icmp;
 mod name;
 mod number;
 mod ports;
 mod prefix;
 mod protocol;
+mod range;
+mod rate;
+mod set;
 mod size;
 
+pub use addresses::AddressRange;
 pub use dscp::Dscp;
 pub use duration::Duration;
+pub use icmp::{IcmpMessage, Icmpv4Message, Icmpv6Message};
+pub(crate) use name::FilePath;
 pub use name::{DeviceName, Name};
 pub use number::Number;
 pub(crate) use number::{Address, Listen};
 pub use ports::PortRange;
 pub use prefix::Prefix;
 pub use protocol::Protocol;
+pub use range::{LengthRange, NumberRange, VlanRange};
+pub use rate::{Ceiling, Per, PerSide, Rate, RateUnit};
+pub(crate) use set::{Element, OrSet};
 pub use size::Size;
 
 /// Why a text is not the value it should be.

@@ -47,7 +47,9 @@ fn every_example_of_the_documentation_is_accepted() {
     let mut blocks = 0;
     for block in page.split("```yaml\n").skip(1) {
         let text = block.split("```").next().unwrap();
-        if let Err(errors) = Config::parse("docs/config.md", text) {
+        // Files that it names lie beside the examples.
+        let name = here("examples/docs.yaml").display().to_string();
+        if let Err(errors) = Config::parse(&name, text) {
             panic!("{errors}\n\n{text}");
         }
         blocks += 1;
@@ -57,7 +59,7 @@ fn every_example_of_the_documentation_is_accepted() {
 
 /// Each bad file begins with comments, one for each error that must be found, in the order of the file:
 /// `# expect: LINE:COLUMN MESSAGE ^ HELP`, both in part, one may be left out; `file` instead of the place means the whole
-/// file. No other error may be found.
+/// file, `OTHER:LINE:COLUMN` a place in a file that it names. No other error may be found.
 #[test]
 fn every_bad_file_is_refused_at_the_right_place() {
     let files = yaml_files("tests/bad");
@@ -72,8 +74,11 @@ fn every_bad_file_is_refused_at_the_right_place() {
         let as_expected = problems.len() == expected.len()
             && problems.iter().zip(&expected).all(|(problem, expected)| {
                 let (place, what) = expected.split_once(' ').unwrap();
-                let found =
+                let mut found =
                     problem.span.map_or("file".to_owned(), |span| format!("{}:{}", span.line, span.column));
+                if Path::new(&problem.file).file_name() != file.file_name() {
+                    found.insert_str(0, &format!("{}:", problem.file));
+                }
                 let help = problem.help.as_deref().unwrap_or_default();
                 found == place
                     && match what.split_once(" ^ ") {

@@ -20,6 +20,8 @@ pub enum FunctionKind {
     Router(Router),
     /// `marker`: sets the code point.
     Marker(Marker),
+    /// `firewall`: decides what may pass.
+    Firewall(Firewall),
 }
 
 impl FunctionKind {
@@ -28,6 +30,7 @@ impl FunctionKind {
         match self {
             FunctionKind::Router(_) => "router",
             FunctionKind::Marker(_) => "marker",
+            FunctionKind::Firewall(_) => "firewall",
         }
     }
 }
@@ -61,6 +64,9 @@ impl Function {
         let kind = match &first.1 {
             Kind::Router(raw) => Router::check(raw, known, report).map(FunctionKind::Router),
             Kind::Marker(raw) => Marker::check(raw, report).map(FunctionKind::Marker),
+            Kind::Firewall(raw) => {
+                Firewall::check(raw, first.0.span, known, report).map(FunctionKind::Firewall)
+            }
             Kind::Unknown => {
                 report.error(first.0.span, Misread::unknown("kind of function", &first.0.value, Kind::WORDS));
                 None
@@ -79,6 +85,6 @@ impl Function {
 pub(super) fn sends(raw: &crate::raw::Function) -> bool {
     match raw.kinds.first() {
         Some((_, Kind::Router(_) | Kind::Unknown)) | None => true,
-        Some((_, Kind::Marker(_))) => false,
+        Some((_, Kind::Marker(_) | Kind::Firewall(_))) => false,
     }
 }

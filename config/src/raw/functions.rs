@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Router(Router),
     /// Sets the code point (DSCP) of packets.
     Marker(Marker),
+    /// Decides which packets and sessions may pass.
+    Firewall(Firewall),
     /// A key that is no kind.
     #[schemars(skip)]
     Unknown,
@@ -31,12 +33,13 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The keys that name kinds.
-    pub(crate) const WORDS: &'static [&'static str] = &["router", "marker"];
+    pub(crate) const WORDS: &'static [&'static str] = &["router", "marker", "firewall"];
 
     fn read<'de, A: MapAccess<'de>>(key: &str, access: &mut A) -> Result<Self, A::Error> {
         Ok(match key {
             "router" => Kind::Router(access.next_value()?),
             "marker" => Kind::Marker(access.next_value()?),
+            "firewall" => Kind::Firewall(access.next_value()?),
             _ => {
                 access.next_value::<IgnoredAny>()?;
                 Kind::Unknown

@@ -43,7 +43,7 @@ pub(crate) struct Written<V> {
 }
 
 impl<V> Written<V> {
-    fn new(text: String, span: Span) -> Self {
+    pub(super) fn new(text: String, span: Span) -> Self {
         Written { text, span, meaning: PhantomData }
     }
 }

@@ -82,6 +82,27 @@ impl Value for DeviceName {
     }
 }
 
+/// A file beside the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct FilePath(pub(crate) String);
+
+impl FromStr for FilePath {
+    type Err = Misread;
+
+    fn from_str(text: &str) -> Result<Self, Misread> {
+        if text.trim().is_empty() || text.ends_with('/') || text.contains('\0') {
+            return Err(Misread::new(format!("`{text}` is not the name of a file")));
+        }
+        Ok(FilePath(text.to_owned()))
+    }
+}
+
+impl Value for FilePath {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "type": "string", "examples": ["bogons.txt"] })
+    }
+}
+
 macro_rules! text {
     ($($name:ident)+) => {$(
         impl $name {

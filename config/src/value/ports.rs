@@ -12,6 +12,28 @@ pub struct PortRange {
     last: u16,
 }
 
+/// Ports are written as numbers; these are for advice only.
+const SERVICES: &[(&str, u16)] = &[
+    ("bgp", 179),
+    ("dns", 53),
+    ("domain", 53),
+    ("http", 80),
+    ("https", 443),
+    ("imap", 143),
+    ("imaps", 993),
+    ("ldap", 389),
+    ("ntp", 123),
+    ("pop3", 110),
+    ("radius", 1812),
+    ("rdp", 3389),
+    ("sip", 5060),
+    ("smtp", 25),
+    ("snmp", 161),
+    ("ssh", 22),
+    ("syslog", 514),
+    ("telnet", 23),
+];
+
 impl PortRange {
     /// The ports from `first` to `last`. `None` if `first` is 0 or `last` is the smaller.
     pub fn new(first: u16, last: u16) -> Option<Self> {
@@ -61,8 +83,11 @@ impl FromStr for PortRange {
 
 fn port(text: &str) -> Result<u16, Misread> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Misread::new(format!("`{text}` is not a port"))
-            .help("expected a number or a range such as `5060-5062`"));
+        let misread = Misread::new(format!("`{text}` is not a port"));
+        return Err(match SERVICES.iter().find(|(name, _)| *name == text) {
+            Some((_, port)) => misread.help(format!("did you mean `{port}`?")),
+            None => misread.help("expected a number or a range such as `5060-5062`"),
+        });
     }
     text.parse()
         .ok()

@@ -21,7 +21,16 @@ use crate::stats::{ChainStats, FunctionStats};
 #[error("functions.{function}: {source}")]
 pub struct AssembleError {
     function: String,
-    source: throughway_marker::RuleError,
+    source: AssembleReason,
+}
+
+/// Why it cannot be built.
+#[derive(Debug, thiserror::Error)]
+enum AssembleReason {
+    #[error(transparent)]
+    Rules(#[from] throughway_marker::RuleError),
+    #[error("the kind `{0}` cannot be built yet")]
+    NotBuilt(&'static str),
 }
 
 /// What is shared by all workers: made once per configuration.
@@ -62,8 +71,12 @@ impl Blueprint {
                 }),
                 FunctionKind::Marker(marker) => Shared::Marker(
                     marker::rules(marker)
-                        .map_err(|error| AssembleError { function: name.clone(), source: error })?,
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
+                kind => {
+                    let source = AssembleReason::NotBuilt(kind.word());
+                    return Err(AssembleError { function: name, source });
+                }
             };
             Ok((name, shared))
         });
