@@ -42,3 +42,8 @@ pub use source::{SourceConfig, SourceCounter, SourceError};
 pub use table::{Config, Found, MAX_CAPACITY, SessionTable, Stats, WhenFull};
 pub use time::RESOLUTION;
 pub use walk::Cursor;
+
+/// The example in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
