@@ -5,7 +5,7 @@ use throughway_vnf::Now;
 
 use crate::quota::Class;
 use crate::session::{Reason, Removed, SessionId};
-use crate::sync::{Ordering, lock};
+use crate::sync::{Ordering, lock, try_lock};
 use crate::table::SessionTable;
 use crate::time::tick;
 
@@ -19,7 +19,7 @@ pub struct Sweep {
     pub looked_at: usize,
     /// Sessions that ended.
     pub expired: usize,
-    /// Whether nothing is left to do until time has moved on.
+    /// Whether nothing is left to do until time has moved on. If not, either the budget is used up or another worker is at it.
     pub done: bool,
 }
 
@@ -44,9 +44,10 @@ impl Round {
 }
 
 impl<S> SessionTable<S> {
-    /// Ends sessions whose timeout is over, in a bounded slice of work: at most `budget` looks. Any worker may call it, also
-    /// several at once; what is not done in one tick is continued in the next, where it stopped. When nothing is
-    /// left to do in a tick, a call costs one load.
+    /// Ends sessions whose timeout is over, in a bounded slice of work: at most `budget` looks. Made for the `tick` of every worker:
+    /// all go the same round through the shards, one a tick of 67 ms; what is not done in one tick is continued in the next,
+    /// where it stopped. Where another worker is at work, a call ends instead of waiting. When nothing is left to do
+    /// in a tick, it costs one load.
     ///
     /// `gone` runs without any lock.
     pub fn expire(&self, now: Now, budget: usize, mut gone: impl FnMut(Removed<S>)) -> Sweep {
@@ -68,7 +69,8 @@ impl<S> SessionTable<S> {
             let shard = &self.shards[number];
             let mut overdue = ArrayVec::<SessionId, SLICE>::new();
             let (looked_at, drained) = {
-                let mut slab = lock(&shard.slab);
+                // Whoever holds it may be ageing it: no reason for a worker to wait. The next call goes on here.
+                let Some(mut slab) = try_lock(&shard.slab) else { break };
                 slab.due(&shard.cards, tick, (budget - sweep.looked_at).min(SLICE), |slot, generation| {
                     overdue.push(SessionId { index: self.index(number, slot), generation });
                 })

@@ -47,3 +47,8 @@ pub use table::{Config, Found, MAX_CAPACITY, SessionTable, Stats, WhenFull};
 pub use time::RESOLUTION;
 pub use translate::translate;
 pub use walk::Cursor;
+
+/// The example in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

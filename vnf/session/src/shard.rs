@@ -3,6 +3,8 @@
 //!
 //! Order of locks: at most three shards, lower number first. Lookups take none, work on a session's state that of its slot.
 
+use std::hint::black_box;
+
 use arrayvec::ArrayVec;
 
 use crate::bucket::{Bucket, CELLS, Entry};
@@ -11,7 +13,7 @@ use crate::chunks::Chunks;
 use crate::quota::{Census, Class};
 use crate::session::{Reason, SessionId};
 use crate::slab::{Cards, NONE, Slab, Spares, lane};
-use crate::sync::{Count, Mutex, MutexGuard, lock};
+use crate::sync::{Count, Mutex, MutexGuard, Ordering, PlainU32, lock};
 use crate::table::Stats;
 use crate::wheel::Link;
 
@@ -31,6 +33,8 @@ pub(crate) struct Shard<S> {
     pub(crate) cards: Cards,
     reserve: Chunks<Bucket, RESERVE>,
     spares: Spares,
+    /// The slot that the next session will most likely get: what is worth fetching before the lock is taken.
+    next: PlainU32,
     pub(crate) census: Census,
     pub(crate) counters: Counters,
 }
@@ -52,6 +56,7 @@ impl<S> Shard<S> {
             cards,
             reserve: Chunks::new(reserve),
             spares: Chunks::new(slots),
+            next: PlainU32::new(0),
             census: Census::default(),
             counters: Counters::default(),
         }
@@ -138,6 +143,9 @@ impl<S> Shard<S> {
         let slot = slab.slots.take(|slot| Some(self.cards.get(slot)?.link().next()))?;
         let card = self.cards.ensure(slot, Card::new)?;
         slab.grow(slot, self.cards.limit());
+        self.next.store(slab.slots.next(), Ordering::Relaxed);
+        // Begins to fetch the state's place while the card is written.
+        black_box(slab.state(slot).is_some());
         Some((slot, card))
     }
 
@@ -145,6 +153,7 @@ impl<S> Shard<S> {
     pub(crate) fn free(&self, slab: &mut Slab<S>, slot: u32) {
         if let Some(card) = self.cards.get(slot) {
             card.set_link(Link::vacant(slab.slots.give(slot)));
+            self.next.store(slot, Ordering::Relaxed);
         }
     }
 
@@ -170,6 +179,13 @@ impl<S> Shard<S> {
     #[inline]
     pub(crate) fn file(&self, slab: &mut Slab<S>, slot: u32, class: Class, deadline: u32) {
         slab.wheel.file(&mut &self.cards, lane(class), slot, deadline);
+    }
+
+    /// Fetches the card that the next session will most likely get.
+    #[inline]
+    pub(crate) fn touch_next(&self) -> u64 {
+        let card = self.cards.get(self.next.load(Ordering::Relaxed));
+        card.map_or(0, |card| u64::from(card.life().seen))
     }
 
     /// The card of a session, unless the handle is stale.

@@ -18,9 +18,9 @@ pub(crate) type Spares = Chunks<Spare, CHUNK>;
 /// The list of what was used and is vacant, and where the never used begins.
 pub(crate) struct Vacancies {
     /// The head of the list.
-    pub(crate) first: u32,
+    first: u32,
     /// From here on nothing was ever used.
-    pub(crate) fresh: u32,
+    fresh: u32,
     limit: u32,
 }
 
@@ -31,6 +31,11 @@ impl Vacancies {
 
     pub(crate) fn any(&self) -> bool {
         self.first != NONE || self.fresh < self.limit
+    }
+
+    /// The one that will be taken next, or nothing that exists.
+    pub(crate) fn next(&self) -> u32 {
+        if self.first == NONE { self.fresh } else { self.first }
     }
 
     /// Takes one; `next` tells what follows one of the list.

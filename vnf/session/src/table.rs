@@ -188,10 +188,15 @@ impl<S> SessionTable<S> {
         for probe in probes {
             let Address { shard, bucket, tag } = address(probe);
             let Some(bucket) = self.shards.get(shard).and_then(|shard| shard.at(bucket)) else { continue };
+            let mut known = false;
             for Entry { index, .. } in bucket.entries(tag) {
+                known = true;
                 let (number, slot) = self.locate(index);
                 let card = self.shards.get(number).and_then(|shard| shard.cards.get(slot));
                 fetched ^= card.map_or(0, |card| u64::from(card.life().seen));
+            }
+            if !known {
+                fetched ^= self.shards.get(shard).map_or(0, |shard| shard.touch_next());
             }
         }
         black_box(fetched);
@@ -389,14 +394,15 @@ impl<S> SessionTable<S> {
         Address { shard, bucket: self.shards[shard].bucket(hash as u32), tag }
     }
 
-    /// Fetches both keys' buckets at once.
+    /// Fetches both keys' buckets and the slot for a session at once.
     #[inline]
     pub(crate) fn touch(&self, addresses: [Address; 2]) {
         let word = |address: Address| {
             let bucket = self.shards.get(address.shard).and_then(|shard| shard.at(address.bucket));
             bucket.map_or(0, |bucket| bucket.touch())
         };
-        black_box(word(addresses[0]) ^ word(addresses[1]));
+        let next = self.shards.get(addresses[0].shard).map_or(0, |shard| shard.touch_next());
+        black_box(word(addresses[0]) ^ word(addresses[1]) ^ next);
     }
 
     /// Brings the list of shards with vacant slots in line with a shard that is locked.
