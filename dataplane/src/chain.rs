@@ -21,6 +21,8 @@ pub enum AnyFunction {
     Router(Router),
     /// See [`throughway_marker`].
     Marker(Marker),
+    /// One that the configuration does not know: of a program that embeds the data plane, or of a test.
+    Guest(Box<dyn crate::guest::Guest>),
 }
 
 impl AnyFunction {
@@ -29,6 +31,7 @@ impl AnyFunction {
         match self {
             AnyFunction::Router(_) => Router::KIND,
             AnyFunction::Marker(_) => Marker::KIND,
+            AnyFunction::Guest(_) => "guest",
         }
     }
 
@@ -36,6 +39,7 @@ impl AnyFunction {
         match self {
             AnyFunction::Router(function) => function.process(batch, context),
             AnyFunction::Marker(function) => function.process(batch, context),
+            AnyFunction::Guest(function) => function.process(batch, context),
         }
     }
 
@@ -43,6 +47,7 @@ impl AnyFunction {
         match self {
             AnyFunction::Router(function) => function.tick(context),
             AnyFunction::Marker(function) => function.tick(context),
+            AnyFunction::Guest(function) => function.tick(context),
         }
     }
 
@@ -50,6 +55,7 @@ impl AnyFunction {
         match self {
             AnyFunction::Router(function) => function.settle(id, seen),
             AnyFunction::Marker(function) => function.settle(id, seen),
+            AnyFunction::Guest(function) => function.settle(id, seen),
         }
     }
 }
@@ -138,7 +144,7 @@ impl Program {
         // Neighbours belong to the host, not to a router: all routers see the same.
         self.functions.iter().find_map(|entry| match &entry.function {
             AnyFunction::Router(router) => Some(router.ethernet_to(port, next_hop)),
-            AnyFunction::Marker(_) => None,
+            AnyFunction::Marker(_) | AnyFunction::Guest(_) => None,
         })?
     }
 
@@ -146,7 +152,7 @@ impl Program {
         let run = self.chains.get(chain).map(|chain| chain.run.as_slice()).unwrap_or_default();
         run.iter().filter_map(|&index| match &self.functions.get(index)?.function {
             AnyFunction::Router(router) => Some(router),
-            AnyFunction::Marker(_) => None,
+            AnyFunction::Marker(_) | AnyFunction::Guest(_) => None,
         })
     }
 }
