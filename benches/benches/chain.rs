@@ -4,7 +4,10 @@
 //! edit, queue, transmit), and the frames are taken back from the other port: all of it is counted. `walk` is the worker
 //! without a flow cache: every packet walks the chain; `new` is a cache that never saw the flow: walk, record, install.
 //!
-//! `--quick` leaves the large tables out.
+//! `mix` is 100,000 established flows with so many packets of flows that are never seen again; `changes` are changes of a route that
+//! no flow takes, 1000 in a second of 10 million packets; `batch` is how many packets lie ready when the worker comes round.
+//!
+//! `--quick` leaves the large tables out, `--only WORD` takes rows with that word.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +17,7 @@
 )]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use throughway::assemble::{Blueprint, Figures};
@@ -22,6 +26,7 @@ use throughway::stats::WorkerStats;
 use throughway::worker::{PortSettings, Setup, Worker};
 use throughway_benches::cycles::{measure, per_nanosecond, timed};
 use throughway_config::Config;
+use throughway_flow::{Generations, Slot};
 use throughway_io::memory::MemoryIo;
 use throughway_packet::PortId;
 use throughway_packet::build::PacketBuilder;
@@ -82,7 +87,13 @@ fn packet(ipv4: bool, number: u32) -> [u8; FRAME] {
 
 struct Bench {
     worker: Worker<MemoryIo>,
+    generations: Arc<Generations>,
     now: u64,
+    /// Packets that lie ready in each round.
+    batch: usize,
+    /// Nanoseconds from one change of a route to the next; zero for none.
+    change_every: u64,
+    changed: u64,
 }
 
 impl Bench {
@@ -90,26 +101,32 @@ impl Bench {
         let (config, _) = Config::parse("bench.yaml", &config(functions, flows)).unwrap();
         let program = Blueprint::new(&config, &facts()).unwrap().program(0, &mut Figures::default());
         let (wanted, _) = bounded(1);
+        let generations = Arc::<Generations>::default();
         let setup = Setup {
             settings: vec![PortSettings::default(); 2],
             stats: WorkerStats::new(2),
             wanted,
-            generations: Arc::default(),
+            generations: Arc::clone(&generations),
             flows,
             seed: 7,
         };
-        Bench { worker: Worker::new(MemoryIo::new(2, 512, 256), program, setup), now: 1_000_000_000 }
+        let worker = Worker::new(MemoryIo::new(2, 512, 256), program, setup);
+        Bench { worker, generations, now: 1_000_000_000, batch: BATCH, change_every: 0, changed: 0 }
     }
 
     /// Runs all of `traffic` through once; how many packets came out.
     fn pass(&mut self, traffic: &[[u8; FRAME]]) -> u64 {
         let mut sent = 0;
-        for batch in traffic.chunks(BATCH) {
+        for batch in traffic.chunks(self.batch) {
             for packet in batch {
                 assert!(self.worker.io().inject(LAN, packet));
             }
             // As if at 10 Mpps.
             self.now += 100 * batch.len() as u64;
+            if self.change_every > 0 && self.now - self.changed >= self.change_every {
+                self.changed = self.now;
+                self.generations.bump(Slot::of_prefix([203, 0, 113, 0].into(), 24).collect::<Vec<_>>());
+            }
             self.worker.round(Now(self.now));
             sent += self.worker.io().discard(WAN) as u64;
         }
@@ -122,46 +139,117 @@ fn traffic(ipv4: bool, flows: usize) -> Vec<[u8; FRAME]> {
     (0..flows.max(16 * BATCH)).map(|number| packet(ipv4, (number % flows) as u32)).collect()
 }
 
-fn row(name: &str, nanoseconds: throughway_benches::cycles::Figures) {
-    let cycles = |ns: f64| per_nanosecond().map_or("-".to_owned(), |per| format!("{:.0}", ns * per));
-    let mpps = 1000.0 / nanoseconds.median;
-    println!(
-        "| {name:<44} | {:>6} | {:>6} | {mpps:>6.2} |",
-        cycles(nanoseconds.least),
-        cycles(nanoseconds.median)
-    );
+struct Table {
+    only: Option<String>,
+}
+
+impl Table {
+    /// Measures a row and prints it, if it is wanted; `work` says how many packets it handled, and how long that took.
+    fn row<B>(
+        &self,
+        name: &str,
+        runs: usize,
+        make: impl FnOnce() -> B,
+        mut work: impl FnMut(&mut B) -> (u64, Duration),
+    ) {
+        if self.only.as_ref().is_some_and(|word| !name.contains(word.as_str())) {
+            return;
+        }
+        let mut made = make();
+        let figures = measure(runs, || work(&mut made));
+        let cycles = |ns: f64| per_nanosecond().map_or("-".to_owned(), |per| format!("{:.0}", ns * per));
+        let (least, median) = (cycles(figures.least), cycles(figures.median));
+        println!("| {name:<48} | {least:>6} | {median:>6} | {:>6.2} |", 1000.0 / figures.median);
+    }
+}
+
+/// Packets of known flows: a worker that knows them all, and enough of them.
+fn hit(
+    table: &Table,
+    name: &str,
+    ipv4: bool,
+    flows: usize,
+    functions: usize,
+    change: impl FnOnce(&mut Bench),
+) {
+    let make = || {
+        let (traffic, mut bench) = (traffic(ipv4, flows), Bench::new(functions, flows.max(1024) * 5 / 4));
+        for _ in 0..3 {
+            assert_eq!(bench.pass(&traffic), traffic.len() as u64);
+        }
+        change(&mut bench);
+        (bench, traffic)
+    };
+    table.row(name, 7, make, |(bench, traffic)| {
+        let times = (PACKETS / traffic.len()).max(1);
+        timed(|| (0..times).map(|_| bench.pass(traffic)).sum::<u64>())
+    });
+}
+
+/// Established flows, with one packet in `share` of a flow that is never seen again.
+fn mix(table: &Table, name: &str, ipv4: bool, functions: usize, share: usize) {
+    const FLOWS: usize = 100_000;
+    let make = || {
+        let (known, mut bench) = (traffic(ipv4, FLOWS), Bench::new(functions, FLOWS * 5 / 4));
+        for _ in 0..4 {
+            bench.pass(&known);
+        }
+        (bench, known, FLOWS as u32)
+    };
+    table.row(name, 7, make, |(bench, known, fresh)| {
+        let mut traffic: Vec<_> = known.iter().cycle().take(PACKETS / 2).copied().collect();
+        for place in traffic.iter_mut().step_by(share) {
+            *fresh += 1;
+            *place = packet(ipv4, *fresh);
+        }
+        timed(|| bench.pass(&traffic))
+    });
 }
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    println!("| {:<44} | {:>6} | {:>6} | {:>6} |", "cycles a packet", "least", "median", "Mpps");
-    println!("|{:-<46}|{:->8}|{:->8}|{:->8}|", "", ":", ":", ":");
-    let sizes: &[usize] = if quick { &[1, 10_000] } else { &[1, 10_000, 100_000, 1_000_000] };
+    let arguments: Vec<String> = std::env::args().collect();
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let only =
+        arguments.iter().position(|argument| argument == "--only").and_then(|at| arguments.get(at + 1));
+    let table = Table { only: only.cloned() };
+    println!("| {:<48} | {:>6} | {:>6} | {:>6} |", "cycles a packet", "least", "median", "Mpps");
+    println!("|{:-<50}|{:->8}|{:->8}|{:->8}|", "", ":", ":", ":");
+    let sizes: &[usize] = if quick { &[1, 10_000] } else { &[1, 10_000, 100_000, 1_000_000, 4_000_000] };
+    let nothing = |_: &mut Bench| ();
     for (ipv4, family) in [(true, "IPv4"), (false, "IPv6")] {
         for &flows in sizes {
             for functions in [1, 4] {
-                let traffic = traffic(ipv4, flows);
-                let mut bench = Bench::new(functions, flows.max(1024) * 5 / 4);
-                let times = (PACKETS / traffic.len()).max(1);
-                for _ in 0..3 {
-                    assert_eq!(bench.pass(&traffic), traffic.len() as u64);
-                }
-                let figures = measure(7, || timed(|| (0..times).map(|_| bench.pass(&traffic)).sum::<u64>()));
-                row(&format!("hit, {family}, {flows} flows, {functions} function(s)"), figures);
+                let name = format!("hit, {family}, {flows} flows, {functions} function(s)");
+                hit(&table, &name, ipv4, flows, functions, nothing);
             }
         }
-        let traffic = traffic(ipv4, 100_000);
+        for batch in [1, 8, 32, 64] {
+            let name = format!("hit, {family}, 10000 flows, batch {batch}");
+            hit(&table, &name, ipv4, 10_000, 4, |bench| bench.batch = batch);
+        }
+        if !quick {
+            let name = format!("hit, {family}, 1000000 flows, 1000 changes/s");
+            hit(&table, &name, ipv4, 1_000_000, 4, |bench| bench.change_every = 1_000_000);
+        }
+        for (share, percent) in [(100, 1), (10, 10)] {
+            mix(&table, &format!("mix, {family}, {percent} % new, 4 functions"), ipv4, 4, share);
+        }
         for functions in [1, 2, 3, 4] {
-            let mut bench = Bench::new(functions, 0);
-            let figures = measure(5, || timed(|| bench.pass(&traffic)));
-            row(&format!("walk, {family}, {functions} function(s)"), figures);
+            let make = || (Bench::new(functions, 0), traffic(ipv4, 100_000));
+            let name = format!("walk, {family}, {functions} function(s)");
+            table.row(&name, 5, make, |(bench, traffic)| timed(|| bench.pass(traffic)));
         }
         for functions in [1, 4] {
-            let figures = measure(5, || {
-                let mut bench = Bench::new(functions, 125_000);
-                timed(|| bench.pass(&traffic))
-            });
-            row(&format!("new, {family}, 100000 flows, {functions} function(s)"), figures);
+            let name = format!("new, {family}, 100000 flows, {functions} function(s)");
+            table.row(
+                &name,
+                5,
+                || traffic(ipv4, 100_000),
+                |traffic| {
+                    let mut bench = Bench::new(functions, 125_000);
+                    timed(|| bench.pass(traffic))
+                },
+            );
         }
     }
 }

@@ -102,6 +102,7 @@ impl Bench {
                 dependencies: dependencies(&headers),
                 credits: Credits::default(),
                 limit: 1500,
+                silence: u64::MAX,
             };
             self.cache.install(&Probe::of(&headers), &new, &round, |_| ());
         }
@@ -132,7 +133,7 @@ impl Bench {
             self.cache.prepare(probes);
             for (probe, frame) in probes.iter().zip(self.frames.chunks_mut(self.stride)) {
                 if let Some(action) = self.cache.lookup(probe, &round) {
-                    probe.apply(action, &mut frame[..FRAME]);
+                    probe.apply(&action, &mut frame[..FRAME]);
                     egress += u64::from(action.egress);
                     hits += 1;
                 }
@@ -233,7 +234,7 @@ fn installs(table: &Table, ipv4: bool, flows: usize, capacity: usize, name: &str
                     for (number, probe) in probes[..packets.len()].iter().enumerate() {
                         let frame = &mut bench.frames[number * FRAME..][..FRAME];
                         if let Some(action) = bench.cache.lookup(probe, &round) {
-                            probe.apply(action, frame);
+                            probe.apply(&action, frame);
                             continue;
                         }
                         learn(&mut bench.cache, probe, frame, &round);
@@ -289,7 +290,7 @@ fn flood(table: &Table, name: &str) {
                     offered += u64::from(*ours);
                     if let Some(action) = bench.cache.lookup(probe, &round) {
                         found += u64::from(*ours);
-                        probe.apply(action, frame);
+                        probe.apply(&action, frame);
                     } else {
                         learn(&mut bench.cache, probe, frame, &round);
                     }
@@ -314,6 +315,7 @@ fn learn(cache: &mut FlowCache, probe: &Probe, frame: &mut [u8], round: &Round<'
         dependencies: dependencies(&headers),
         credits: Credits::default(),
         limit: 1500,
+        silence: u64::MAX,
     };
     cache.install(probe, &new, round, |_| ());
     probe.apply(&action, frame);

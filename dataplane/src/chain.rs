@@ -27,6 +27,8 @@ pub enum AnyFunction {
     Nat(Nat),
     /// See [`throughway_balancer`].
     Balancer(Balancer),
+    /// One that the configuration does not know: of a program that embeds the data plane, or of a test.
+    Guest(Box<dyn crate::guest::Guest>),
 }
 
 /// The same for every kind: static dispatch.
@@ -37,6 +39,7 @@ macro_rules! whichever {
             AnyFunction::Marker($function) => $what,
             AnyFunction::Nat($function) => $what,
             AnyFunction::Balancer($function) => $what,
+            AnyFunction::Guest($function) => $what,
         }
     };
 }
@@ -44,10 +47,13 @@ macro_rules! whichever {
 impl AnyFunction {
     /// The kind's name in the configuration.
     pub fn kind(&self) -> &'static str {
-        fn kind<F: Function>(_: &F) -> &'static str {
-            F::KIND
+        match self {
+            AnyFunction::Router(_) => Router::KIND,
+            AnyFunction::Marker(_) => Marker::KIND,
+            AnyFunction::Nat(_) => Nat::KIND,
+            AnyFunction::Balancer(_) => Balancer::KIND,
+            AnyFunction::Guest(_) => "guest",
         }
-        whichever!(self, function => kind(function))
     }
 
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {

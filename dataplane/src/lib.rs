@@ -6,6 +6,7 @@
 //! * [`app`]: start, reload, stop, in order.
 //! * [`assemble`]: checked configuration → functions and chains.
 //! * [`chain`]: the order of functions; static dispatch.
+//! * [`guest`]: functions that the configuration does not know.
 //! * [`worker`]: the loop, on pinned threads.
 //! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
 //! * [`control`]: the slow side: kernel mirror, API, metrics.
@@ -20,6 +21,7 @@ pub mod chain;
 pub mod cli;
 pub mod control;
 pub mod explain;
+pub mod guest;
 pub mod host;
 pub mod replay;
 pub mod stats;

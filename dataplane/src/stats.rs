@@ -92,11 +92,12 @@ pub struct FlowStats {
 
 impl FlowStats {
     /// What the cache counts; see `throughway_flow::Stats`.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 14] = [
         "hits",
         "revalidated",
         "misses",
         "stale",
+        "silent",
         "unfit",
         "installed",
         "replaced",
@@ -104,6 +105,7 @@ impl FlowStats {
         "evicted_idle",
         "evicted_stale",
         "refused",
+        "diverse",
         "forgotten",
     ];
 
@@ -115,6 +117,7 @@ impl FlowStats {
             stats.revalidated,
             stats.misses,
             stats.stale,
+            stats.silent,
             stats.unfit,
             stats.installed,
             stats.replaced,
@@ -122,6 +125,7 @@ impl FlowStats {
             stats.evicted_idle,
             stats.evicted_stale,
             stats.refused,
+            stats.diverse,
             stats.forgotten,
         ];
         for (counter, value) in self.values.iter().zip(values) {

@@ -4,7 +4,7 @@ use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, Edit, Headers, PortId, icmp};
 use throughway_vnf::{Context, IcmpError, Now};
 
-use super::Worker;
+use super::Engine;
 use super::hold::Held;
 
 /// ICMP errors a second that one worker sends at most.
@@ -35,7 +35,7 @@ impl Limiter {
     }
 }
 
-impl<I: PacketIo> Worker<I> {
+impl<I: PacketIo> Engine<I> {
     /// Tells the sender of `frame` why it was rejected. What cannot or may not be told is counted.
     pub(super) fn answer(
         &mut self,

@@ -1,27 +1,39 @@
 //! Packets of flows that are known: one lookup, one rewrite, however long the chain is.
 //!
-//! The first packet of a flow walks the chain, and what the chain did is recorded as one action ([`Worker::record`]). Later
-//! packets get that action executed at once ([`Worker::known`]). An entry that was made from something that changed is not
+//! The first packet of a flow walks the chain, and what the chain did is recorded as one action ([`Engine::record`]). Later
+//! packets get that action executed at once ([`Engine::known`]). An entry that was made from something that changed is not
 //! used: the packet walks the chain, and the entry is made anew.
 
 use arrayvec::ArrayVec;
 use throughway_flow::{Credits, NewFlow, Probe, Round, cacheable, peek};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, PortId, edits};
+use throughway_vnf::credit::SHORTEST_SILENCE;
 use throughway_vnf::{BATCH, DropReason};
 
-use super::{End, Outcome, Worker};
+use super::{End, Engine, Outcome, transmit};
 
 /// Functions in a chain that are told apart when hits are credited; the rest of a longer chain is credited as one.
 const DEEPEST: usize = 32;
 
-impl<I: PacketIo> Worker<I> {
+/// What becomes of a packet after the flow cache was asked.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It is edited and leaves by this port.
+    Send(PortId),
+    /// It ends.
+    Drop(DropReason),
+    /// It walks the chain.
+    Walk,
+}
+
+impl<I: PacketIo> Engine<I> {
     /// Executes what is known of the received packets' flows. What is not known is left in `unknown`, in order.
     pub(super) fn known(&mut self, port: PortId, chain: Option<usize>, round: &Round<'_>) {
         let Some(flows) = &mut self.flows else { return };
         let mut probes: ArrayVec<Probe, BATCH> = ArrayVec::new();
         let mut readable: u64 = 0;
-        for (index, frame) in self.received.iter().enumerate() {
+        for (index, frame) in self.received.iter().enumerate().take(BATCH) {
             if let Some(probe) = peek(frame.bytes(), port) {
                 readable |= 1 << index;
                 probes.push(probe);
@@ -29,17 +41,19 @@ impl<I: PacketIo> Worker<I> {
         }
         flows.prepare(&mut probes);
 
+        // Packets are edited where they lie. Nearly always all of them leave by one port, and then they go there together.
         let mut probes = probes.iter();
+        let mut fates = [Fate::Walk; BATCH];
+        let mut together = None;
+        let mut divided = false;
         let mut judged = [0u64; DEEPEST + 1];
         let mut entered = (0u64, 0u64);
         let mut left = (0u64, 0u64);
-        let mut received = std::mem::take(&mut self.received);
-        for (index, mut frame) in received.drain(..).enumerate() {
+        for (index, (frame, fate)) in self.received.iter_mut().zip(&mut fates).enumerate() {
             let probe = if readable & (1 << index) != 0 { probes.next() } else { None };
-            let Some(flows) = &mut self.flows else { continue };
             let Some((probe, action)) = probe.and_then(|probe| Some((probe, flows.lookup(probe, round)?)))
             else {
-                self.unknown.push(frame);
+                divided = true;
                 continue;
             };
             let len = frame.bytes().len() as u64;
@@ -49,16 +63,44 @@ impl<I: PacketIo> Worker<I> {
             }
             if action.has(edits::DROP) {
                 let reason = DropReason::ALL.get(usize::from(action.drop)).copied();
-                self.end(frame, port, reason.unwrap_or(DropReason::NoEgress));
+                *fate = Fate::Drop(reason.unwrap_or(DropReason::NoEgress));
+                divided = true;
                 continue;
             }
-            let egress = PortId(action.egress);
-            probe.apply(action, frame.bytes_mut());
+            probe.apply(&action, frame.bytes_mut());
             left = (left.0 + 1, left.1 + len);
-            self.enqueue(frame, port, egress);
+            let egress = PortId(action.egress);
+            *fate = Fate::Send(egress);
+            divided |= *together.get_or_insert(egress) != egress;
+        }
+        self.credit(chain, &judged, entered, left);
+        match together {
+            Some(egress) if !divided && self.send_together(egress) => {}
+            _ => self.divide(port, &fates),
+        }
+    }
+
+    /// Sends all received packets by one port at once, if none wait there; says whether it did.
+    fn send_together(&mut self, egress: PortId) -> bool {
+        let Some(queue) = self.backlog.get_mut(egress.index()).filter(|queue| queue.is_empty()) else {
+            return false;
+        };
+        transmit(&mut self.io, &self.stats, egress, &mut self.received);
+        queue.append(&mut self.received);
+        true
+    }
+
+    /// Sends every received packet its own way.
+    fn divide(&mut self, port: PortId, fates: &[Fate; BATCH]) {
+        let mut received = std::mem::take(&mut self.received);
+        for (frame, fate) in received.drain(..).zip(fates) {
+            match *fate {
+                Fate::Send(egress) => self.enqueue(frame, port, egress),
+                Fate::Drop(reason) => self.end(frame, port, reason),
+                Fate::Walk => self.unknown.push(frame),
+            }
         }
         self.received = received;
-        self.credit(chain, &judged, entered, left);
     }
 
     /// Credits chain and functions with packets that were not walked through them.
@@ -96,7 +138,7 @@ impl<I: PacketIo> Worker<I> {
     /// Records what the chain did, if later packets of the flow may have it done again.
     pub(super) fn record(&mut self, outcome: &Outcome, round: &Round<'_>) {
         let Some(flows) = &mut self.flows else { return };
-        if !outcome.repeatable || !cacheable(&outcome.headers) {
+        if !outcome.repeatable || outcome.silence < SHORTEST_SILENCE || !cacheable(&outcome.headers) {
             return;
         }
         let (action, limit) = match &outcome.end {
@@ -114,15 +156,9 @@ impl<I: PacketIo> Worker<I> {
             dependencies: outcome.dependencies,
             credits: Credits(outcome.credits.0.map(|credit| credit.0)),
             limit,
+            silence: outcome.silence,
         };
         let program = &mut self.program;
         flows.install(&Probe::of(&outcome.headers), &new, round, |settled| super::tell(program, &settled));
-    }
-
-    /// Copies the flow cache's figures to where others can read them.
-    pub fn publish_flows(&self) {
-        if let Some(flows) = &self.flows {
-            self.stats.flows.publish(flows);
-        }
     }
 }

@@ -59,7 +59,7 @@ impl<I: PacketIo> Worker<I> {
     /// Looks at the next slice of flows; gives the inspection back when there is more to look at.
     pub fn inspect(&self, mut inspection: Inspection, now: Now) -> Option<Inspection> {
         let Inspection { filter, most, next, found, .. } = &mut inspection;
-        let rest = self.flows.as_ref().and_then(|flows| {
+        let rest = self.engine.flows.as_ref().and_then(|flows| {
             flows.flows(now.0, *next, SLICE, |flow| {
                 if found.len() < *most && filter.accepts(&flow.key) {
                     found.push(flow);

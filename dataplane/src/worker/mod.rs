@@ -47,9 +47,6 @@ const NEIGHBOUR_PATIENCE: u64 = 3_000_000_000;
 /// How often a neighbour that did not answer yet is asked for again, in nanoseconds.
 const ASK_AGAIN: u64 = 1_000_000_000;
 
-/// Flows that are looked at for their age in one round.
-const AGED_A_ROUND: usize = 16;
-
 /// What the worker must know of a port beside its queues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortSettings {
@@ -64,6 +61,7 @@ struct Outcome {
     dependencies: Dependencies,
     credits: Credits,
     limit: u16,
+    silence: u64,
     repeatable: bool,
     end: End,
 }
@@ -90,14 +88,19 @@ pub struct Setup {
     pub seed: u128,
 }
 
-/// The state of one worker.
+/// One worker: what its rounds work with, and the generations that they borrow.
 pub struct Worker<I: PacketIo> {
+    generations: Arc<Generations>,
+    engine: Engine<I>,
+}
+
+/// All that a round changes.
+struct Engine<I: PacketIo> {
     io: I,
     program: Program,
     settings: Vec<PortSettings>,
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
-    generations: Arc<Generations>,
     flows: Option<FlowCache>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
@@ -112,13 +115,12 @@ impl<I: PacketIo> Worker<I> {
     pub fn new(io: I, program: Program, setup: Setup) -> Self {
         let Setup { settings, stats, wanted, generations, flows, seed } = setup;
         let backlog = (0..io.ports()).map(|_| Vec::with_capacity(BACKLOG + BATCH)).collect();
-        Worker {
+        let engine = Engine {
             io,
             program,
             settings,
             stats,
             wanted,
-            generations,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
@@ -126,77 +128,92 @@ impl<I: PacketIo> Worker<I> {
             hold: Hold::default(),
             limiter: Limiter::default(),
             pace: Pace::default(),
-        }
+        };
+        Worker { generations, engine }
     }
 
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
     pub fn round(&mut self, now: Now) -> usize {
-        let context = Context { now };
-        // What waited longest goes first.
-        self.release_held(&context);
         // Before any table is read: what is recorded in this round is true for this generation.
-        let generations = Arc::clone(&self.generations);
-        let round = Round::new(generations.epoch(), now.0);
+        let round = Round::new(self.generations.epoch(), now.0);
+        self.engine.round(&Context { now }, &round)
+    }
+
+    /// Replaces the program at a batch boundary; returns the old one, to be freed elsewhere.
+    pub fn install(&mut self, program: Program) -> Program {
+        self.engine.stats.installs.add(1);
+        std::mem::replace(&mut self.engine.program, program)
+    }
+
+    /// The ports.
+    pub fn io(&mut self) -> &mut I {
+        &mut self.engine.io
+    }
+
+    /// What it counts.
+    pub fn stats(&self) -> &Arc<WorkerStats> {
+        &self.engine.stats
+    }
+
+    /// Copies the flow cache's figures to where others can read them.
+    pub fn publish_flows(&self) {
+        if let Some(flows) = &self.engine.flows {
+            self.engine.stats.flows.publish(flows);
+        }
+    }
+
+    /// Whether packets are waiting: for a neighbour or for room in a transmit ring.
+    pub fn has_waiting(&self) -> bool {
+        !self.engine.hold.is_empty() || self.engine.backlog.iter().any(|frames| !frames.is_empty())
+    }
+
+    /// Gives back everything that is held: what still waits is dropped and counted.
+    pub fn finish(self) -> I {
+        let mut engine = self.engine;
+        for held in engine.hold.drain() {
+            engine.stats.dropped(held.headers.ingress(), DropReason::Shutdown);
+            engine.io.release(held.frame);
+        }
+        engine.stats.held.set(0);
+        engine.send();
+        for (port, frames) in engine.backlog.iter_mut().enumerate() {
+            for frame in frames.drain(..) {
+                engine.stats.dropped(PortId(port as u16), DropReason::Shutdown);
+                engine.io.release(frame);
+            }
+        }
+        engine.stats.outstanding.set(engine.io.outstanding() as u64);
+        engine.io
+    }
+}
+
+impl<I: PacketIo> Engine<I> {
+    fn round(&mut self, context: &Context, round: &Round<'_>) -> usize {
+        // What waited longest goes first.
+        self.release_held(context);
+        // Functions are told of what the cache saw before they judge on.
+        if let Some(flows) = &mut self.flows {
+            let (program, now) = (&mut self.program, context.now);
+            let due = self.pace.due(now, flows.buckets());
+            flows.age(now.0, due, |settled| tell(program, &settled));
+            flows.harvest(now.0, due, |settled| tell(program, &settled));
+        }
         let mut total = 0;
         for port in 0..self.io.ports() {
             let port = PortId(port as u16);
             let count = self.io.receive(port, BATCH, &mut self.received);
             if count > 0 {
                 total += count;
-                self.batch(port, &context, &round);
+                self.batch(port, context, round);
             }
         }
-        self.program.tick(&context);
-        if let Some(flows) = &mut self.flows {
-            let program = &mut self.program;
-            flows.age(now.0, AGED_A_ROUND, |settled| tell(program, &settled));
-            flows.harvest(now.0, self.pace.due(now, flows.buckets()), |settled| tell(program, &settled));
-        }
+        self.program.tick(context);
         self.send();
         self.stats.rounds.add(1);
         if total == 0 {
             self.stats.idle_rounds.add(1);
         }
         total
-    }
-
-    /// Replaces the program at a batch boundary; returns the old one, to be freed elsewhere.
-    pub fn install(&mut self, program: Program) -> Program {
-        self.stats.installs.add(1);
-        std::mem::replace(&mut self.program, program)
-    }
-
-    /// The ports.
-    pub fn io(&mut self) -> &mut I {
-        &mut self.io
-    }
-
-    /// What it counts.
-    pub fn stats(&self) -> &Arc<WorkerStats> {
-        &self.stats
-    }
-
-    /// Whether packets are waiting: for a neighbour or for room in a transmit ring.
-    pub fn has_waiting(&self) -> bool {
-        !self.hold.is_empty() || self.backlog.iter().any(|frames| !frames.is_empty())
-    }
-
-    /// Gives back everything that is held: what still waits is dropped and counted.
-    pub fn finish(mut self) -> I {
-        for held in self.hold.drain() {
-            self.stats.dropped(held.headers.ingress(), DropReason::Shutdown);
-            self.io.release(held.frame);
-        }
-        self.stats.held.set(0);
-        self.send();
-        for (port, frames) in self.backlog.iter_mut().enumerate() {
-            for frame in frames.drain(..) {
-                self.stats.dropped(PortId(port as u16), DropReason::Shutdown);
-                self.io.release(frame);
-            }
-        }
-        self.stats.outstanding.set(self.io.outstanding() as u64);
-        self.io
     }
 
     fn batch(&mut self, port: PortId, context: &Context, round: &Round<'_>) {
@@ -274,10 +291,7 @@ impl<I: PacketIo> Worker<I> {
             None => self.end(frame, ingress, DropReason::NoEgressQueue),
             Some(queue) if queue.len() >= BACKLOG => {
                 // Make room first: what the ring can take now need not be dropped.
-                let sent = self.io.transmit(egress, queue);
-                if let Some(port) = self.stats.ports.get(egress.index()) {
-                    port.sent.add(sent.frames as u64, sent.bytes);
-                }
+                transmit(&mut self.io, &self.stats, egress, queue);
                 if queue.len() < BACKLOG {
                     queue.push(frame);
                 } else {
@@ -296,10 +310,7 @@ impl<I: PacketIo> Worker<I> {
     fn send(&mut self) {
         for (port, frames) in self.backlog.iter_mut().enumerate() {
             if !frames.is_empty() {
-                let sent = self.io.transmit(PortId(port as u16), frames);
-                if let Some(stats) = self.stats.ports.get(port) {
-                    stats.sent.add(sent.frames as u64, sent.bytes);
-                }
+                transmit(&mut self.io, &self.stats, PortId(port as u16), frames);
             }
         }
         self.io.flush();
@@ -358,6 +369,14 @@ impl<I: PacketIo> Worker<I> {
     }
 }
 
+/// Sends frames from the front of `frames`, as many as the port takes, and counts them.
+fn transmit<I: PacketIo>(io: &mut I, stats: &WorkerStats, port: PortId, frames: &mut Vec<I::Frame>) {
+    let sent = io.transmit(port, frames);
+    if let Some(stats) = stats.ports.get(port.index()) {
+        stats.sent.add(sent.frames as u64, sent.bytes);
+    }
+}
+
 /// Tells the functions of a chain what the flow cache saw of a flow that they gave the answers for.
 fn tell(program: &mut Program, settled: &Settled) {
     let seen = Seen { packets: settled.packets, bytes: settled.bytes, last: Now(settled.last) };
@@ -404,6 +423,7 @@ fn walk<F: Frame>(
             dependencies: packet.dependencies(),
             credits: packet.credits(),
             limit: packet.limit(),
+            silence: packet.silence(),
             repeatable: packet.is_repeatable(),
             end,
         });

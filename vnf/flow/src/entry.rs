@@ -1,72 +1,92 @@
 //! What is kept of a flow, to the byte.
 //!
-//! A lookup touches three cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and the two
-//! lines of one entry (128 bytes). What only the slow path, ageing and output need is in a third place, the cold part (48
-//! bytes). Together 180 bytes for every flow the cache has room for.
+//! A hit touches two cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and one entry (64
+//! bytes). What flows have in common is in their [template](crate::template), of which there are few. What only the slow
+//! path, ageing and output need is in the cold part (44 bytes). Together 112 bytes for every flow the cache has room for,
+//! and 40 more for one whose action replaces IPv6 addresses.
 
-use throughway_shared::action::Action;
+use throughway_shared::action::{Action, edits};
 use throughway_shared::flow::FlowKey;
 
+use crate::bucket::{Bucket, WAYS};
 use crate::generation::Dependencies;
+use crate::key::{Key, unpair};
+use crate::own::{Form, Own, Record, Records, narrow_address};
+use crate::template::{self, Template};
 
-/// How many flows a bucket holds.
-pub(crate) const WAYS: usize = 16;
-
-/// Bit of a stamp: the flow has proven itself.
-pub(crate) const ESTABLISHED: u16 = 1 << 15;
-/// Bits of a stamp: when the flow was last seen, in ticks of 2²⁸ ns (0.27 s); wraps around after 2.4 hours.
-pub(crate) const TICK: u16 = ESTABLISHED - 1;
-
-/// The tick of a time in nanoseconds.
-#[inline]
-pub(crate) const fn tick(now: u64) -> u16 {
-    (now >> 28) as u16 & TICK
-}
-
-/// Ticks from a stamp to `now`.
-#[inline]
-pub(crate) const fn elapsed(stamp: u16, now: u16) -> u16 {
-    now.wrapping_sub(stamp) & TICK
-}
-
-/// Sixteen flows at a glance: one cache line.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bucket {
-    /// A part of the flow's hash, never zero; zero is a free way.
-    pub(crate) tags: [u16; WAYS],
-    /// See [`ESTABLISHED`] and [`TICK`].
-    pub(crate) stamps: [u16; WAYS],
-}
-
-const _: () = assert!(size_of::<Bucket>() == 64);
-
-/// One flow, as far as a hit needs it: two cache lines.
+/// One flow, as far as a hit needs it: one cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
+    /// The key's addresses. Of IPv4 these are in the first word; in the second the new addresses, in the third the delta of
+    /// the header checksum.
     pub(crate) addresses: [u64; 4],
-    pub(crate) ports: u64,
-    pub(crate) rest: u32,
+    /// The key's ports.
+    pub(crate) ports: u32,
     /// The generation at which it was made or last found true.
     pub(crate) generation: u32,
-    pub(crate) action: Action,
+    /// What it was made from.
     pub(crate) dependencies: Dependencies,
-    /// Bytes since the last harvest.
+    /// Bytes since they were last told.
     pub(crate) bytes: u32,
-    /// Packets since the last harvest.
+    /// Packets since they were last told.
     pub(crate) packets: u16,
-    /// The longest IP packet that the action holds for.
-    pub(crate) limit: u16,
+    /// The rest of key and action.
+    pub(crate) template: u16,
+    /// The new ports, or the number of the flow's [`Record`].
+    pub(crate) own: u32,
+    /// Delta of the upper layer's checksum.
+    pub(crate) l4_delta: u16,
+    /// For so many ticks without a packet it stays true; [`ENDLESS`]: for any time.
+    pub(crate) silence: u8,
+    /// Where the flow's own part of the action is.
+    pub(crate) form: Form,
 }
 
-const _: () = assert!(size_of::<Entry>() == 128);
+const _: () = assert!(size_of::<Entry>() == 64);
+
+/// See [`Entry::silence`].
+pub(crate) const ENDLESS: u8 = u8::MAX;
 
 impl Entry {
+    /// Whether it is of the flow with this key.
     #[inline(always)]
-    pub(crate) const fn key(&self) -> crate::Key {
+    pub(crate) fn is_of(&self, key: &Key, template: Option<&Template>) -> bool {
+        let [a0, a1, a2, a3] = self.addresses;
+        let [b0, b1, b2, b3, b4, context] = key.0;
+        // Of IPv4, only the first word; without branches, as families come mixed.
+        let more = if key.is_ipv4() { 0 } else { u64::MAX };
+        let differ = (a0 ^ b0) | (((a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)) & more) | (u64::from(self.ports) ^ b4);
+        template.is_some_and(|template| (differ | (template.context ^ context)) == 0)
+    }
+
+    /// The key, with the rest of it from the template.
+    pub(crate) fn key(&self, template: &Template) -> Key {
         let [a, b, c, d] = self.addresses;
-        crate::Key([a, b, c, d, self.ports, self.rest as u64])
+        let whole = Key([a, b, c, d, u64::from(self.ports), template.context]);
+        if whole.is_ipv4() { Key([a, 0, 0, 0, u64::from(self.ports), template.context]) } else { whole }
+    }
+
+    /// The action, made whole again.
+    #[inline(always)]
+    pub(crate) fn action(&self, template: &Template, records: &Records) -> Option<Action> {
+        let made = template.action.edits;
+        let own = match self.form {
+            Form::Narrow => {
+                let [_, addresses, l3_delta, _] = self.addresses;
+                let (source, destination) = unpair(addresses);
+                Own {
+                    source: narrow_address(source, made & edits::SOURCE != 0),
+                    destination: narrow_address(destination, made & edits::DESTINATION != 0),
+                    ports: self.own,
+                    l3_delta: l3_delta as u16,
+                    l4_delta: self.l4_delta,
+                }
+            }
+            Form::Plain => Own { ports: self.own, l4_delta: self.l4_delta, ..Own::default() },
+            Form::Apart => records.get(self.own)?,
+        };
+        Some(own.with(&template.action))
     }
 }
 
@@ -74,26 +94,58 @@ impl Entry {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cold {
-    /// Packets harvested so far.
-    pub(crate) packets: u64,
-    /// Bytes harvested so far.
-    pub(crate) bytes: u64,
-    pub(crate) credits: Credits,
-    /// How often the entry's 16 bits of packets ran over since the last harvest.
+    credits: [[u32; 2]; 3],
+    /// Bytes told so far.
+    bytes: [u32; 2],
+    /// Packets told so far.
+    packets: [u16; 3],
+    /// How often the entry's 16 bits of packets ran over since they were last told.
     pub(crate) packets_carried: u16,
-    /// How often the entry's 32 bits of bytes ran over since the last harvest.
+    /// How often the entry's 32 bits of bytes ran over since they were last told.
     pub(crate) bytes_carried: u16,
     /// When it was installed, in ticks.
     pub(crate) installed: u16,
-    pub(crate) reserved: u16,
 }
 
-const _: () = assert!(size_of::<Cold>() == 48);
+const _: () = assert!(size_of::<Cold>() == 44);
 
-/// Memory for each flow the cache has room for, in bytes: what a hit touches, and all.
+impl Cold {
+    pub(crate) fn credits(&self) -> Credits {
+        Credits(self.credits.map(|[low, high]| u64::from(high) << 32 | u64::from(low)))
+    }
+
+    pub(crate) fn set_credits(&mut self, credits: Credits) {
+        self.credits = credits.0.map(|credit| [credit as u32, (credit >> 32) as u32]);
+    }
+
+    /// Packets and bytes told so far.
+    pub(crate) fn told(&self) -> (u64, u64) {
+        let ([a, b, c], [low, high]) = (self.packets.map(u64::from), self.bytes.map(u64::from));
+        (a | b << 16 | c << 32, low | high << 32)
+    }
+
+    /// Adds to what was told so far. (2⁴⁸ packets are a month at 100 Mpps.)
+    pub(crate) fn tell(&mut self, packets: u64, bytes: u64) {
+        let told = self.told();
+        let (packets, bytes) = ((told.0 + packets).min((1 << 48) - 1), told.1.saturating_add(bytes));
+        self.packets = [packets as u16, (packets >> 16) as u16, (packets >> 32) as u16];
+        self.bytes = [bytes as u32, (bytes >> 32) as u32];
+    }
+
+    /// Packets and bytes carried from the entry's fields and not told yet.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        (u64::from(self.packets_carried) << 16, u64::from(self.bytes_carried) << 32)
+    }
+}
+
+/// Memory for each flow the cache has room for, in bytes, of either family: what a hit touches of it alone, and all.
 pub const HOT_BYTES: usize = size_of::<Entry>();
 /// See [`HOT_BYTES`].
 pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + size_of::<Bucket>() / WAYS + size_of::<Cold>();
+/// As much more for a flow whose action replaces IPv6 addresses, when there is one.
+pub const BYTES_PER_REWRITTEN: usize = size_of::<Record>();
+/// Memory for each template, of which there is room for one for each 64 flows, and 1024 at least.
+pub const BYTES_PER_TEMPLATE: usize = template::BYTES;
 
 /// Whom to credit with a flow's packets: identifiers that mean something to who installs (a rule, a service, a backend, a
 /// session of a function); zero is nobody.
@@ -111,6 +163,10 @@ pub struct NewFlow<'a> {
     pub credits: Credits,
     /// The longest IP packet that the action holds for: the MTU of the egress; `u16::MAX` for drops.
     pub limit: u16,
+    /// How long (ns) the flow may be silent for the action to hold: after a longer silence its next packet is not answered.
+    /// `u64::MAX`: for any time. It is rounded down to ticks of 0.27 s, so that a silence is never taken for shorter than
+    /// it was; one that is shorter than a tick cannot be kept, and the flow is refused.
+    pub silence: u64,
 }
 
 /// Packets that the cache forwarded and nobody has been credited with yet.
@@ -141,7 +197,7 @@ pub struct Flow {
     pub packets: u64,
     /// Bytes of their IP packets.
     pub bytes: u64,
-    /// Nanoseconds since a packet was last seen, to a quarter of a second; wraps around after 2.4 hours, as does `age`.
+    /// Nanoseconds since a packet was last seen, to a quarter of a second; wraps around after 73 minutes, as does `age`.
     pub idle: u64,
     /// Nanoseconds since it was installed.
     pub age: u64,

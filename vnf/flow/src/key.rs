@@ -1,9 +1,9 @@
 //! A flow key as machine words, and its hash.
 
-use throughway_shared::flow::FlowKey;
+use throughway_shared::flow::{FAMILY_IPV4, FAMILY_IPV6, FlowKey, mapped};
 
-/// A [`FlowKey`] as words in the machine's own byte order: the same 44 bytes in the same order, made to be compared and
-/// hashed. The last word has its upper half empty.
+/// A [`FlowKey`] as words in the machine's own byte order, made to be compared and hashed: addresses (four words; of IPv4
+/// both in the first, and zeros), ports (the lower half of the fifth), and the *context*: ingress, tags, protocol and family.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Key(pub(crate) [u64; 6]);
 
@@ -20,25 +20,68 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 impl Key {
-    /// From addresses (in their 16-byte form, as two words each in memory order), the ports, and the rest.
+    /// Of IPv4, untagged, from what is in the packet.
     #[inline(always)]
-    pub(crate) fn new(addresses: [u64; 4], ports: [u8; 4], ingress: u16, protocol: u8, family: u8) -> Self {
-        let [a, b, c, d] = ports;
-        let [i, j] = ingress.to_ne_bytes();
-        let fifth = u64::from_ne_bytes([a, b, c, d, i, j, 0, 0]);
-        let sixth = u32::from_ne_bytes([0, 0, protocol, family]);
+    pub(crate) fn ipv4(
+        source: [u8; 4],
+        destination: [u8; 4],
+        ports: [u8; 4],
+        ingress: u16,
+        protocol: u8,
+    ) -> Self {
+        let context = context(ingress, [0; 2], protocol, FAMILY_IPV4);
+        Key([pair(source, destination), 0, 0, 0, u64::from(u32::from_ne_bytes(ports)), context])
+    }
+
+    /// Of IPv6, untagged, from addresses as two words each in memory order, and the rest.
+    #[inline(always)]
+    pub(crate) fn ipv6(addresses: [u64; 4], ports: [u8; 4], ingress: u16, protocol: u8) -> Self {
         let [w0, w1, w2, w3] = addresses;
-        Key([w0, w1, w2, w3, fifth, u64::from(sixth)])
+        let context = context(ingress, [0; 2], protocol, FAMILY_IPV6);
+        Key([w0, w1, w2, w3, u64::from(u32::from_ne_bytes(ports)), context])
+    }
+
+    /// Whether the addresses are in the first word.
+    #[inline(always)]
+    pub(crate) const fn is_ipv4(&self) -> bool {
+        self.family() == FAMILY_IPV4
+    }
+
+    #[inline(always)]
+    pub(crate) const fn family(&self) -> u8 {
+        let [.., family] = self.0[5].to_ne_bytes();
+        family
+    }
+
+    #[inline(always)]
+    pub(crate) const fn protocol(&self) -> u8 {
+        let [.., protocol, _] = self.0[5].to_ne_bytes();
+        protocol
+    }
+
+    /// All of it but addresses and ports.
+    pub(crate) const fn context(&self) -> u64 {
+        self.0[5]
+    }
+
+    pub(crate) const fn ports(&self) -> u32 {
+        self.0[4] as u32
     }
 
     /// The key as others know it.
     pub fn flow_key(&self) -> FlowKey {
         let [w0, w1, w2, w3, w4, w5] = self.0;
-        let [a, b, c, d, i, j, o, p] = w4.to_ne_bytes();
-        let [q, r, protocol, family] = (w5 as u32).to_ne_bytes();
+        let [a, b, c, d] = (w4 as u32).to_ne_bytes();
+        let [i, j, o, p, q, r, protocol, family] = w5.to_ne_bytes();
+        let (source, destination) = if self.is_ipv4() {
+            let (source, destination) = unpair(w0);
+            (mapped(source), mapped(destination))
+        } else {
+            (join(w0, w1), join(w2, w3))
+        };
         FlowKey {
-            source: join(w0, w1),
-            destination: join(w2, w3),
+            source,
+            destination,
             source_port: [a, b],
             destination_port: [c, d],
             ingress: u16::from_ne_bytes([i, j]),
@@ -52,17 +95,40 @@ impl Key {
 
 impl From<&FlowKey> for Key {
     fn from(key: &FlowKey) -> Self {
-        let [w0, w1] = split(&key.source);
-        let [w2, w3] = split(&key.destination);
         let [a, b] = key.source_port;
         let [c, d] = key.destination_port;
-        let [i, j] = key.ingress.to_ne_bytes();
-        let [o, p] = key.outer_vlan.to_ne_bytes();
-        let [q, r] = key.inner_vlan.to_ne_bytes();
-        let fifth = u64::from_ne_bytes([a, b, c, d, i, j, o, p]);
-        let sixth = u32::from_ne_bytes([q, r, key.protocol, key.family]);
-        Key([w0, w1, w2, w3, fifth, u64::from(sixth)])
+        let ports = u64::from(u32::from_ne_bytes([a, b, c, d]));
+        let context = context(key.ingress, [key.outer_vlan, key.inner_vlan], key.protocol, key.family);
+        if key.family == FAMILY_IPV4 {
+            // A key of this family has its addresses in mapped form.
+            let last = |[.., a, b, c, d]: [u8; 16]| [a, b, c, d];
+            return Key([pair(last(key.source), last(key.destination)), 0, 0, 0, ports, context]);
+        }
+        let [w0, w1] = split(&key.source);
+        let [w2, w3] = split(&key.destination);
+        Key([w0, w1, w2, w3, ports, context])
     }
+}
+
+#[inline(always)]
+const fn context(ingress: u16, vlans: [u16; 2], protocol: u8, family: u8) -> u64 {
+    let [i, j] = ingress.to_ne_bytes();
+    let [o, p] = vlans[0].to_ne_bytes();
+    let [q, r] = vlans[1].to_ne_bytes();
+    u64::from_ne_bytes([i, j, o, p, q, r, protocol, family])
+}
+
+/// Two IPv4 addresses as one word.
+#[inline(always)]
+pub(crate) const fn pair([a, b, c, d]: [u8; 4], [e, f, g, h]: [u8; 4]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The addresses of [`pair`].
+#[inline(always)]
+pub(crate) const fn unpair(word: u64) -> ([u8; 4], [u8; 4]) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    ([a, b, c, d], [e, f, g, h])
 }
 
 /// The two words of an address.
@@ -72,7 +138,7 @@ pub(crate) fn split(address: &[u8; 16]) -> [u64; 2] {
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
 
-fn join(first: u64, second: u64) -> [u8; 16] {
+pub(crate) fn join(first: u64, second: u64) -> [u8; 16] {
     let [a, b, c, d, e, f, g, h] = first.to_ne_bytes();
     let [i, j, k, l, m, n, o, p] = second.to_ne_bytes();
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
@@ -103,7 +169,7 @@ impl Hasher {
     pub(crate) fn hash(&self, key: &Key) -> u64 {
         let [s0, s1, s2, s3, s4, s5, s6] = self.0;
         let [w0, w1, w2, w3, w4, w5] = key.0;
-        // Both halves of an address in different products: those of IPv4 have a constant first half.
+        // The halves of an address in different products; of IPv4 two are constants then, and the last one still mixes.
         let a = fold(w0 ^ s0, w3 ^ s3);
         let b = fold(w1 ^ s1, w2 ^ s2);
         let c = fold(w4 ^ s4, w5 ^ s5);
@@ -127,8 +193,8 @@ mod tests {
             (0..256u16).map(move |port| {
                 let mut key =
                     FlowKey { protocol: 17, family: 4, destination_port: [0, 53], ..FlowKey::default() };
-                key.source = throughway_shared::flow::mapped([10, 0, 0, host]);
-                key.destination = throughway_shared::flow::mapped([192, 0, 2, 1]);
+                key.source = mapped([10, 0, 0, host]);
+                key.destination = mapped([192, 0, 2, 1]);
                 key.source_port = port.to_be_bytes();
                 Key::from(&key)
             })
@@ -149,6 +215,10 @@ mod tests {
             family: 44,
         };
         assert_eq!(Key::from(&key).flow_key(), key);
+        let narrow =
+            FlowKey { source: mapped([1, 2, 3, 4]), destination: mapped([5, 6, 7, 8]), family: 4, ..key };
+        assert_eq!(Key::from(&narrow).flow_key(), narrow);
+        assert_eq!(Key::from(&narrow).0[1..4], [0; 3]);
     }
 
     #[test]
@@ -170,7 +240,7 @@ mod tests {
         let hasher = Hasher::new(7);
         let key = keys().next().unwrap_or_default();
         for word in 0..6 {
-            for bit in 0..if word == 5 { 32 } else { 64 } {
+            for bit in 0..if word == 4 { 32 } else { 64 } {
                 let mut other = key;
                 other.0[word] ^= 1 << bit;
                 let changed = (hasher.hash(&key) ^ hasher.hash(&other)).count_ones();

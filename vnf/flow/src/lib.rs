@@ -8,19 +8,24 @@
 //! * [`generation`]: how an entry knows that it is still true, without anybody sweeping the cache.
 //! * [`key`]: a flow key as machine words, and its hash.
 //! * [`peek`](mod@peek): a frame's bytes straight to its flow, for the common packets; the rest are for the full parser.
-//! * [`entry`]: what is kept of a flow, to the byte.
-//! * [`cache`]: the table.
+//! * [`entry`]: what is kept of a flow, to the byte; `own`: a flow's own part of its action; `template`: what flows have in
+//!   common.
+//! * [`cache`]: the table; `bucket`: sixteen flows at a glance; `install`: how flows come in and go.
 //! * [`sweep`]: ageing, harvesting of counters and showing, in bounded slices.
 //!
 //! Nothing here reads a clock, draws a random number, takes a lock or, once the cache is made, allocates.
 #![forbid(unsafe_code)]
 
+mod bucket;
 pub mod cache;
 pub mod entry;
 pub mod generation;
+mod install;
 pub mod key;
+mod own;
 pub mod peek;
 pub mod sweep;
+mod template;
 
 pub use cache::{FlowCache, Installed, Policy, Round, Stats};
 pub use entry::{Credits, NewFlow, Settled};

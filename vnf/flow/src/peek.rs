@@ -66,9 +66,8 @@ impl Probe {
     /// Executes an action on the frame that was peeked at: [`throughway_packet::apply()`] with what is known of its headers.
     #[inline(always)]
     pub fn apply(&self, action: &Action, frame: &mut [u8]) {
-        let [.., last] = self.key.0;
-        let [_, _, protocol, family] = (last as u32).to_ne_bytes();
-        if family == FAMILY_IPV4 {
+        let protocol = self.key.protocol();
+        if self.key.is_ipv4() {
             throughway_packet::apply(action, &self.headers(L4_IPV4 as u16, protocol, FAMILY_IPV4), frame);
         } else {
             throughway_packet::apply(action, &self.headers(L4_IPV6 as u16, protocol, FAMILY_IPV6), frame);
@@ -141,9 +140,8 @@ fn ipv4(frame: &[u8], head: &[u8; L4_IPV4 + 8], ingress: PortId) -> Option<Probe
         TCP => tcp(frame.get(L4_IPV4..end)?)?,
         _ => return None,
     };
-    let address = |[a, b, c, d]: [u8; 4]| u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
     Some(Probe {
-        key: Key::new([0, address(w3), 0, address(w4)], [p0, p1, p2, p3], ingress.0, protocol, FAMILY_IPV4),
+        key: Key::ipv4(w3, w4, [p0, p1, p2, p3], ingress.0, protocol),
         hash: 0,
         place: u32::MAX,
         len,
@@ -178,7 +176,7 @@ fn ipv6(frame: &[u8], ingress: PortId) -> Option<Probe> {
         _ => return None,
     };
     Some(Probe {
-        key: Key::new(words, [p0, p1, p2, p3], ingress.0, protocol, FAMILY_IPV6),
+        key: Key::ipv6(words, [p0, p1, p2, p3], ingress.0, protocol),
         hash: 0,
         place: u32::MAX,
         // At most 0xffff, as `end` is.

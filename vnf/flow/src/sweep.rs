@@ -1,13 +1,14 @@
 //! Ageing, harvesting of counters and showing: each in slices, so that none of them holds up packets.
 
+use crate::bucket::{CREDITED, ESTABLISHED, TICK, WAYS, elapsed, tick};
 use crate::cache::FlowCache;
-use crate::entry::{ESTABLISHED, Flow, Settled, WAYS, elapsed, tick};
+use crate::entry::{Flow, Settled};
 
 impl FlowCache {
     /// Looks at the next `budget` buckets of sixteen flows and forgets those that were silent for
     /// [`Policy::forget`](crate::Policy::forget). What they leave uncredited is handed to `settle`.
     ///
-    /// To be called often enough to get round within half an hour at most: stamps wrap around after 2.4 hours, and
+    /// To be called often enough to get round within half an hour at most: stamps wrap around after 73 minutes, and
     /// generations after 2³² bumps.
     pub fn age(&mut self, time: u64, budget: usize, mut settle: impl FnMut(Settled)) {
         let now = tick(time);
@@ -29,19 +30,34 @@ impl FlowCache {
         }
     }
 
-    /// Looks at the next `budget` buckets of sixteen flows and hands what their flows have not been credited for to
-    /// `settle`: to credit rules and sessions, and to keep sessions alive. `now` in nanoseconds.
+    /// Looks at the next `budget` buckets of sixteen flows and hands what those with credits have not been credited for to
+    /// `settle`: counters of rules add up, and sessions are kept alive. `time` in nanoseconds.
+    ///
+    /// Of a bucket only its one cache line is touched, unless flows with credits were seen since this was last here: stamps
+    /// and the time at which the round before began tell that.
     ///
     /// To be called often enough to get round within some minutes: the counters hold 2³² packets and 2⁴⁸ bytes.
-    pub fn harvest(&mut self, now: u64, budget: usize, mut settle: impl FnMut(Settled)) {
+    pub fn harvest(&mut self, time: u64, budget: usize, mut settle: impl FnMut(Settled)) {
+        let now = tick(time);
         for _ in 0..budget.min(self.buckets.len()) {
             let number = self.harvesting;
             self.harvesting = (number + 1) % self.buckets.len();
+            if number == 0 {
+                self.rounds = [time, self.rounds[0]];
+            }
             let Some(bucket) = self.buckets.get(number) else { return };
-            let tags = bucket.tags;
-            for (way, _) in tags.iter().enumerate().filter(|(_, tag)| **tag != 0) {
+            let stamps = bucket.stamps;
+            if stamps.iter().fold(0, |all, stamp| all | stamp) & CREDITED == 0 {
+                continue;
+            }
+            // This bucket's last turn came after the last round had begun.
+            let since = (time >> 28).saturating_sub(self.rounds[1] >> 28).min(u64::from(TICK)) as u16;
+            for (way, stamp) in stamps.iter().enumerate() {
                 let place = number * WAYS + way;
-                if let Some(settled) = self.take(place, now) {
+                if stamp & CREDITED != 0
+                    && elapsed(*stamp, now) <= since
+                    && let Some(settled) = self.take(place, time)
+                {
                     self.promote(place);
                     settle(settled);
                 }
@@ -51,7 +67,7 @@ impl FlowCache {
 
     /// A harvest sets the packets back to zero, and they may have been on their way to prove the flow.
     fn promote(&mut self, place: usize) {
-        if self.cold.get(place).is_some_and(|cold| cold.packets >= u64::from(self.policy().prove))
+        if self.cold.get(place).is_some_and(|cold| cold.told().0 >= u64::from(self.policy().prove))
             && let Some(bucket) = self.buckets.get_mut(place / WAYS)
         {
             bucket.stamps[place % WAYS] |= ESTABLISHED;
@@ -69,15 +85,16 @@ impl FlowCache {
                 let (Some(entry), Some(cold)) = (self.entries.get(place), self.cold.get(place)) else {
                     continue;
                 };
+                let Some(template) = self.templates.get(entry.template) else { continue };
+                let Some(action) = entry.action(template, &self.records) else { continue };
                 let stamp = bucket.stamps[way];
+                let (told, carried) = (cold.told(), cold.carried());
                 visit(Flow {
-                    key: entry.key().flow_key(),
-                    action: entry.action,
-                    credits: cold.credits,
-                    packets: cold.packets
-                        + u64::from(entry.packets)
-                        + (u64::from(cold.packets_carried) << 16),
-                    bytes: cold.bytes + u64::from(entry.bytes) + (u64::from(cold.bytes_carried) << 32),
+                    key: entry.key(template).flow_key(),
+                    action,
+                    credits: cold.credits(),
+                    packets: told.0 + carried.0 + u64::from(entry.packets),
+                    bytes: told.1 + carried.1 + u64::from(entry.bytes),
                     idle: u64::from(elapsed(stamp, now)) << 28,
                     age: u64::from(elapsed(cold.installed, now)) << 28,
                     established: stamp & ESTABLISHED != 0,

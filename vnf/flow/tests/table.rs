@@ -4,7 +4,7 @@
 mod common;
 
 use common::{SECOND, SEED, action, install, look, mark, new_flow, probe};
-use throughway_flow::entry::{BYTES_PER_FLOW, HOT_BYTES};
+use throughway_flow::entry::{BYTES_PER_FLOW, BYTES_PER_REWRITTEN, BYTES_PER_TEMPLATE, HOT_BYTES};
 use throughway_flow::{
     Credits, Dependencies, FlowCache, Generations, Installed, NewFlow, Policy, Round, Slot,
 };
@@ -18,10 +18,16 @@ fn cache(capacity: usize) -> (FlowCache, Generations) {
 
 #[test]
 fn memory_for_each_flow() {
-    assert_eq!(HOT_BYTES, 128);
-    assert_eq!(BYTES_PER_FLOW, 128 + 4 + 40);
+    assert_eq!(HOT_BYTES, 64);
+    assert_eq!(BYTES_PER_FLOW, 64 + 4 + 44);
+    assert_eq!(BYTES_PER_REWRITTEN, 40);
     // An eighth more ways than flows, rounded up to whole buckets.
-    assert_eq!(cache(1_000_000).0.ways(), 1_125_008);
+    let cache = cache(1_000_000).0;
+    assert_eq!(cache.ways(), 1_125_008);
+    assert_eq!(cache.templates(), 15_625);
+    // All included, for each flow that was asked for.
+    let all = cache.ways() * BYTES_PER_FLOW + (cache.templates() + 1) * BYTES_PER_TEMPLATE;
+    assert!(all <= 128_000_000, "{all}");
 }
 
 #[test]
@@ -156,8 +162,13 @@ fn packets_that_the_action_does_not_hold_for_walk_the_chain() {
     let round = Round::new(generations.epoch(), NOW);
     let put = |cache: &mut FlowCache, limit, hops| {
         let action = Action { hops, ..action(1) };
-        let new =
-            NewFlow { action: &action, dependencies: Dependencies::NONE, credits: Credits::default(), limit };
+        let new = NewFlow {
+            action: &action,
+            dependencies: Dependencies::NONE,
+            credits: Credits::default(),
+            limit,
+            silence: u64::MAX,
+        };
         cache.install(&probe(0), &new, &round, |_| ());
     };
     put(&mut cache, len, 63);
@@ -210,10 +221,10 @@ fn counters_hold_more_than_their_field() {
     };
     assert_eq!(total(&cache), Some(expected));
     let mut harvested = Vec::new();
-    cache.harvest(0, 1, |settled| harvested.push((settled.credits.0[0], settled.packets, settled.bytes)));
+    cache.harvest(NOW, 1, |settled| harvested.push((settled.credits.0[0], settled.packets, settled.bytes)));
     assert_eq!(harvested, [(7, expected.0, expected.1)]);
     assert_eq!(total(&cache), Some(expected), "the total stays");
-    cache.harvest(0, 1, |settled| panic!("credited twice: {settled:?}"));
+    cache.harvest(NOW, 1, |settled| panic!("credited twice: {settled:?}"));
 }
 
 #[test]
@@ -261,9 +272,105 @@ fn slow_flows_prove_themselves_across_harvests() {
     install(&mut cache, 1, &generations, NOW);
     for _ in 0..2 {
         look(&mut cache, 1, &generations, NOW);
-        cache.harvest(0, 1, |_| ());
+        cache.harvest(NOW, 1, |_| ());
     }
     let mut established = false;
     cache.flows(NOW, 0, 1, |flow| established = flow.established);
     assert!(established);
+}
+
+#[test]
+fn a_silence_is_never_taken_for_shorter_than_it_was() {
+    for silence in [SECOND, 3 * SECOND / 2, 5 * SECOND, 60 * SECOND, 300 * SECOND] {
+        // Wherever in its tick the last packet came.
+        for offset in (0..1 << 28).step_by((1 << 28) / 7) {
+            let (mut cache, generations) = cache(1);
+            let (seen, action) = (NOW + offset, action(1));
+            let new = NewFlow { silence, ..new_flow(&action, Dependencies::NONE, 1) };
+            cache.install(&probe(1), &new, &Round::new(generations.epoch(), seen), |_| ());
+            let holds = |cache: &mut FlowCache, after| look(cache, 1, &generations, seen + after).is_some();
+            let mut cache = cache;
+            assert!(!holds(&mut cache, silence + 1), "silent for longer than {silence}");
+            assert_eq!(cache.stats().silent, 1);
+            // Of what is told, two ticks are lost at most; above a minute more.
+            let sure = silence.min(60 * SECOND) - (2 << 28);
+            assert!(holds(&mut cache, sure), "not silent for {silence}");
+            assert!(holds(&mut cache, 2 * sure), "the last packet counts");
+        }
+    }
+}
+
+#[test]
+fn silences_that_stamps_cannot_tell_are_refused() {
+    let (mut cache, generations) = cache(1);
+    let action = action(1);
+    for silence in [0, 1, (1 << 28) - 1] {
+        let new = NewFlow { silence, ..new_flow(&action, Dependencies::NONE, 1) };
+        let round = Round::new(generations.epoch(), NOW);
+        assert_eq!(cache.install(&probe(1), &new, &round, |_| ()), Installed::Refused);
+    }
+    assert!(cache.is_empty() && cache.stats().refused == 3);
+}
+
+#[test]
+fn more_different_actions_than_there_is_room_for_are_refused_and_their_room_comes_back() {
+    let (mut cache, generations) = cache(20_000);
+    let round = Round::new(generations.epoch(), NOW);
+    let room = cache.templates() as u64;
+    let put = |cache: &mut FlowCache, number: u64, kind: u64| {
+        let action = Action { ethernet_source: [9, 9, 9, 9, (kind >> 8) as u8, kind as u8], ..action(1) };
+        cache.install(&probe(number), &new_flow(&action, Dependencies::NONE, 1), &round, |_| ())
+    };
+    assert!((0..room).all(|number| put(&mut cache, 2 * number, number) == Installed::New));
+    assert_eq!(put(&mut cache, 2 * room, room), Installed::Refused);
+    assert_eq!((cache.stats().diverse, cache.stats().refused), (1, 0));
+    // One that is known already, and one that goes.
+    assert_eq!(put(&mut cache, 2 * room, room - 1), Installed::New);
+    assert!(cache.remove(&probe(0), NOW, |_| ()));
+    assert_eq!(put(&mut cache, 0, room), Installed::New);
+    assert_eq!(cache.stats().diverse, 1);
+}
+
+#[test]
+fn only_flows_that_somebody_is_told_of_and_that_were_seen_are_harvested() {
+    let (mut cache, generations) = cache(1);
+    for (number, credit) in [(1, 7), (2, 0), (3, 9)] {
+        let action = action(1);
+        let round = Round::new(generations.epoch(), NOW);
+        cache.install(&probe(number), &new_flow(&action, Dependencies::NONE, credit), &round, |_| ());
+        look(&mut cache, number, &generations, NOW);
+    }
+    let harvest = |cache: &mut FlowCache, now| {
+        let mut told = Vec::new();
+        cache.harvest(now, 1, |settled| told.push((settled.credits.0[0], settled.packets)));
+        told.sort_unstable();
+        told
+    };
+    assert_eq!(harvest(&mut cache, NOW), [(7, 1), (9, 1)]);
+    for second in 1..10 {
+        look(&mut cache, 1, &generations, NOW + second * SECOND);
+        look(&mut cache, 2, &generations, NOW + second * SECOND);
+        assert_eq!(harvest(&mut cache, NOW + second * SECOND + SECOND / 2), [(7, 1)]);
+    }
+    // Who is never told of still shows right totals.
+    let mut shown = Vec::new();
+    cache.flows(NOW, 0, 1, |flow| shown.push((flow.credits.0[0], flow.packets)));
+    shown.sort_unstable();
+    assert_eq!(shown, [(0, 10), (7, 10), (9, 1)]);
+}
+
+#[test]
+fn totals_of_flows_that_nobody_is_told_of_run_over_too() {
+    let (mut cache, generations) = cache(1);
+    let action = action(1);
+    let round = Round::new(generations.epoch(), NOW);
+    cache.install(&probe(1), &new_flow(&action, Dependencies::NONE, 0), &round, |_| ());
+    let mut probes = [probe(1)];
+    cache.prepare(&mut probes);
+    const PACKETS: u64 = 200_000;
+    (0..PACKETS).for_each(|_| assert!(cache.lookup(&probes[0], &round).is_some()));
+    cache.harvest(NOW, 1, |settled| panic!("{settled:?}"));
+    let mut shown = (0, 0);
+    cache.flows(NOW, 0, 1, |flow| shown = (flow.packets, flow.bytes));
+    assert_eq!(shown, (PACKETS, PACKETS * u64::from(probes[0].packet_len())));
 }

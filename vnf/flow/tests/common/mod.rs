@@ -6,6 +6,7 @@ use throughway_flow::{
 };
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Action, Edit, PortId, edits, parse};
+use throughway_shared::flow::mapped;
 
 /// One second in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
@@ -44,21 +45,49 @@ pub fn probe(number: u64) -> Probe {
     Probe::of(&parse(&builder.udp(1000, 53).finish(), PortId(0)).unwrap())
 }
 
-/// An action that can be told from others.
+/// An action that can be told from others, of every kind that is kept in a way of its own: new IPv6 addresses, new IPv4
+/// addresses, none.
 pub fn action(mark: u32) -> Action {
-    Action {
-        source: u128::from(mark).to_be_bytes(),
-        edits: edits::SOURCE | edits::EGRESS,
+    let [a, b, c, d] = mark.to_be_bytes();
+    let action = Action {
+        edits: edits::EGRESS,
+        egress: (mark % 5) as u16,
+        l3_delta: (mark >> 3) as u16,
+        l4_delta: !mark as u16,
         ..Action::nothing()
+    };
+    match mark % 3 {
+        0 => Action {
+            source: u128::from(mark).to_be_bytes(),
+            destination: [d; 16],
+            edits: action.edits | edits::SOURCE | edits::DESTINATION,
+            ..action
+        },
+        1 => Action { source: mapped([a, b, c, d]), edits: action.edits | edits::SOURCE, ..action },
+        _ => Action {
+            source_port: [a, b],
+            destination_port: [c, d],
+            edits: action.edits | edits::SOURCE_PORT | edits::DESTINATION_PORT,
+            l3_delta: 0,
+            ..action
+        },
     }
 }
 
 pub fn mark(action: &Action) -> u32 {
-    u128::from_be_bytes(action.source) as u32
+    let mark = if action.has(edits::SOURCE) {
+        u128::from_be_bytes(action.source) as u32
+    } else {
+        let ([a, b], [c, d]) = (action.source_port, action.destination_port);
+        u32::from_be_bytes([a, b, c, d])
+    };
+    assert_eq!(*action, self::action(mark), "not a field is lost");
+    mark
 }
 
 pub fn new_flow<'a>(action: &'a Action, dependencies: Dependencies, credit: u32) -> NewFlow<'a> {
-    NewFlow { action, dependencies, credits: Credits([u64::from(credit), 0, 0]), limit: u16::MAX }
+    let credits = Credits([u64::from(credit), 0, 0]);
+    NewFlow { action, dependencies, credits, limit: u16::MAX, silence: u64::MAX }
 }
 
 /// Installs a flow that depends on nothing.
@@ -80,7 +109,7 @@ pub fn install(
 pub fn look(cache: &mut FlowCache, number: u64, generations: &Generations, now: u64) -> Option<Action> {
     let mut probes = [probe(number)];
     cache.prepare(&mut probes);
-    cache.lookup(&probes[0], &Round::new(generations.epoch(), now)).copied()
+    cache.lookup(&probes[0], &Round::new(generations.epoch(), now))
 }
 
 pub fn any_edits(random: &mut Random, ipv4: bool) -> Vec<Edit> {

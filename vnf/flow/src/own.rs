@@ -1,0 +1,149 @@
+//! What of an action is a flow's own, and where it is kept: new addresses, new ports, checksum deltas.
+
+use throughway_shared::action::{Action, edits};
+use throughway_shared::flow::mapped;
+
+use crate::key::{Key, join, pair, split};
+
+/// Where a flow's own part of its action is.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Form {
+    /// IPv6, and the addresses stay.
+    #[default]
+    Plain,
+    /// IPv4 to IPv4: the addresses are beside those of the key.
+    Narrow,
+    /// In a [`Record`].
+    Apart,
+}
+
+/// What of an action is a flow's own; the rest is its template's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Own {
+    pub(crate) source: [u8; 16],
+    pub(crate) destination: [u8; 16],
+    /// As they lie in the packet.
+    pub(crate) ports: u32,
+    pub(crate) l3_delta: u16,
+    pub(crate) l4_delta: u16,
+}
+
+/// An [`Own`] in five words, where an entry has no room for it: new IPv6 addresses.
+pub(crate) type Record = [u64; 5];
+
+impl Own {
+    /// Divides an action.
+    pub(crate) fn divide(action: &Action) -> (Own, Action) {
+        let ([a, b], [c, d]) = (action.source_port, action.destination_port);
+        let own = Own {
+            source: action.source,
+            destination: action.destination,
+            ports: u32::from_ne_bytes([a, b, c, d]),
+            l3_delta: action.l3_delta,
+            l4_delta: action.l4_delta,
+        };
+        (own, Own::default().with(action))
+    }
+
+    /// `rest` with these fields: the whole action again.
+    #[inline(always)]
+    pub(crate) fn with(&self, rest: &Action) -> Action {
+        let [a, b, c, d] = self.ports.to_ne_bytes();
+        Action {
+            source: self.source,
+            destination: self.destination,
+            source_port: [a, b],
+            destination_port: [c, d],
+            l3_delta: self.l3_delta,
+            l4_delta: self.l4_delta,
+            ..*rest
+        }
+    }
+
+    /// The form that can hold it, for a flow of this key and with these edits.
+    pub(crate) fn form(&self, key: &Key, made: u16) -> Form {
+        let narrow = |address: [u8; 16], edit| address == narrow_address(last(address), made & edit != 0);
+        if key.is_ipv4() {
+            let fits = narrow(self.source, edits::SOURCE) && narrow(self.destination, edits::DESTINATION);
+            if fits { Form::Narrow } else { Form::Apart }
+        } else if self.source == [0; 16] && self.destination == [0; 16] && self.l3_delta == 0 {
+            Form::Plain
+        } else {
+            Form::Apart
+        }
+    }
+
+    pub(crate) fn record(&self) -> Record {
+        let ([a, b], [c, d]) = (split(&self.source), split(&self.destination));
+        let last = u64::from(self.ports) | u64::from(self.l3_delta) << 32 | u64::from(self.l4_delta) << 48;
+        [a, b, c, d, last]
+    }
+
+    pub(crate) fn of_record([a, b, c, d, last]: Record) -> Own {
+        Own {
+            source: join(a, b),
+            destination: join(c, d),
+            ports: last as u32,
+            l3_delta: (last >> 32) as u16,
+            l4_delta: (last >> 48) as u16,
+        }
+    }
+
+    /// The addresses as [`Form::Narrow`] has them, and the delta of the header checksum.
+    pub(crate) fn narrow(&self) -> [u64; 2] {
+        [pair(last(self.source), last(self.destination)), u64::from(self.l3_delta)]
+    }
+}
+
+const fn last([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {
+    [a, b, c, d]
+}
+
+/// A new IPv4 address, if there is one.
+#[inline(always)]
+pub(crate) const fn narrow_address(address: [u8; 4], new: bool) -> [u8; 16] {
+    if new { mapped(address) } else { [0; 16] }
+}
+
+/// The [`Record`]s of a cache. There can be as many as flows, but pages of them that were never used take no memory.
+#[derive(Debug)]
+pub(crate) struct Records {
+    records: Box<[Record]>,
+    /// The first of the list of those given back (its number and one); the first word of each leads on.
+    free: u64,
+    /// From here on none was ever used.
+    fresh: usize,
+}
+
+impl Records {
+    pub(crate) fn new(capacity: usize) -> Self {
+        // Zeros fresh from the system: not written to.
+        Records { records: vec![[0; 5]; capacity].into_boxed_slice(), free: 0, fresh: 0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self, number: u32) -> Option<Own> {
+        self.records.get(number as usize).copied().map(Own::of_record)
+    }
+
+    /// The number of a new record; `None` if there are as many as flows, which have one each at most.
+    pub(crate) fn insert(&mut self, own: &Own) -> Option<u32> {
+        let number = if self.free > 0 { self.free as usize - 1 } else { self.fresh };
+        let record = self.records.get_mut(number)?;
+        if self.free > 0 {
+            self.free = record[0];
+        } else {
+            self.fresh += 1;
+        }
+        *record = own.record();
+        u32::try_from(number).ok()
+    }
+
+    pub(crate) fn remove(&mut self, number: u32) {
+        if let Some(record) = self.records.get_mut(number as usize) {
+            record[0] = self.free;
+            self.free = u64::from(number) + 1;
+        }
+    }
+}
