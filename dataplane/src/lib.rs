@@ -8,6 +8,7 @@
 //! * [`chain`]: the order of functions; static dispatch.
 //! * [`worker`]: the loop, on pinned threads.
 //! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
+//! * [`rib`]: from all that is known of a prefix to the one route of a forwarding table.
 //! * [`control`]: the slow side: kernel mirror, API, metrics.
 //! * [`stats`]: what workers count.
 //! * [`cli`]: the command line.
@@ -20,5 +21,6 @@ pub mod cli;
 pub mod control;
 pub mod host;
 pub mod replay;
+pub mod rib;
 pub mod stats;
 pub mod worker;
