@@ -1,13 +1,27 @@
 //! The router's tables, from the host's facts and the static routes of the configuration.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use throughway_config::Router;
 use throughway_packet::PortId;
-use throughway_router::{Fib, InterfaceAddress, Neighbours, Port, Ports, Tables};
+use throughway_router::{Fib, InterfaceAddress, Neighbours, Port, PortSettings, Ports, Tables};
+use throughway_vnf::Snapshot;
 
+use super::RouterSpec;
 use crate::host::HostFacts;
 use crate::rib::{Kernel, Rib, facts as rib_facts};
+
+/// Builds a router over what the kernel mirror knows.
+pub fn follow(name: &str, config: &Router, facts: &HostFacts, kernel: Kernel<'_>) -> RouterSpec {
+    let rib = Rib::new(config, facts, kernel);
+    let fib = Arc::clone(rib.fib());
+    RouterSpec {
+        name: name.to_owned(),
+        config: config.clone(),
+        tables: Snapshot::new(tables(facts, config, Some(fib))),
+        rib: Arc::new(Mutex::new(rib)),
+    }
+}
 
 /// Builds a router's tables from facts alone, once. What did not change is taken over from `fib`, if it is given.
 pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>) -> Tables {
@@ -29,6 +43,7 @@ pub fn ports(facts: &HostFacts) -> Ports {
             .iter()
             .filter_map(|(own, len)| InterfaceAddress::new(*own, *len).ok())
             .collect(),
+        settings: PortSettings::default(),
     });
     Ports::new(ports.collect())
 }
@@ -37,5 +52,6 @@ pub fn ports(facts: &HostFacts) -> Ports {
 pub fn neighbours(facts: &HostFacts) -> Neighbours {
     let known =
         facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
-    known.collect()
+    let silent = facts.unreachable.iter().map(|(port, address)| (PortId(*port), *address));
+    known.collect::<Neighbours>().with_silent(silent)
 }

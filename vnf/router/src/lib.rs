@@ -4,7 +4,7 @@
 //! edits and a verdict. It opens no socket, resolves no neighbour and builds no ICMP error itself.
 //!
 //! * [`tables`]: what it knows: ports, neighbours and the FIB, published together.
-//! * [`fib`]: longest prefix match for IPv4 and IPv6, immutable once built.
+//! * [`fib`]: longest prefix match for IPv4 and IPv6, changed in place while it is read.
 //! * [`route`]: what a lookup leads to, and the choice among several next hops.
 //! * [`martian`]: addresses that are never forwarded.
 //! * [`process`]: the function: one packet's way through the checks, in their order.
@@ -19,8 +19,10 @@ pub mod process;
 pub mod route;
 pub mod tables;
 
-pub use fib::{Fib, FibBuilder};
+pub use fib::routes::{RouteId, View};
+pub use fib::writer::{FibError, FibWriter, GroupId, Limits};
+pub use fib::{Fib, Found};
 pub use originate::Origin;
 pub use process::{Counters, Router};
 pub use route::{NextHop, NextHops, Route};
-pub use tables::{InterfaceAddress, Neighbours, Port, Ports, Tables};
+pub use tables::{InterfaceAddress, Neighbours, Port, PortSettings, Ports, SourceCheck, Tables};

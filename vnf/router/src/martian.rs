@@ -1,6 +1,6 @@
 //! Addresses that are never forwarded (RFC 1812, sections 4.2.2.11 and 5.3.7; RFC 4291, section 2.5).
 //!
-//! Class E (240.0.0.0/4) is not among them: it is in use, and Linux forwards it too. Directed broadcast addresses cannot
+//! What is reserved and in use nowhere is told apart ([`is_reserved`]), since some do use it: Linux forwards class E. Directed broadcast addresses cannot
 //! be told by looking at them: they are routes ([`Route::Broadcast`](crate::Route::Broadcast)).
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -31,9 +31,49 @@ pub fn is_martian(address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is reserved, so that a packet with it can only be a mistake or a forgery: class E (240.0.0.0/4,
+/// RFC 1112, section 4), the discard prefix (100::/64, RFC 6666), IPv4-mapped addresses (::ffff:0:0/96, RFC 4291,
+/// section 2.5.5.2).
+///
+/// These are not forwarded unless [`PortSettings::forward_reserved`](crate::PortSettings::forward_reserved) says so. Of the
+/// registry of RFC 6890, what is reserved for documentation is not among them (laboratories use it), nor what is for
+/// private use, for benchmarks (RFC 2544) or for shared address space (RFC 6598): all that is routed inside networks.
+#[inline]
+pub fn is_reserved(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[0] >= 240,
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            bits >> 64 == 0x0100_0000_0000_0000 || bits >> 32 == 0xffff
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_edges_of_what_is_reserved() {
+        for (text, reserved) in [
+            ("239.255.255.255", false),
+            ("240.0.0.0", true),
+            ("255.255.255.255", true),
+            ("192.0.2.1", false),
+            ("10.0.0.1", false),
+            ("ff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", false),
+            ("100::", true),
+            ("100::ffff:ffff:ffff:ffff", true),
+            ("100:0:0:1::", false),
+            ("::fffe:ffff:ffff", false),
+            ("::ffff:0.0.0.0", true),
+            ("::ffff:255.255.255.255", true),
+            ("::1:0:0:0", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_reserved(text.parse().unwrap()), reserved, "{text}");
+        }
+    }
 
     #[test]
     fn the_edges_of_every_range() {

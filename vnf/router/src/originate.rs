@@ -33,7 +33,8 @@ impl Tables {
         if is_martian(destination) {
             return None;
         }
-        let Route::Forward(next_hops) = self.fib.lookup(destination)? else { return None };
+        let found = self.fib.lookup(destination)?;
+        let Route::Forward(next_hops) = &*found else { return None };
         let hop = next_hops.choose(|| hash::of_address(&octets(destination)));
         let port = self.ports.get(hop.port).filter(|port| port.up)?;
         let next_hop = hop.address(destination);

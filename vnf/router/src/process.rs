@@ -88,7 +88,8 @@ fn forward(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>) -> Ver
     let route = Slot::route(headers.destination());
     packet.depends_on(route);
     let headers = packet.headers();
-    let next_hops = match tables.fib.lookup(headers.destination()) {
+    let found = tables.fib.lookup(headers.destination());
+    let next_hops = match found.as_deref() {
         Some(Route::Forward(next_hops)) => Some(next_hops),
         Some(Route::NotOurs) => None,
         Some(Route::Local) => return Verdict::Drop(DropReason::LocalDestination),

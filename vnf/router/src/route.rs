@@ -98,6 +98,11 @@ impl NextHops {
         Some(NextHops { first, rest, total })
     }
 
+    /// Those that `keep` says, if there are any.
+    pub fn filtered(&self, keep: impl Fn(&NextHop) -> bool) -> Option<NextHops> {
+        NextHops::new(self.iter().filter(|hop| keep(hop)).copied())
+    }
+
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &NextHop> {
         std::iter::once(&self.first).chain(&*self.rest)

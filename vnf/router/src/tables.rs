@@ -79,6 +79,34 @@ pub struct Port {
     pub up: bool,
     /// Its addresses, most preferred first. Those that are no source (tentative, deprecated) are left out.
     pub addresses: Vec<InterfaceAddress>,
+    /// What is checked of packets that come in by it.
+    pub settings: PortSettings,
+}
+
+/// What a port's packets have to obey, from the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortSettings {
+    /// Whether the source of a packet that comes in has to be reachable.
+    pub source_check: SourceCheck,
+    /// Whether packets from and to addresses that are reserved and in use nowhere
+    /// ([`is_reserved`](crate::martian::is_reserved)) are forwarded.
+    pub forward_reserved: bool,
+}
+
+/// Unicast reverse path forwarding: whether there has to be a route back to the source (RFC 3704; RFC 2827).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SourceCheck {
+    /// Nothing is asked.
+    #[default]
+    Off,
+    /// There has to be a route to the source that forwards, by whichever port (RFC 3704, section 2.4).
+    Loose {
+        /// Whether the default route is one.
+        allow_default: bool,
+    },
+    /// The best route to the source has to leave by the port that the packet came in on, with one of its next hops at least
+    /// (RFC 3704, sections 2.2 and 2.3).
+    Strict,
 }
 
 /// The ports of the data plane, by [`PortId`].
@@ -105,8 +133,8 @@ impl Ports {
     /// The routes that follow from the addresses alone, as a kernel would make them: the connected prefixes, the host's
     /// own addresses and the directed broadcast addresses. For use where no kernel is mirrored (replay, tests).
     ///
-    /// Own addresses come last, so that they win against connected prefixes of full length in a
-    /// [`FibBuilder`](crate::FibBuilder).
+    /// Own addresses come last, so that they win against connected prefixes of full length in
+    /// [`FibWriter::replace_all`](crate::FibWriter::replace_all).
     pub fn connected_routes(&self) -> Vec<(Prefix, Route)> {
         let mut routes = Vec::new();
         let addresses = || self.iter().flat_map(|(id, port)| port.addresses.iter().map(move |own| (id, own)));

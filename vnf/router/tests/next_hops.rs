@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{PortId, parse};
-use throughway_router::{Fib, InterfaceAddress, NextHop, NextHops, Origin, Port, Ports, Route, Tables};
+use throughway_router::{
+    Fib, InterfaceAddress, NextHop, NextHops, Origin, Port, PortSettings, Ports, Route, Tables,
+};
 use throughway_vnf::{Context, Function, Packet, Verdict};
 use world::*;
 
@@ -164,11 +166,17 @@ fn what_we_send_ourselves() {
 
 #[test]
 fn a_router_without_addresses_still_reports_ipv4_errors() {
-    let ports = Ports::new(vec![Port { mac: BARE_MAC, mtu: 1500, up: true, addresses: vec![] }]);
+    let ports = Ports::new(vec![Port {
+        mac: BARE_MAC,
+        mtu: 1500,
+        up: true,
+        addresses: vec![],
+        settings: PortSettings::default(),
+    }]);
     let routes = [("0.0.0.0/0", "192.0.2.9"), ("::/0", "fe80::9")];
     let route = |(to, by)| (prefix(to), Route::via(NextHop::gateway(PortId(0), ip(by))));
-    let fib: Fib = routes.into_iter().map(route).collect();
-    let tables = Tables { ports: ports.into(), fib: fib.into(), ..Tables::default() };
+    let fib = Fib::fixed(routes.into_iter().map(route));
+    let tables = Tables { ports: ports.into(), fib, ..Tables::default() };
     assert_eq!(tables.originate(ip("8.8.8.8")).unwrap().source_address, ip("192.0.0.8"));
     // For IPv6 there is no such address (RFC 7600 knows one for IPv4 only).
     assert_eq!(tables.originate(ip("2001:db8::1")), None);
@@ -190,8 +198,14 @@ fn addresses_make_routes() {
     let own = |text, len| InterfaceAddress::new(ip(text), len).unwrap();
     let addresses =
         vec![own("192.0.2.1", 24), own("198.51.100.0", 31), own("203.0.113.9", 32), own("2001:db8::1", 64)];
-    let ports = Ports::new(vec![Port { mac: LAN_MAC, mtu: 1500, up: true, addresses }]);
-    let fib: Fib = ports.connected_routes().into_iter().collect();
+    let ports = Ports::new(vec![Port {
+        mac: LAN_MAC,
+        mtu: 1500,
+        up: true,
+        addresses,
+        settings: PortSettings::default(),
+    }]);
+    let fib = Fib::fixed(ports.connected_routes());
     let on_link = Route::via(NextHop::on_link(LAN));
     for (address, expected) in [
         ("192.0.2.1", Some(&Route::Local)),
@@ -206,7 +220,7 @@ fn addresses_make_routes() {
         ("2001:db8::ffff:ffff:ffff:ffff", Some(&on_link)),
         ("2001:db8:0:1::", None),
     ] {
-        assert_eq!(fib.lookup(ip(address)), expected, "{address}");
+        assert_eq!(fib.lookup(ip(address)).as_deref(), expected, "{address}");
     }
     assert!(InterfaceAddress::new(ip("192.0.2.1"), 33).is_err());
 }

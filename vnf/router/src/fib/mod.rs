@@ -1,107 +1,136 @@
-//! The forwarding information base: longest prefix match for both families, immutable once built.
+//! The forwarding information base: longest prefix match for both families, changed in place while it is read.
+//!
+//! One [`FibWriter`] changes it; any number of threads read the [`Fib`] without a lock and without being stopped.
+//!
+//! * `trie`: which route identifier is the most specific for an address.
+//! * [`routes`]: what an identifier stands for.
+//! * [`writer`]: the one who changes both.
+//!
+//! **What a reader may see.** Each answer was true at some time between the begin and the end of its lookup, and an answer
+//! is never made of pieces of several times. See `docs/adr/0007-fib.md`.
 
+mod intern;
+mod rib;
+pub mod routes;
 mod trie;
+pub mod writer;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use throughway_vnf::Prefix;
+use throughway_vnf::{Prefix, Snapshot};
 
 use crate::route::Route;
-use trie::{Entry, Trie, Value};
-
-/// Collects routes for a [`Fib`].
-#[derive(Debug, Default)]
-pub struct FibBuilder {
-    ipv4: Vec<Entry<u32>>,
-    ipv6: Vec<Entry<u128>>,
-    routes: Vec<Route>,
-    /// Where each distinct route is in `routes`: most prefixes share a few next hops.
-    known: HashMap<Route, Value>,
-}
-
-impl FibBuilder {
-    /// A builder without routes.
-    pub fn new() -> Self {
-        FibBuilder::default()
-    }
-
-    /// Adds a route. Of several for the same prefix the one added last holds: metrics and preferences are for the caller
-    /// to decide.
-    pub fn insert(&mut self, prefix: Prefix, route: Route) {
-        let value = match self.known.get(&route) {
-            Some(&value) => value,
-            None => {
-                let value = self.routes.len() as Value;
-                self.routes.push(route.clone());
-                self.known.insert(route, value);
-                value
-            }
-        };
-        let len = prefix.len();
-        match prefix.address() {
-            IpAddr::V4(address) => self.ipv4.push(Entry { key: address.to_bits(), len, value }),
-            IpAddr::V6(address) => self.ipv6.push(Entry { key: address.to_bits(), len, value }),
-        }
-    }
-
-    /// Builds the tries.
-    pub fn build(self) -> Fib {
-        let (ipv4, ipv4_prefixes) = Trie::build(self.ipv4);
-        let (ipv6, ipv6_prefixes) = Trie::build(self.ipv6);
-        Fib { ipv4, ipv6, routes: self.routes.into(), ipv4_prefixes, ipv6_prefixes }
-    }
-}
-
-impl Extend<(Prefix, Route)> for FibBuilder {
-    fn extend<T: IntoIterator<Item = (Prefix, Route)>>(&mut self, routes: T) {
-        for (prefix, route) in routes {
-            self.insert(prefix, route);
-        }
-    }
-}
+use routes::{RouteId, Routes, View};
+use trie::Trie;
+use writer::FibWriter;
 
 /// The forwarding information base: which route is the most specific for an address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fib {
-    ipv4: Trie<u32>,
-    ipv6: Trie<u128>,
-    routes: Box<[Route]>,
-    ipv4_prefixes: usize,
-    ipv6_prefixes: usize,
+    ipv4: Arc<Trie<u32>>,
+    ipv6: Arc<Trie<u128>>,
+    routes: Snapshot<Routes>,
+    /// How many prefixes of either family there are.
+    counts: [AtomicUsize; 2],
+}
+
+impl Default for Fib {
+    /// Without routes, and nobody can add any.
+    fn default() -> Self {
+        Fib {
+            ipv4: Arc::default(),
+            ipv6: Arc::default(),
+            routes: Snapshot::new(Routes::default()),
+            counts: Default::default(),
+        }
+    }
+}
+
+/// A route that was found; it stays what it is while this is held.
+#[derive(Debug)]
+pub struct Found {
+    view: View,
+    id: RouteId,
+}
+
+impl Found {
+    /// Whether only the default route (a prefix of length 0) contained the address.
+    pub fn is_default(&self) -> bool {
+        self.id.is_default()
+    }
+}
+
+impl Deref for Found {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        // Checked when it was made; the view does not change.
+        self.view.get(self.id).unwrap_or(&Route::Throw)
+    }
 }
 
 impl Fib {
-    /// The route of the longest prefix that contains `address`.
-    #[inline]
-    pub fn lookup(&self, address: IpAddr) -> Option<&Route> {
-        let value = match address {
-            IpAddr::V4(address) => self.ipv4.lookup(address.to_bits()),
-            IpAddr::V6(address) => self.ipv6.lookup(address.to_bits()),
-        }?;
-        self.routes.get(value as usize)
+    /// The route of the longest prefix that contains `address`. For single addresses off the hot path; a batch is looked up
+    /// by [`Fib::lookup_all`].
+    pub fn lookup(&self, address: IpAddr) -> Option<Found> {
+        let mut ids = [RouteId::default()];
+        let view = self.lookup_all(&[address], &mut ids);
+        let [id] = ids;
+        view.get(id)?;
+        Some(Found { view, id })
+    }
+
+    /// Looks all `addresses` up together and writes to `into` which route each one has; [`View::get`] of the view that is
+    /// returned gives the routes. The shorter of the two slices decides how many. Allocates nothing, waits for nobody.
+    pub fn lookup_all(&self, addresses: &[IpAddr], into: &mut [RouteId]) -> View {
+        let mut before = self.routes.read();
+        loop {
+            for (address, id) in addresses.iter().zip(into.iter_mut()) {
+                *id = match address {
+                    IpAddr::V4(address) => RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
+                    IpAddr::V6(address) => RouteId::ipv6(self.ipv6.lookup(address.to_bits())),
+                };
+            }
+            let after = self.routes.read();
+            if before.epoch() == after.epoch() {
+                return View::new(after);
+            }
+            before = after;
+        }
     }
 
     /// How many IPv4 prefixes it holds.
     pub fn ipv4_prefixes(&self) -> usize {
-        self.ipv4_prefixes
+        self.counts[0].load(Ordering::Relaxed)
     }
 
     /// How many IPv6 prefixes it holds.
     pub fn ipv6_prefixes(&self) -> usize {
-        self.ipv6_prefixes
+        self.counts[1].load(Ordering::Relaxed)
+    }
+
+    fn count(&self, ipv4: usize, ipv6: usize) {
+        self.counts[0].store(ipv4, Ordering::Relaxed);
+        self.counts[1].store(ipv6, Ordering::Relaxed);
     }
 
     /// The memory that lookups walk through, in bytes.
     pub fn memory(&self) -> usize {
-        self.ipv4.memory() + self.ipv6.memory() + size_of_val(&*self.routes)
+        self.ipv4.memory() + self.ipv6.memory()
     }
 }
 
-impl FromIterator<(Prefix, Route)> for Fib {
-    fn from_iter<T: IntoIterator<Item = (Prefix, Route)>>(routes: T) -> Fib {
-        let mut builder = FibBuilder::new();
-        builder.extend(routes);
-        builder.build()
+impl Fib {
+    /// A table that stays as it is: for tests, and where nothing changes. Of several routes for the same prefix the last one
+    /// holds. What does not fit into [`Limits::default`](writer::Limits::default) is left out; who needs to know uses a
+    /// [`FibWriter`].
+    pub fn fixed(routes: impl IntoIterator<Item = (Prefix, Route)>) -> Arc<Fib> {
+        let mut writer = FibWriter::default();
+        // An error is the first that did not fit: said above.
+        let _ = writer.replace_all(routes);
+        Arc::clone(writer.fib())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use throughway_packet::PortId;
 use throughway_router::{
-    FibBuilder, InterfaceAddress, Neighbours, NextHop, NextHops, Port, Ports, Route, Router, Tables,
+    Fib, InterfaceAddress, Neighbours, NextHop, NextHops, Port, PortSettings, Ports, Route, Router, Tables,
 };
 use throughway_vnf::{Prefix, Snapshot};
 
@@ -41,7 +41,13 @@ fn own(text: &str) -> InterfaceAddress {
 }
 
 fn port(mac: [u8; 6], mtu: u32, up: bool, addresses: &[&str]) -> Port {
-    Port { mac, mtu, up, addresses: addresses.iter().map(|text| own(text)).collect() }
+    Port {
+        mac,
+        mtu,
+        up,
+        addresses: addresses.iter().map(|text| own(text)).collect(),
+        settings: PortSettings::default(),
+    }
 }
 
 pub(crate) fn ports() -> Ports {
@@ -61,8 +67,7 @@ pub(crate) fn ports() -> Ports {
 pub(crate) fn tables() -> Tables {
     let via = |port, gateway| Route::via(NextHop::gateway(port, ip(gateway)));
     let ports = ports();
-    let mut fib = FibBuilder::new();
-    fib.extend(ports.connected_routes());
+    let mut fib = ports.connected_routes();
     for (to, route) in [
         ("0.0.0.0/0", via(WAN, "203.0.113.1")),
         ("10.0.0.0/16", Route::Blackhole),
@@ -87,7 +92,7 @@ pub(crate) fn tables() -> Tables {
         ("2001:db8:b000::/36", via(WAN, "fe80::99")),
         ("2001:db8:c000::/36", via(BARE, "fe80::9")),
     ] {
-        fib.insert(prefix(to), route);
+        fib.push((prefix(to), route));
     }
     let neighbours = [
         (LAN, ip("192.0.2.77"), HOST_MAC),
@@ -99,7 +104,7 @@ pub(crate) fn tables() -> Tables {
     Tables {
         ports: Arc::new(ports),
         neighbours: Arc::new(neighbours.into_iter().collect::<Neighbours>()),
-        fib: Arc::new(fib.build()),
+        fib: Fib::fixed(fib),
     }
 }
 
