@@ -142,6 +142,14 @@ impl Program {
         })?
     }
 
+    /// Whether a neighbour was asked for not long ago and did not answer.
+    pub fn is_silent(&self, port: PortId, next_hop: IpAddr) -> bool {
+        self.functions.iter().any(|entry| match &entry.function {
+            AnyFunction::Router(router) => router.is_silent(port, next_hop),
+            AnyFunction::Marker(_) => false,
+        })
+    }
+
     fn routers_of(&self, chain: usize) -> impl Iterator<Item = &Router> {
         let run = self.chains.get(chain).map(|chain| chain.run.as_slice()).unwrap_or_default();
         run.iter().filter_map(|&index| match &self.functions.get(index)?.function {

@@ -124,7 +124,7 @@ fn reloads(page: &mut Page, service: &Service) {
         f64::from(u8::from(reloads.last_applied)),
     );
     let help = "Times the netlink socket overflowed and the kernel's state was read anew.";
-    page.counter("throughway_kernel_overruns_total", help, &[], service.kernel_overruns());
+    page.counter("throughway_kernel_overruns_total", help, &[], service.kernel_figures().mirror.overruns);
 }
 
 fn interfaces(page: &mut Page, service: &Service) {

@@ -15,10 +15,10 @@ pub fn show(service: &Service, what: &str) -> Option<Value> {
         "workers" => workers(service),
         "chains" => chains(service),
         "functions" => functions(service),
-        "routes" => routes(&service.host()),
+        "routes" => routes(&service.mirror().whole_facts()),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
-        "host" => serde_json::to_value(&*service.host()).unwrap_or_default(),
+        "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return None,
     })
 }

@@ -15,7 +15,7 @@ pub mod ports;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use throughway_config::Router as Config;

@@ -442,6 +442,7 @@ impl FlowCache {
         Some(Settled {
             key: entry.key().flow_key(),
             credits: cold.credits,
+            dependencies: entry.dependencies,
             packets,
             bytes,
             last: (now >> 28).saturating_sub(silent) << 28,

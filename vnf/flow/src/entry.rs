@@ -120,6 +120,8 @@ pub struct Settled {
     pub key: FlowKey,
     /// Whom to credit.
     pub credits: Credits,
+    /// What its answer was made from: the neighbour that it is sent to is among that.
+    pub dependencies: Dependencies,
     /// Packets since the last time.
     pub packets: u64,
     /// Bytes of their frames' IP packets since the last time.
