@@ -99,6 +99,13 @@ impl Scene {
         service.reload(&self.lab).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// `throughway` with these arguments, asking the running service.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        let service = self.service.as_ref().expect("a service was started");
+        service.ask(&self.lab, arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// `throughway show WHAT --json`.
     #[track_caller]
     pub fn show(&self, what: &str) -> serde_json::Value {

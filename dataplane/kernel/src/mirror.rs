@@ -21,9 +21,10 @@ use crate::model::{AddressKey, IfIndex, Link, NudState, State};
 use crate::socket::{Frame, Frames, Netlink};
 use crate::store::{Family, Fit, Store};
 
-/// Unread notifications we ask the kernel to keep: some 150 000 route changes, as many as come while a full table is read.
+/// Unread notifications we ask the kernel to keep: some 150 000 route changes, as many as come while a full table is read;
+/// it counts twice as much as it is asked for.
 /// The kernel takes the memory only when there is so much to keep.
-const RECEIVE_BUFFER: usize = 128 << 20;
+const RECEIVE_BUFFER: usize = 64 << 20;
 /// Datagrams read in one [`Mirror::wait`], so that a flood does not keep its caller from its other work.
 const DATAGRAMS: usize = 4096;
 /// Datagrams thrown away before reading everything anew. Only a flood faster than our reading gets this far.

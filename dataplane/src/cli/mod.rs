@@ -5,7 +5,7 @@ mod doctor;
 mod offline;
 mod output;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -59,6 +59,8 @@ enum Command {
         /// What to show.
         what: What,
         #[command(flatten)]
+        routes: Routes,
+        #[command(flatten)]
         api: Api,
         /// For programs.
         #[arg(long)]
@@ -90,7 +92,24 @@ struct Api {
     socket: PathBuf,
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+/// Which routes; for `show routes`.
+#[derive(Args, Debug)]
+struct Routes {
+    /// Explains where packets to this address go: which route is used, and why not the others.
+    #[arg(long, value_name = "ADDRESS")]
+    lookup: Option<IpAddr>,
+    /// Of this router only.
+    #[arg(long, value_name = "NAME")]
+    router: Option<String>,
+    /// Prefixes within this one only.
+    #[arg(long, value_name = "PREFIX", value_parser = client::prefix)]
+    within: Option<throughway_packet::Prefix>,
+    /// All of them: without it, the first thousand.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     /// Ports: device, granted XDP and zero-copy mode, packets, bytes.
     Interfaces,
@@ -204,7 +223,16 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Schema => offline::schema(),
         Command::Diff { old, new } => offline::diff(&old, &new),
         Command::Reload { api } => client::reload(&api.socket),
-        Command::Show { what, api, json } => client::show(what.name(), &api.socket, json),
+        Command::Show { what: What::Routes, routes, api, json } => {
+            client::routes(&routes, &api.socket, json)
+        }
+        Command::Show { what, routes, api, json } => {
+            if routes.lookup.is_some() || routes.router.is_some() || routes.within.is_some() || routes.all {
+                output::complain("error: --lookup, --router, --within and --all are for `show routes`");
+                return Ok(ExitCode::from(2));
+            }
+            client::show(what.name(), &api.socket, json)
+        }
         Command::Replay(replay) => offline::replay(&replay),
         Command::Lab { command } => offline::lab(command),
         Command::Doctor { config } => doctor::doctor(config.as_deref()),

@@ -1,6 +1,7 @@
 //! The API socket: one JSON request a line, one JSON answer a line.
 //!
-//! Requests: `{"command":"reload"}` and `{"command":"show","what":"interfaces"}`. Answers hold `error` when refused.
+//! Requests: `{"command":"reload"}` and `{"command":"show","what":"interfaces"}`; for routes with what is asked of them, see
+//! [`routes::Query`]. Answers hold `error` when refused.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::show;
+use super::{routes, show};
 use crate::app::Service;
 
 /// A longer request is refused: no real one comes near.
@@ -21,7 +22,12 @@ const LONGEST_REQUEST: u64 = 64 * 1024;
 #[serde(tag = "command", rename_all = "lowercase")]
 enum Request {
     Reload,
-    Show { what: String },
+    Show {
+        what: String,
+        /// Of routes only.
+        #[serde(default)]
+        routes: routes::Query,
+    },
 }
 
 /// The socket's file, removed when the service ends.
@@ -113,7 +119,11 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             Ok(done) => json!({ "changes": done.changes, "warnings": done.warnings }),
             Err(error) => json!({ "error": error }),
         },
-        Request::Show { what } => match show::show(&service, &what) {
+        Request::Show { what, routes } if what == "routes" => {
+            let answer = routes::answer(&service.mirror().view(), &routes);
+            answer.unwrap_or_else(|error| json!({ "error": error }))
+        }
+        Request::Show { what, .. } => match show::show(&service, &what) {
             Some(value) => json!({ "value": value }),
             None => json!({ "error": format!("there is no `{what}` to show") }),
         },

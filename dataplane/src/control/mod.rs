@@ -4,6 +4,7 @@
 //! * `facts`: the kernel's state as plain facts; `neighbours`: resolving and confirming them.
 //! * [`api`]: the socket that `throughway reload` and `throughway show` speak to.
 //! * [`metrics`]: the Prometheus page.
+//! * [`routes`]: the routers' tables for the API: pages of them, and why a route is used.
 //! * [`show`]: the running state as JSON, for the API.
 
 pub mod api;
@@ -11,4 +12,5 @@ mod facts;
 pub mod metrics;
 pub mod mirror;
 mod neighbours;
+pub mod routes;
 pub mod show;

@@ -57,10 +57,6 @@ impl Silent {
         self.0.len() != before
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &NeighbourKey> {
         self.0.keys()
     }
@@ -154,6 +150,6 @@ mod tests {
         assert!(!silent.expire(begun + SILENCE) && silent.expire(begun + SILENCE * 2));
         assert!(silent.note(&state, &changes, begun));
         state.neighbours.clear();
-        assert!(silent.note(&state, &changes, begun) && silent.is_empty());
+        assert!(silent.note(&state, &changes, begun) && silent.iter().count() == 0);
     }
 }

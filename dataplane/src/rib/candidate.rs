@@ -89,6 +89,12 @@ pub fn best<'a>(candidates: impl Iterator<Item = Candidate<'a>>) -> Option<Candi
     resort
 }
 
+/// The position of the one that is used.
+pub fn position(candidates: &[Candidate<'_>]) -> Option<usize> {
+    let fit = candidates.iter().position(|candidate| candidate.unfit.is_none());
+    fit.or_else(|| candidates.iter().position(Candidate::is_last_resort))
+}
+
 /// All of them in order.
 pub(super) fn candidates<'a>(
     fixed: &'a Fixed,

@@ -95,6 +95,11 @@ impl Rib {
         self.stats
     }
 
+    /// The prefixes of which the configuration or the ports' addresses say something.
+    pub fn fixed_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.fixed.prefixes()
+    }
+
     /// The kernel's table that it follows.
     pub fn table(&self) -> Option<u32> {
         self.config.kernel_routes.then_some(self.config.table.0)
