@@ -5,6 +5,7 @@
 //!
 //! * [`tables`]: what it knows: ports, neighbours and the FIB, published together.
 //! * [`fib`]: longest prefix match for IPv4 and IPv6, changed in place while it is read.
+//! * [`internet`]: tables like those of the Internet, for tests and benchmarks.
 //! * [`route`]: what a lookup leads to, and the choice among several next hops.
 //! * [`martian`]: addresses that are never forwarded.
 //! * [`process`]: the function: one packet's way through the checks, in their order.
@@ -13,6 +14,7 @@
 
 pub mod fib;
 mod hash;
+pub mod internet;
 pub mod martian;
 pub mod originate;
 pub mod process;
@@ -20,7 +22,7 @@ pub mod route;
 pub mod tables;
 
 pub use fib::routes::{RouteId, View};
-pub use fib::writer::{FibError, FibWriter, GroupId, Limits};
+pub use fib::writer::{FibError, FibWriter, GroupId, Limits, Target};
 pub use fib::{Fib, Found};
 pub use originate::Origin;
 pub use process::{Counters, Router};

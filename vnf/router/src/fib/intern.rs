@@ -9,27 +9,30 @@ use throughway_packet::PortId;
 use throughway_vnf::Snapshot;
 
 use super::routes::{DEFAULTS, Routes};
-use super::writer::{FibError, GroupId};
+use super::writer::{FibError, GroupId, Target};
 use crate::route::{NextHop, Route};
 
 /// So many numbers wait before they are used again: a batch that is looked up meanwhile has to be looked up again.
 const RETIRED: usize = 1024;
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Key {
-    Value(Arc<Route>),
-    Group(GroupId),
-}
-
 /// What one number stands for.
 #[derive(Debug)]
 struct Cell {
-    /// `None`: not in use.
-    key: Option<Key>,
+    state: State,
     /// As it was asked for, with all next hops.
     wanted: Arc<Route>,
     /// How many prefixes lead to it.
     users: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Stands for nothing, or not any more.
+    Unused,
+    /// A route that prefixes share because they asked for the same.
+    Shared,
+    /// A group, which stays until it is forgotten.
+    Group,
 }
 
 /// What became unreachable.
@@ -63,7 +66,8 @@ pub(super) struct Interner {
     routes: Routes,
     /// Whether `routes` is newer than what is published.
     dirty: bool,
-    known: HashMap<Key, u32>,
+    known: HashMap<Arc<Route>, u32>,
+    groups: HashMap<GroupId, u32>,
     cells: Vec<Cell>,
     free: Vec<u32>,
     /// Not used any more, but a reader may be about to ask for them.
@@ -75,12 +79,13 @@ pub(super) struct Interner {
 impl Interner {
     pub(super) fn new(published: Snapshot<Routes>, most: usize) -> Interner {
         let nothing = Arc::new(Route::Throw);
-        let reserved = || Cell { key: None, wanted: Arc::clone(&nothing), users: 0 };
+        let reserved = || Cell { state: State::Unused, wanted: Arc::clone(&nothing), users: 0 };
         Interner {
             routes: Routes::clone(&published.read()),
             published,
             dirty: false,
             known: HashMap::new(),
+            groups: HashMap::new(),
             cells: (0..DEFAULTS).map(|_| reserved()).collect(),
             free: Vec::new(),
             retired: Vec::new(),
@@ -89,40 +94,31 @@ impl Interner {
         }
     }
 
-    /// The number of `route`, for one more prefix. Not published yet.
-    pub(super) fn acquire(&mut self, route: Route) -> Result<u32, FibError> {
-        let key = Key::Value(Arc::new(route));
-        let number = match (self.known.get(&key), &key) {
-            (Some(&number), _) => number,
-            (None, Key::Value(route)) => {
-                let route = Arc::clone(route);
-                self.add(key, route)?
-            }
-            (None, Key::Group(_)) => return Err(FibError::NoSuchGroup),
+    /// The number of what `target` says, for one more prefix. Not published yet.
+    pub(super) fn acquire(&mut self, target: Target) -> Result<u32, FibError> {
+        let number = match target {
+            Target::Route(route) => match self.known.get(&route) {
+                Some(&number) => number,
+                None => {
+                    let route = Arc::new(route);
+                    let number = self.add(Arc::clone(&route), State::Shared)?;
+                    self.known.insert(route, number);
+                    number
+                }
+            },
+            Target::Group(group) => *self.groups.get(&group).ok_or(FibError::NoSuchGroup)?,
         };
-        self.count(number);
-        Ok(number)
-    }
-
-    /// The number of a group, for one more prefix.
-    pub(super) fn acquire_group(&mut self, group: GroupId) -> Result<u32, FibError> {
-        let number = *self.known.get(&Key::Group(group)).ok_or(FibError::NoSuchGroup)?;
-        self.count(number);
-        Ok(number)
-    }
-
-    fn count(&mut self, number: u32) {
         if let Some(cell) = self.cells.get_mut(number as usize) {
             cell.users += 1;
         }
+        Ok(number)
     }
 
-    fn add(&mut self, key: Key, wanted: Arc<Route>) -> Result<u32, FibError> {
+    fn add(&mut self, wanted: Arc<Route>, state: State) -> Result<u32, FibError> {
         let number = self.vacant()?;
         self.routes.set(number, self.lost.without(&wanted));
         self.dirty = true;
-        self.known.insert(key.clone(), number);
-        let cell = Cell { key: Some(key), wanted, users: 0 };
+        let cell = Cell { state, wanted, users: 0 };
         match self.cells.get_mut(number as usize) {
             Some(known) => *known = cell,
             None => self.cells.push(cell),
@@ -154,22 +150,19 @@ impl Interner {
     pub(super) fn release(&mut self, number: u32) {
         let Some(cell) = self.cells.get_mut(number as usize) else { return };
         cell.users = cell.users.saturating_sub(1);
-        if cell.users == 0
-            && let Some(Key::Value(_)) = &cell.key
-            && let Some(key) = cell.key.take()
-        {
-            self.known.remove(&key);
+        if cell.users == 0 && cell.state == State::Shared {
+            cell.state = State::Unused;
+            self.known.remove(&cell.wanted);
             self.retired.push(number);
         }
     }
 
-    /// Makes a group or changes it, for all prefixes that lead to it.
+    /// Makes a group or changes it, for all prefixes that lead to it; says whether there are any.
     pub(super) fn update_group(&mut self, group: GroupId, route: Route) -> Result<bool, FibError> {
-        let key = Key::Group(group);
         let route = Arc::new(route);
-        let Some(&number) = self.known.get(&key) else {
-            self.add(key, route)?;
-            self.publish();
+        let Some(&number) = self.groups.get(&group) else {
+            let number = self.add(route, State::Group)?;
+            self.groups.insert(group, number);
             return Ok(false);
         };
         let Some(cell) = self.cells.get_mut(number as usize).filter(|cell| cell.wanted != route) else {
@@ -177,28 +170,23 @@ impl Interner {
         };
         cell.wanted = Arc::clone(&route);
         let used = cell.users != 0;
-        self.replace(number, self.lost.without(&route));
+        self.routes.set(number, self.lost.without(&route));
+        self.routes.next_epoch();
+        self.dirty = true;
         self.publish();
         Ok(used)
     }
 
     /// Forgets a group that no prefix leads to.
     pub(super) fn remove_group(&mut self, group: GroupId) -> Result<(), FibError> {
-        let key = Key::Group(group);
-        let number = *self.known.get(&key).ok_or(FibError::NoSuchGroup)?;
+        let number = *self.groups.get(&group).ok_or(FibError::NoSuchGroup)?;
         match self.cells.get_mut(number as usize) {
-            Some(cell) if cell.users == 0 => cell.key = None,
+            Some(cell) if cell.users == 0 => cell.state = State::Unused,
             _ => return Err(FibError::GroupInUse),
         }
-        self.known.remove(&key);
+        self.groups.remove(&group);
         self.retired.push(number);
         Ok(())
-    }
-
-    fn replace(&mut self, number: u32, route: Arc<Route>) {
-        self.routes.set(number, route);
-        self.routes.next_epoch();
-        self.dirty = true;
     }
 
     pub(super) fn port_lost(&mut self, port: PortId, lost: bool) -> usize {
@@ -215,7 +203,7 @@ impl Interner {
     /// Chooses anew which next hops are used of all routes with one that `concerned` names; how many have changed.
     fn refresh(&mut self, concerned: impl Fn(&NextHop) -> bool) -> usize {
         let mut changed = 0;
-        for (number, cell) in self.cells.iter().enumerate().filter(|(_, cell)| cell.key.is_some()) {
+        for (number, cell) in self.cells.iter().enumerate().filter(|(_, cell)| cell.state != State::Unused) {
             let Route::Forward(hops) = &*cell.wanted else { continue };
             if !hops.iter().any(&concerned) {
                 continue;
@@ -251,11 +239,11 @@ impl Interner {
 
     /// The route as it was asked for.
     pub(super) fn wanted(&self, number: u32) -> Option<&Route> {
-        self.cells.get(number as usize).filter(|cell| cell.key.is_some()).map(|cell| &*cell.wanted)
+        self.cells.get(number as usize).filter(|cell| cell.state != State::Unused).map(|cell| &*cell.wanted)
     }
 
     /// How many different routes and groups there are.
     pub(super) fn len(&self) -> usize {
-        self.known.len()
+        self.known.len() + self.groups.len()
     }
 }

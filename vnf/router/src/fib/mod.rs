@@ -2,14 +2,16 @@
 //!
 //! One [`FibWriter`] changes it; any number of threads read the [`Fib`] without a lock and without being stopped.
 //!
-//! * `trie`: which route identifier is the most specific for an address.
-//! * [`routes`]: what an identifier stands for.
+//! * `trie`, `grow`, `memory`: which route identifier is the most specific for an address.
+//! * [`routes`], `intern`: what an identifier stands for.
 //! * [`writer`]: the one who changes both.
 //!
 //! **What a reader may see.** Each answer was true at some time between the begin and the end of its lookup, and an answer
 //! is never made of pieces of several times. See `docs/adr/0007-fib.md`.
 
+mod grow;
 mod intern;
+mod memory;
 mod rib;
 pub mod routes;
 mod trie;
@@ -24,14 +26,18 @@ use throughway_vnf::{Prefix, Snapshot};
 
 use crate::route::Route;
 use routes::{RouteId, Routes, View};
-use trie::Trie;
+use trie::{TOGETHER, Trie};
 use writer::FibWriter;
+
+/// How many bits the first tables take: see ADR 7.
+const IPV4_ROOT: u8 = 24;
+const IPV6_ROOT: u8 = 24;
 
 /// The forwarding information base: which route is the most specific for an address.
 #[derive(Debug)]
 pub struct Fib {
-    ipv4: Arc<Trie<u32>>,
-    ipv6: Arc<Trie<u128>>,
+    ipv4: Arc<Trie<u32, IPV4_ROOT>>,
+    ipv6: Arc<Trie<u128, IPV6_ROOT>>,
     routes: Snapshot<Routes>,
     /// How many prefixes of either family there are.
     counts: [AtomicUsize; 2],
@@ -76,11 +82,16 @@ impl Fib {
     /// The route of the longest prefix that contains `address`. For single addresses off the hot path; a batch is looked up
     /// by [`Fib::lookup_all`].
     pub fn lookup(&self, address: IpAddr) -> Option<Found> {
-        let mut ids = [RouteId::default()];
-        let view = self.lookup_all(&[address], &mut ids);
-        let [id] = ids;
-        view.get(id)?;
-        Some(Found { view, id })
+        let mut before = self.routes.read();
+        loop {
+            let id = self.find(address);
+            let after = self.routes.read();
+            if before.epoch() == after.epoch() {
+                let view = View::new(after);
+                return view.get(id).is_some().then_some(Found { view, id });
+            }
+            before = after;
+        }
     }
 
     /// Looks all `addresses` up together and writes to `into` which route each one has; [`View::get`] of the view that is
@@ -88,17 +99,66 @@ impl Fib {
     pub fn lookup_all(&self, addresses: &[IpAddr], into: &mut [RouteId]) -> View {
         let mut before = self.routes.read();
         loop {
+            for (addresses, ids) in addresses.chunks(TOGETHER).zip(into.chunks_mut(TOGETHER)) {
+                self.walk(addresses, ids);
+            }
+            let after = self.routes.read();
+            if before.epoch() == after.epoch() {
+                return View::new(after);
+            }
+            // It takes the writer thousands of changes, or a change of next hops, to get here.
+            before = after;
+        }
+    }
+
+    /// As [`Fib::lookup_all`], one address after another: to be compared with it.
+    pub fn lookup_each(&self, addresses: &[IpAddr], into: &mut [RouteId]) -> View {
+        let mut before = self.routes.read();
+        loop {
             for (address, id) in addresses.iter().zip(into.iter_mut()) {
-                *id = match address {
-                    IpAddr::V4(address) => RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
-                    IpAddr::V6(address) => RouteId::ipv6(self.ipv6.lookup(address.to_bits())),
-                };
+                *id = self.find(*address);
             }
             let after = self.routes.read();
             if before.epoch() == after.epoch() {
                 return View::new(after);
             }
             before = after;
+        }
+    }
+
+    #[inline]
+    fn find(&self, address: IpAddr) -> RouteId {
+        match address {
+            IpAddr::V4(address) => RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
+            IpAddr::V6(address) => RouteId::ipv6(self.ipv6.lookup(address.to_bits())),
+        }
+    }
+
+    /// Looks up to [`TOGETHER`] addresses up. An IPv4 lookup is one load nearly always, and the processor overlaps as many
+    /// as it can hold; the levels of IPv6 are walked together.
+    fn walk(&self, addresses: &[IpAddr], into: &mut [RouteId]) {
+        let mut keys = [0u128; TOGETHER];
+        let mut places = [0u8; TOGETHER];
+        let mut count = 0;
+        for (place, (address, id)) in (0..TOGETHER as u8).zip(addresses.iter().zip(into.iter_mut())) {
+            match address {
+                IpAddr::V4(address) => *id = RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
+                IpAddr::V6(address) => {
+                    keys[count] = address.to_bits();
+                    places[count] = place;
+                    count += 1;
+                }
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        let mut values = [0u32; TOGETHER];
+        self.ipv6.lookup_all(&keys[..count], &mut values[..count]);
+        for (&place, &value) in places[..count].iter().zip(&values) {
+            if let Some(id) = into.get_mut(usize::from(place)) {
+                *id = RouteId::ipv6(value);
+            }
         }
     }
 

@@ -1,8 +1,9 @@
-//! The prefixes as they were added: what the writer needs to know and no reader.
+//! The prefixes as they were added: what the writer needs to know and no reader; and one family's RIB and trie together.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::grow::{self, Full, Grower};
 use super::trie::Key;
 
 /// The prefixes of one family with the numbers of their routes.
@@ -64,5 +65,50 @@ impl<K: Key> Rib<K> {
     /// The memory it takes, in bytes, about: a slot and a control byte for each place.
     pub(super) fn memory(&self) -> usize {
         self.prefixes.capacity() * 8 / 7 * (size_of::<((K, u8), u32)>() + 1)
+    }
+}
+
+/// The prefixes of one family, and the trie that readers look them up in.
+#[derive(Debug)]
+pub(super) struct Family<K, const ROOT: u8> {
+    pub(super) rib: Rib<K>,
+    pub(super) trie: Grower<K, ROOT>,
+}
+
+impl<K: Key, const ROOT: u8> Family<K, ROOT> {
+    pub(super) fn new(bytes: usize) -> Self {
+        Family { rib: Rib::default(), trie: Grower::new(bytes) }
+    }
+
+    /// Adds a prefix or changes its route; the number it had. When it fails, nothing has changed.
+    pub(super) fn insert(&mut self, entry: grow::Entry<K>) -> Result<Option<u32>, Full> {
+        let grow::Entry { key, len, value } = entry;
+        if len > 0 && self.rib.get(key, len) != Some(value) {
+            self.trie.insert(entry)?;
+        }
+        Ok(self.rib.insert(key, len, value))
+    }
+
+    /// Takes a prefix out; the number it had.
+    pub(super) fn remove(&mut self, key: K, len: u8) -> Option<u32> {
+        let before = self.rib.remove(key, len)?;
+        if len > 0 {
+            self.trie.remove(key, len, self.rib.covering(key, len));
+        }
+        Some(before)
+    }
+
+    /// Adds many, sorted and without doubles, to an empty table; those that there was no room for.
+    pub(super) fn build(&mut self, entries: &[grow::Entry<K>]) -> Vec<grow::Entry<K>> {
+        let defaults = entries.partition_point(|entry| entry.len == 0);
+        let left_out = self.trie.build(entries.get(defaults..).unwrap_or_default());
+        self.rib.reserve(entries.len());
+        for entry in entries {
+            self.rib.insert(entry.key, entry.len, entry.value);
+        }
+        for entry in &left_out {
+            self.rib.remove(entry.key, entry.len);
+        }
+        left_out
     }
 }

@@ -1,21 +1,24 @@
 //! Who changes the FIB: prefix by prefix, route by route, while it is read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use throughway_packet::PortId;
 use throughway_vnf::{Prefix, Slot, Snapshot};
 
-use super::Fib;
+use super::grow::{Entry, Full};
 use super::intern::Interner;
-use super::rib::Rib;
+use super::rib::Family;
 use super::routes::Routes;
-use super::trie::Trie;
+use super::{Fib, IPV4_ROOT, IPV6_ROOT};
 use crate::route::Route;
 
 /// More slots than these to be bumped count as a change of all routes.
 const MOST_SLOTS: usize = 4096;
+
+/// So many nodes wait before they are used again: some milliseconds of changes, in which a batch is looked up many times.
+const RETIRED: usize = 4096;
 
 const IPV4: usize = 0;
 const IPV6: usize = 1;
@@ -61,9 +64,24 @@ pub enum FibError {
 pub struct GroupId(pub u32);
 
 /// Where a prefix shall lead.
-enum Target {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// To this route. Prefixes that ask for equal ones share it.
     Route(Route),
+    /// To a group that [`FibWriter::update_group`] has made.
     Group(GroupId),
+}
+
+impl From<Route> for Target {
+    fn from(route: Route) -> Target {
+        Target::Route(route)
+    }
+}
+
+impl From<GroupId> for Target {
+    fn from(group: GroupId) -> Target {
+        Target::Group(group)
+    }
 }
 
 /// The one who changes a [`Fib`].
@@ -74,8 +92,8 @@ enum Target {
 pub struct FibWriter {
     fib: Arc<Fib>,
     routes: Interner,
-    ipv4: Rib<u32>,
-    ipv6: Rib<u128>,
+    ipv4: Family<u32, IPV4_ROOT>,
+    ipv6: Family<u128, IPV6_ROOT>,
     changes: HashSet<Slot>,
 }
 
@@ -89,19 +107,15 @@ impl FibWriter {
     /// An empty FIB.
     pub fn new(limits: Limits) -> FibWriter {
         let routes = Snapshot::new(Routes::default());
+        let (ipv4, ipv6) = (Family::new(limits.ipv4), Family::new(limits.ipv6));
         let fib = Fib {
-            ipv4: Arc::new(Trie::default()),
-            ipv6: Arc::new(Trie::default()),
+            ipv4: Arc::clone(ipv4.trie.trie()),
+            ipv6: Arc::clone(ipv6.trie.trie()),
             routes: routes.clone(),
             counts: Default::default(),
         };
-        FibWriter {
-            fib: Arc::new(fib),
-            routes: Interner::new(routes, limits.routes),
-            ipv4: Rib::default(),
-            ipv6: Rib::default(),
-            changes: HashSet::new(),
-        }
+        let routes = Interner::new(routes, limits.routes);
+        FibWriter { fib: Arc::new(fib), routes, ipv4, ipv6, changes: HashSet::new() }
     }
 
     /// What readers read, for [`Tables`](crate::Tables): always the same one.
@@ -112,70 +126,54 @@ impl FibWriter {
     /// Adds a prefix, or changes where it leads; says whether anything is different now.
     ///
     /// # Errors
-    /// [`FibError::Full`], [`FibError::TooManyRoutes`].
-    pub fn insert(&mut self, prefix: Prefix, route: Route) -> Result<bool, FibError> {
-        self.lead(prefix, Target::Route(route))
-    }
-
-    /// As [`FibWriter::insert`], with a route that [`FibWriter::update_group`] changes for all prefixes at once.
-    ///
-    /// # Errors
-    /// [`FibError::NoSuchGroup`], [`FibError::Full`].
-    pub fn insert_via(&mut self, prefix: Prefix, group: GroupId) -> Result<bool, FibError> {
-        self.lead(prefix, Target::Group(group))
-    }
-
-    fn lead(&mut self, prefix: Prefix, target: Target) -> Result<bool, FibError> {
-        let number = match target {
-            Target::Route(route) => self.routes.acquire(route)?,
-            Target::Group(group) => self.routes.acquire_group(group)?,
-        };
+    /// [`FibError::Full`], [`FibError::TooManyRoutes`], [`FibError::NoSuchGroup`].
+    pub fn insert(&mut self, prefix: Prefix, target: impl Into<Target>) -> Result<bool, FibError> {
+        let number = self.routes.acquire(target.into())?;
         // Before the trie leads to it.
         self.routes.publish();
-        let len = prefix.len();
-        let before = match prefix.address() {
-            IpAddr::V4(address) => {
-                let key = address.to_bits();
-                if len > 0 {
-                    self.fib.ipv4.insert(key, len, number);
-                }
-                self.ipv4.insert(key, len, number)
+        self.lead(prefix, number)
+    }
+
+    /// Lets a prefix lead to a route that was acquired for it.
+    fn lead(&mut self, prefix: Prefix, number: u32) -> Result<bool, FibError> {
+        let before = match self.try_lead(prefix, number) {
+            Err(Full) if self.retired() > 0 => {
+                self.recycle();
+                self.try_lead(prefix, number)
             }
-            IpAddr::V6(address) => {
-                let key = address.to_bits();
-                if len > 0 {
-                    self.fib.ipv6.insert(key, len, number);
-                }
-                self.ipv6.insert(key, len, number)
-            }
+            result => result,
         };
-        if len == 0 && before != Some(number) {
+        let Ok(before) = before else {
+            self.routes.release(number);
+            return Err(FibError::Full);
+        };
+        let changed = before != Some(number);
+        if changed && prefix.len() == 0 {
             self.routes.set_default(family(&prefix), number);
         }
         if let Some(before) = before {
             self.routes.release(before);
         }
-        let changed = before != Some(number);
         if changed {
             self.changed(prefix);
         }
         Ok(changed)
     }
 
+    fn try_lead(&mut self, prefix: Prefix, value: u32) -> Result<Option<u32>, Full> {
+        let len = prefix.len();
+        match prefix.address() {
+            IpAddr::V4(address) => self.ipv4.insert(Entry { key: address.to_bits(), len, value }),
+            IpAddr::V6(address) => self.ipv6.insert(Entry { key: address.to_bits(), len, value }),
+        }
+    }
+
     /// Takes a prefix out; says whether it was there.
     pub fn remove(&mut self, prefix: Prefix) -> bool {
         let len = prefix.len();
         let before = match prefix.address() {
-            IpAddr::V4(address) => {
-                let key = address.to_bits();
-                self.fib.ipv4.remove(key, len);
-                self.ipv4.remove(key, len)
-            }
-            IpAddr::V6(address) => {
-                let key = address.to_bits();
-                self.fib.ipv6.remove(key, len);
-                self.ipv6.remove(key, len)
-            }
+            IpAddr::V4(address) => self.ipv4.remove(address.to_bits(), len),
+            IpAddr::V6(address) => self.ipv6.remove(address.to_bits(), len),
         };
         let Some(before) = before else { return false };
         if len == 0 {
@@ -187,27 +185,83 @@ impl FibWriter {
     }
 
     /// Makes the table hold `routes` and nothing else, by applying the differences: what stays is not touched, and no address
-    /// is without its route meanwhile. Of several routes for the same prefix the last one holds. Returns how many prefixes
-    /// came, went or lead elsewhere now. Groups stay.
+    /// is without its route meanwhile. Of several routes for the same prefix the last one holds. Groups stay. Returns how
+    /// many prefixes came, went or lead elsewhere now.
     ///
     /// # Errors
-    /// The first that occurred; the others were applied nevertheless.
-    pub fn replace_all(
+    /// The first that occurred, which left a prefix out; everything else was done nevertheless.
+    pub fn replace_all<T: Into<Target>>(
         &mut self,
-        routes: impl IntoIterator<Item = (Prefix, Route)>,
+        routes: impl IntoIterator<Item = (Prefix, T)>,
     ) -> Result<usize, FibError> {
-        let wanted: HashMap<Prefix, Route> = routes.into_iter().collect();
-        let gone: Vec<Prefix> =
-            self.iter().map(|(prefix, _)| prefix).filter(|prefix| !wanted.contains_key(prefix)).collect();
-        let (mut changed, mut first_error) = (0, None);
-        for (prefix, route) in wanted {
-            match self.insert(prefix, route) {
-                Ok(different) => changed += usize::from(different),
-                Err(error) => first_error = first_error.or(Some(error)),
+        let mut first_error = None;
+        let mut note = |error| first_error = first_error.or(Some(error));
+        let mut wanted: Vec<(Prefix, u32)> = Vec::new();
+        for (prefix, target) in routes {
+            match self.routes.acquire(target.into()) {
+                Ok(number) => wanted.push((prefix, number)),
+                Err(error) => note(error),
             }
         }
-        changed += gone.iter().filter(|prefix| self.remove(**prefix)).count();
+        self.routes.publish();
+        // Stable, so that equal prefixes stay in order. A prefix sorts before all that it contains.
+        wanted.sort_by_key(|(prefix, _)| *prefix);
+        wanted.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                self.routes.release(std::mem::replace(&mut kept.1, later.1));
+            }
+            same
+        });
+        if self.is_empty() {
+            let left_out = self.build(&wanted);
+            if left_out > 0 {
+                note(FibError::Full);
+            }
+            return first_error.map_or(Ok(wanted.len() - left_out), Err);
+        }
+        let is_wanted = |prefix: &Prefix| wanted.binary_search_by_key(prefix, |(prefix, _)| *prefix).is_ok();
+        let gone: Vec<Prefix> =
+            self.numbers().map(|(prefix, _)| prefix).filter(|at| !is_wanted(at)).collect();
+        let mut changed = 0;
+        for (prefix, number) in wanted {
+            match self.lead(prefix, number) {
+                Ok(different) => changed += usize::from(different),
+                Err(error) => note(error),
+            }
+        }
+        changed += gone.into_iter().filter(|prefix| self.remove(*prefix)).count();
         first_error.map_or(Ok(changed), Err)
+    }
+
+    /// Fills the empty table; how many prefixes there was no room for.
+    fn build(&mut self, wanted: &[(Prefix, u32)]) -> usize {
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for &(prefix, value) in wanted {
+            let len = prefix.len();
+            match prefix.address() {
+                IpAddr::V4(address) => ipv4.push(Entry { key: address.to_bits(), len, value }),
+                IpAddr::V6(address) => ipv6.push(Entry { key: address.to_bits(), len, value }),
+            }
+        }
+        let ipv4 = self.ipv4.build(&ipv4);
+        let ipv6 = self.ipv6.build(&ipv6);
+        let left_out = ipv4.iter().map(|entry| entry.value).chain(ipv6.iter().map(|entry| entry.value));
+        let left_out: Vec<u32> = left_out.collect();
+        for number in &left_out {
+            self.routes.release(*number);
+        }
+        for family in [IPV4, IPV6] {
+            self.routes.set_default(family, self.default_route(family).unwrap_or(0));
+        }
+        for &(prefix, _) in wanted {
+            self.changed(prefix);
+        }
+        left_out.len()
+    }
+
+    fn default_route(&self, family: usize) -> Option<u32> {
+        if family == IPV4 { self.ipv4.rib.get(0, 0) } else { self.ipv6.rib.get(0, 0) }
     }
 
     /// Makes a group of next hops, or changes it for all prefixes that lead to it, without touching these. Says whether
@@ -256,24 +310,30 @@ impl FibWriter {
     /// The route of exactly this prefix, as it was asked for: with next hops that are lost.
     pub fn get(&self, prefix: Prefix) -> Option<&Route> {
         let number = match prefix.address() {
-            IpAddr::V4(address) => self.ipv4.get(address.to_bits(), prefix.len()),
-            IpAddr::V6(address) => self.ipv6.get(address.to_bits(), prefix.len()),
+            IpAddr::V4(address) => self.ipv4.rib.get(address.to_bits(), prefix.len()),
+            IpAddr::V6(address) => self.ipv6.rib.get(address.to_bits(), prefix.len()),
         }?;
         self.routes.wanted(number)
     }
 
     /// All prefixes with their routes as they were asked for, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, &Route)> {
-        let ipv4 = self.ipv4.iter().map(|(key, len, route)| (Ipv4Addr::from_bits(key).into(), len, route));
-        let ipv6 = self.ipv6.iter().map(|(key, len, route)| (Ipv6Addr::from_bits(key).into(), len, route));
-        ipv4.chain(ipv6).filter_map(|(address, len, number)| {
-            Some((Prefix::containing(address, len).ok()?, self.routes.wanted(number)?))
-        })
+        self.numbers().filter_map(|(prefix, number)| Some((prefix, self.routes.wanted(number)?)))
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = (Prefix, u32)> {
+        let ipv4 =
+            self.ipv4.rib.iter().map(|(key, len, route)| (Ipv4Addr::from_bits(key).into(), len, route));
+        let ipv6 =
+            self.ipv6.rib.iter().map(|(key, len, route)| (Ipv6Addr::from_bits(key).into(), len, route));
+        // No length is above what the family has.
+        ipv4.chain(ipv6)
+            .filter_map(|(address, len, number)| Some((Prefix::containing(address, len).ok()?, number)))
     }
 
     /// How many prefixes there are.
     pub fn len(&self) -> usize {
-        self.ipv4.len() + self.ipv6.len()
+        self.ipv4.rib.len() + self.ipv6.rib.len()
     }
 
     /// Whether there are none.
@@ -288,11 +348,26 @@ impl FibWriter {
 
     /// The memory that the writer needs for itself, beside [`Fib::memory`], in bytes: the prefixes as they were added.
     pub fn memory(&self) -> usize {
-        self.ipv4.memory() + self.ipv6.memory()
+        self.ipv4.rib.memory() + self.ipv6.rib.memory()
+    }
+
+    /// How many nodes wait to be used again.
+    fn retired(&self) -> usize {
+        self.ipv4.trie.retired() + self.ipv6.trie.retired()
+    }
+
+    /// Uses again what was retired; batches that are looked up just now are looked up once more.
+    fn recycle(&mut self) {
+        self.routes.recycle();
+        self.ipv4.trie.recycle();
+        self.ipv6.trie.recycle();
     }
 
     fn changed(&mut self, prefix: Prefix) {
-        self.fib.count(self.ipv4.len(), self.ipv6.len());
+        if self.retired() >= RETIRED {
+            self.recycle();
+        }
+        self.fib.count(self.ipv4.rib.len(), self.ipv6.rib.len());
         self.note(Slot::of_prefix(prefix.address(), prefix.len()));
     }
 
