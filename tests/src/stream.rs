@@ -50,7 +50,8 @@ impl Stream {
                 loop {
                     match socket.recv(&mut buffer) {
                         Ok(_) => {
-                            let number = buffer.first_chunk::<8>().map_or(0, |word| u64::from_be_bytes(*word));
+                            let number =
+                                buffer.first_chunk::<8>().map_or(0, |word| u64::from_be_bytes(*word));
                             all.push((Instant::now(), number));
                         }
                         Err(_) if done.load(Ordering::Relaxed) => return all,
@@ -82,9 +83,10 @@ impl Stream {
     pub fn finish(self) -> Arrived {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the thread did not panic").expect("the host is there");
-        let by_host = self.receivers.into_iter().map(|receiver| {
-            receiver.join().expect("the thread did not panic").expect("the host is there")
-        });
+        let by_host = self
+            .receivers
+            .into_iter()
+            .map(|receiver| receiver.join().expect("the thread did not panic").expect("the host is there"));
         Arrived { sent, by_host: by_host.collect() }
     }
 }

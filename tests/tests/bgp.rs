@@ -64,13 +64,21 @@ fn bgp_across_the_box_and_ospf_and_bgp_of_the_box_itself() {
     let peer = Frr::start(&scene, Host::Client, &[("bgpd", &across)]);
 
     let patience = Duration::from_secs(60);
-    eventually("the box's BGP session", patience, || is_up(&scene, Host::ServerA, "session", "Established").then_some(()));
-    eventually("the session across the box", patience, || is_up(&scene, Host::ServerA, "across", "Established").then_some(()));
+    eventually("the box's BGP session", patience, || {
+        is_up(&scene, Host::ServerA, "session", "Established").then_some(())
+    });
+    eventually("the session across the box", patience, || {
+        is_up(&scene, Host::ServerA, "across", "Established").then_some(())
+    });
     eventually("the box's OSPF neighbour", patience, || {
         frr.vtysh(&scene, Host::Box, "show ip ospf neighbor").contains("Full").then_some(())
     });
-    eventually("BGP's route is followed", patience, || scene.pings(Host::Client, "10.99.1.1", 1).then_some(()));
-    eventually("OSPF's route is followed", patience, || scene.pings(Host::Client, "10.99.2.1", 1).then_some(()));
+    eventually("BGP's route is followed", patience, || {
+        scene.pings(Host::Client, "10.99.1.1", 1).then_some(())
+    });
+    eventually("OSPF's route is followed", patience, || {
+        scene.pings(Host::Client, "10.99.2.1", 1).then_some(())
+    });
     let routes = scene.show("routes");
     let from = |prefix: &str| {
         let row = routes.as_array().into_iter().flatten().find(|row| row["prefix"] == prefix);
@@ -125,14 +133,16 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
     );
     let peer_guard = bird(&scene, Host::ServerA, &text);
     let patience = Duration::from_secs(120 + u64::from(size / 5000));
-    let count = || {
-        scene.page().sum("throughway_router_prefixes", &[("family", "ipv4")])
-    };
+    let count = || scene.page().sum("throughway_router_prefixes", &[("family", "ipv4")]);
     let begun = Instant::now();
     eventually("the first routes", patience, || (count() > 100.0).then_some(()));
     let first = Instant::now();
     eventually("all routes", patience, || (count() >= f64::from(size)).then_some(()));
-    say(&format!("{size} prefixes through BIRD: the first after {:?}, all {:?} later", first - begun, first.elapsed()));
+    say(&format!(
+        "{size} prefixes through BIRD: the first after {:?}, all {:?} later",
+        first - begun,
+        first.elapsed()
+    ));
     assert!(scene.pings(Host::Client, "20.0.1.1", 3));
     // Asked for one address, it answers from a full table as from an empty one.
     let begun = Instant::now();

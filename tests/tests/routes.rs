@@ -144,8 +144,13 @@ fn a_route_to_a_downed_link_is_answered_for() {
     eventually("the link is seen to be down", Duration::from_secs(5), || {
         (lookup(&scene, ANYCAST, "core")["next_hops"][0]["link"] == "down").then_some(())
     });
-    let output = scene.lab.exec(Host::Client, &["ping", "-n", "-c", "2", "-W", "1", ANYCAST]).expect("ping runs");
-    assert!(output.stdout.contains("From 10.1.0.1 icmp_seq=1 Destination Host Unreachable"), "{}", output.stdout);
+    let output =
+        scene.lab.exec(Host::Client, &["ping", "-n", "-c", "2", "-W", "1", ANYCAST]).expect("ping runs");
+    assert!(
+        output.stdout.contains("From 10.1.0.1 icmp_seq=1 Destination Host Unreachable"),
+        "{}",
+        output.stdout
+    );
     // Taken down by hand, the kernel drops the route without a word.
     scene.run(Host::ServerA, &["ip", "link", "set", "eth0", "up"]);
     ip(&scene, "link set wan0 down");
@@ -179,7 +184,9 @@ fn a_next_hop_that_never_answers_is_told_of_and_found_when_it_comes() {
     assert!((silent - 1.0).abs() < 0.1, "{silent}");
     scene.run(Host::ServerA, &["ip", "address", "add", "10.2.0.99/24", "dev", "eth0"]);
     let begun = Instant::now();
-    eventually("it is found", Duration::from_secs(15), || scene.pings(Host::Client, ANYCAST, 1).then_some(()));
+    eventually("it is found", Duration::from_secs(15), || {
+        scene.pings(Host::Client, ANYCAST, 1).then_some(())
+    });
     say(&format!("found {:?} after it came", begun.elapsed()));
 }
 
@@ -200,7 +207,8 @@ fn stale_neighbours_are_confirmed_when_traffic_uses_them_only() {
     for (address, device) in neighbours {
         ip(&scene, &format!("neighbour change {address} dev {device} nud stale"));
     }
-    let confirmations = |scene: &Scene| scene.page().sum("throughway_kernel_neighbour_confirmations_total", &[]);
+    let confirmations =
+        |scene: &Scene| scene.page().sum("throughway_kernel_neighbour_confirmations_total", &[]);
     let state = |scene: &Scene, address: &str| {
         let rows = scene.show("neighbours");
         let row = rows.as_array().into_iter().flatten().find(|row| row["address"] == address);
@@ -231,9 +239,11 @@ fn every_kind_of_route_is_followed() {
         return;
     }
     let config = Config {
-        functions: vec![
-            ("core", "{ router: { table: 100, routes: [ { prefix: 10.66.0.0/16, blackhole: true, metric: 7 } ] } }".to_owned()),
-        ],
+        functions: vec![(
+            "core",
+            "{ router: { table: 100, routes: [ { prefix: 10.66.0.0/16, blackhole: true, metric: 7 } ] } }"
+                .to_owned(),
+        )],
         ..Config::default()
     };
     let scene = scene(&config);
@@ -254,7 +264,9 @@ fn every_kind_of_route_is_followed() {
     works(&scene, "a group", "nhid 10");
     let shares = |scene: &Scene| -> Vec<(String, u64)> {
         let hops = lookup(scene, ANYCAST, "core")["next_hops"].as_array().cloned().unwrap_or_default();
-        hops.iter().map(|hop| (hop["interface"].to_string(), hop["weight"].as_u64().unwrap_or_default())).collect()
+        hops.iter()
+            .map(|hop| (hop["interface"].to_string(), hop["weight"].as_u64().unwrap_or_default()))
+            .collect()
     };
     assert_eq!(shares(&scene), [("\"wan\"".to_owned(), 5), ("\"dmz\"".to_owned(), 1)]);
     ip(&scene, "nexthop replace id 10 group 2");
@@ -270,14 +282,23 @@ fn every_kind_of_route_is_followed() {
         let told = lookup(&scene, "10.66.1.1", "core");
         (told["candidates"].as_array()?.len() == 3).then_some(told)
     });
-    let used: Vec<_> = told["candidates"].as_array().into_iter().flatten().map(|row| (row["metric"].as_u64(), row["used"].as_bool())).collect();
+    let used: Vec<_> = told["candidates"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| (row["metric"].as_u64(), row["used"].as_bool()))
+        .collect();
     assert_eq!(used, [(Some(3), Some(true)), (Some(7), Some(false)), (Some(9), Some(false))]);
     assert_eq!(told["candidates"][1]["from"], "functions.core.routes[0]");
     ip(&scene, "route del 10.66.0.0/16 table 100 metric 3");
     eventually("the configuration's is next", Duration::from_secs(5), || {
         (lookup(&scene, "10.66.1.1", "core")["does"] == "blackhole").then_some(())
     });
-    for (kind, says) in [("prohibit", "Packet filtered"), ("unreachable", "Destination Host Unreachable"), ("throw", "Destination Net Unreachable")] {
+    for (kind, says) in [
+        ("prohibit", "Packet filtered"),
+        ("unreachable", "Destination Host Unreachable"),
+        ("throw", "Destination Net Unreachable"),
+    ] {
         ip(&scene, &format!("route replace {kind} 10.67.0.0/16 table 100"));
         eventually(kind, Duration::from_secs(5), || {
             let argv = ["ping", "-n", "-c", "1", "-W", "1", "10.67.0.1"];
@@ -295,7 +316,8 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
     // A hundred thousand changes of one prefix in a row, under traffic.
     let mut lines = String::new();
     for _ in 0..50_000 {
-        let _ = writeln!(lines, "route replace {ANYCAST} via 10.2.0.10\nroute replace {ANYCAST} via 10.3.0.10");
+        let _ =
+            writeln!(lines, "route replace {ANYCAST} via 10.2.0.10\nroute replace {ANYCAST} via 10.3.0.10");
     }
     let stream = Stream::start(&scene, &[Host::ServerA, Host::ServerB], ANYCAST.parse().expect("an address"));
     let begun = Instant::now();
@@ -307,7 +329,10 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
     let behind = begun.elapsed() - took;
     let arrived = stream.finish();
     let lost = arrived.sent - arrived.arrived();
-    say(&format!("100,000 flaps: the kernel took {took:?}, we were done {behind:?} later; {lost} of {} datagrams lost", arrived.sent));
+    say(&format!(
+        "100,000 flaps: the kernel took {took:?}, we were done {behind:?} later; {lost} of {} datagrams lost",
+        arrived.sent
+    ));
 
     // A service that does not read for a while: more news than the socket holds.
     let overruns = |scene: &Scene| scene.page().sum("throughway_kernel_overruns_total", &[]);
@@ -321,7 +346,9 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
     }
     batch(&scene, &lines);
     scene.service().process().signal(Signal::SIGCONT);
-    eventually("the overrun is counted", Duration::from_secs(60), || (overruns(&scene) > before).then_some(()));
+    eventually("the overrun is counted", Duration::from_secs(60), || {
+        (overruns(&scene) > before).then_some(())
+    });
     eventually("all routes are there", Duration::from_secs(60), || {
         (scene.page().sum("throughway_router_prefixes", &[("family", "ipv4")]) >= 65_536.0).then_some(())
     });

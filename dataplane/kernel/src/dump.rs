@@ -9,8 +9,8 @@ use crate::decode::{self, Decoded};
 use crate::error::KernelError;
 use crate::message as rtm;
 use crate::model::{IfIndex, NexthopObject, State};
-use crate::socket::{Frame, Netlink, Payload};
 use crate::routes::Routes;
+use crate::socket::{Frame, Netlink, Payload};
 use crate::store::{Family, add_dumped};
 
 const IFLA_EXT_MASK: u16 = 29;
@@ -155,6 +155,25 @@ fn link_header(index: u32) -> Payload {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     Payload::new(&header)
+}
+
+/// Reads the routes of all tables of the calling thread's network namespace and only counts them: what reading costs by
+/// itself.
+///
+/// # Errors
+/// The kernel refuses a socket or a dump.
+pub fn count_routes() -> Result<usize, KernelError> {
+    let mut socket = Netlink::open(NETLINK_ROUTE)?;
+    let mut count = 0;
+    for family in [rtm::AF_INET, rtm::AF_INET6] {
+        let payload = Payload::new(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let mut routes = 0;
+        let begin = |routes: &mut usize| *routes = 0;
+        let add = |routes: &mut usize, _: &Frame<'_>| *routes += 1;
+        socket.dump("dump routes", rtm::GETROUTE, payload.bytes(), &mut routes, begin, add)?;
+        count += routes;
+    }
+    Ok(count)
 }
 
 /// Reads the state of the calling thread's network namespace once.

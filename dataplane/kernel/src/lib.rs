@@ -27,7 +27,7 @@ mod store;
 mod tests;
 
 pub use changes::Changes;
-pub use dump::snapshot;
+pub use dump::{count_routes, snapshot};
 pub use error::KernelError;
 pub use mirror::{Mirror, MirrorStats, Options, Waiter};
 pub use model::{

@@ -100,11 +100,7 @@ impl Routes {
     }
 
     /// The slots of one prefix of one table, in order of what wins; those for some sources or some TOS last.
-    pub fn of_prefix(
-        &self,
-        table: u32,
-        prefix: Prefix,
-    ) -> impl Iterator<Item = (&RouteKey, &[Arc<Route>])> {
+    pub fn of_prefix(&self, table: u32, prefix: Prefix) -> impl Iterator<Item = (&RouteKey, &[Arc<Route>])> {
         self.of_table_from(table, prefix).take_while(move |(key, _)| key.prefix == prefix)
     }
 
@@ -166,7 +162,8 @@ impl Routes {
                     if slot != there {
                         out.insert(**key);
                     }
-                    (mine.next(), theirs.next());
+                    mine.next();
+                    theirs.next();
                 }
                 (Some((key, _)), Some((other, _))) if key > other => {
                     out.insert(**other);

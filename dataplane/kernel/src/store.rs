@@ -124,7 +124,9 @@ impl Store {
                 other.nexthop_id == route.nexthop_id && other.kind == route.kind && within(&route, other)
             })
         {
-            Arc::make_mut(group).next_hops.retain(|hop| !route.next_hops.iter().any(|gone| gone.same_way(hop)));
+            Arc::make_mut(group)
+                .next_hops
+                .retain(|hop| !route.next_hops.iter().any(|gone| gone.same_way(hop)));
         } else {
             return Fit::Unclear;
         }
@@ -298,7 +300,9 @@ impl Store {
             .collect();
         for id in concerned {
             let nexthops = self.state.nexthops.clone();
-            self.alter_users(id, changes, |slot| slot.iter_mut().for_each(|route| expand(&nexthops, Arc::make_mut(route))));
+            self.alter_users(id, changes, |slot| {
+                slot.iter_mut().for_each(|route| expand(&nexthops, Arc::make_mut(route)))
+            });
         }
     }
 

@@ -67,12 +67,16 @@ pub(super) fn routes(wanted: &Routes, socket: &Path, json: bool) -> Result<ExitC
         if let Some(Value::Array(page)) = answer.get_mut("value") {
             rows.append(page);
         }
-        query.after = answer.get_mut("next").map(Value::take).and_then(|next| serde_json::from_value(next).ok());
+        query.after =
+            answer.get_mut("next").map(Value::take).and_then(|next| serde_json::from_value(next).ok());
         if query.after.is_none() {
             break;
         }
         if !wanted.all {
-            complain(&format!("the first {} only: ask for --all, or narrow it by --within PREFIX", rows.len()));
+            complain(&format!(
+                "the first {} only: ask for --all, or narrow it by --within PREFIX",
+                rows.len()
+            ));
             break;
         }
     }
@@ -102,7 +106,8 @@ fn explained(value: &Value) -> String {
         None | Some(Value::Null) => "-".to_owned(),
         Some(other) => other.to_string(),
     };
-    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut out = String::new();
     for router in value.as_array().into_iter().flatten() {
         out.push_str(&format!(

@@ -223,9 +223,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Schema => offline::schema(),
         Command::Diff { old, new } => offline::diff(&old, &new),
         Command::Reload { api } => client::reload(&api.socket),
-        Command::Show { what: What::Routes, routes, api, json } => {
-            client::routes(&routes, &api.socket, json)
-        }
+        Command::Show { what: What::Routes, routes, api, json } => client::routes(&routes, &api.socket, json),
         Command::Show { what, routes, api, json } => {
             if routes.lookup.is_some() || routes.router.is_some() || routes.within.is_some() || routes.all {
                 output::complain("error: --lookup, --router, --within and --all are for `show routes`");

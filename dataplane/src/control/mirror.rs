@@ -359,11 +359,8 @@ impl Shared {
             drop(following);
             *lock(&self.facts) = Arc::clone(&facts);
             self.count(|known| {
-                *known = Figures {
-                    resolutions: known.resolutions,
-                    confirmations: known.confirmations,
-                    ..figures
-                };
+                *known =
+                    Figures { resolutions: known.resolutions, confirmations: known.confirmations, ..figures };
             });
             watcher.host_changed(&facts, addresses_or_links);
         }

@@ -103,8 +103,8 @@ pub(super) fn resolve(
 /// there, and packets would go to a MAC address that nobody has any more.
 fn stale<'a>(facts: &'a HostFacts, used: &'a Used) -> impl Iterator<Item = (u32, IpAddr)> + 'a {
     let stale = facts.neighbours.iter().filter(|neighbour| neighbour.state == "stale");
-    let in_use = stale
-        .filter(|neighbour| used.contains(Slot::neighbour(PortId(neighbour.port), neighbour.address)));
+    let in_use =
+        stale.filter(|neighbour| used.contains(Slot::neighbour(PortId(neighbour.port), neighbour.address)));
     in_use.filter_map(|neighbour| {
         let port = facts.ports.get(usize::from(neighbour.port))?;
         Some((port.ifindex, neighbour.address))

@@ -283,7 +283,8 @@ fn why_not(known: &Candidate<'_>, is_used: bool, longer: bool) -> Option<&'stati
 fn next_hop(view: &View<'_>, hop: &NextHop, destination: IpAddr) -> Value {
     let port = view.facts().ports.get(hop.port.index());
     let address = hop.address(destination);
-    let neighbour = view.kernel().ports.ifindex(hop.port).and_then(|index| view.state().neighbour(index, address));
+    let neighbour =
+        view.kernel().ports.ifindex(hop.port).and_then(|index| view.state().neighbour(index, address));
     json!({
         "interface": port.map(|port| port.name.as_str()),
         "device": port.map(|port| port.device.as_str()),

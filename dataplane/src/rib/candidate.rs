@@ -104,12 +104,8 @@ pub(super) fn candidates<'a>(
 ) -> impl Iterator<Item = Candidate<'a>> {
     let entry = fixed.get(prefix);
     let own = entry.and_then(|entry| entry.own.as_ref());
-    let own = own.map(|route| Candidate {
-        origin: Origin::Own,
-        metric: 0,
-        route: route.clone(),
-        unfit: None,
-    });
+    let own =
+        own.map(|route| Candidate { origin: Origin::Own, metric: 0, route: route.clone(), unfit: None });
     let statics = entry.map(|entry| entry.statics.as_slice()).unwrap_or_default();
     let mut statics = statics
         .iter()
@@ -122,8 +118,7 @@ pub(super) fn candidates<'a>(
             Candidate { origin: Origin::Static(known.position), metric: known.metric, route, unfit }
         })
         .peekable();
-    let slots =
-        table.into_iter().flat_map(move |table| kernel.routes.of_prefix(table, model_prefix(prefix)));
+    let slots = table.into_iter().flat_map(move |table| kernel.routes.of_prefix(table, model_prefix(prefix)));
     let mut slots = slots.map(move |(key, slot)| of_kernel(key, slot, kernel.ports)).peekable();
     let merged = std::iter::from_fn(move || match (statics.peek(), slots.peek()) {
         (Some(own), Some(kernel)) if own.metric > kernel.metric => slots.next(),

@@ -171,7 +171,7 @@ impl Rib {
             self.writer.update_group(GroupId(id), route.clone())?;
             self.groups.insert(id, route);
         }
-        self.writer.insert_via(prefix, GroupId(id))
+        self.writer.insert(prefix, GroupId(id))
     }
 
     /// Nexthop objects have changed: `now` says what each stands for, of those that are still there.

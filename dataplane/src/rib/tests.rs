@@ -106,7 +106,7 @@ fn naive(config: &throughway_config::Router, world: &World) -> BTreeMap<Prefix, 
                     }
                     let ours = alive.iter().filter_map(|hop| {
                         let port = PortId(u16::try_from(hop.ifindex? - 1).unwrap());
-                        (port.0 < 2).then(|| NextHop { port, gateway: hop.gateway, weight: hop.weight })
+                        (port.0 < 2).then_some(NextHop { port, gateway: hop.gateway, weight: hop.weight })
                     });
                     NextHops::new(ours).map_or(Route::NotOurs, Route::Forward)
                 }
@@ -118,7 +118,11 @@ fn naive(config: &throughway_config::Router, world: &World) -> BTreeMap<Prefix, 
         let mut offers: Vec<Route> = offers.into_iter().map(|(_, _, route)| route).collect();
         let connected = ports.connected_routes();
         offers.extend(
-            connected.iter().rev().find(|(at, route)| *at == prefix && matches!(route, Route::Forward(_))).map(|(_, route)| route.clone()),
+            connected
+                .iter()
+                .rev()
+                .find(|(at, route)| *at == prefix && matches!(route, Route::Forward(_)))
+                .map(|(_, route)| route.clone()),
         );
         let usable = |route: &Route| match route {
             Route::Forward(hops) => hops.iter().any(|hop| up(hop.port)),
@@ -143,9 +147,12 @@ fn naive(config: &throughway_config::Router, world: &World) -> BTreeMap<Prefix, 
 
 fn check(rib: &Rib, world: &World) -> Result<(), TestCaseError> {
     let table = naive(rib.config(), world);
-    for text in ["10.0.1.7", "10.0.1.8", "10.0.1.200", "10.0.2.1", "10.1.0.1", "10.1.0.2", "10.9.9.9", "192.0.2.1"] {
+    for text in
+        ["10.0.1.7", "10.0.1.8", "10.0.1.200", "10.0.2.1", "10.1.0.1", "10.1.0.2", "10.9.9.9", "192.0.2.1"]
+    {
         let address: IpAddr = text.parse().unwrap();
-        let longest = table.iter().filter(|(prefix, _)| prefix.contains(address)).max_by_key(|(at, _)| at.len());
+        let longest =
+            table.iter().filter(|(prefix, _)| prefix.contains(address)).max_by_key(|(at, _)| at.len());
         // Broadcast and own addresses that are not among the prefixes are not asked for.
         let found = rib.fib().lookup(address);
         prop_assert_eq!(found.as_deref(), longest.map(|(_, route)| route), "{}", address);
@@ -173,10 +180,11 @@ enum What {
 }
 
 fn hops() -> impl Strategy<Value = Vec<model::NextHop>> {
-    let hop = (1u8..3, 1u32..4, 1u16..4, prop::bool::weighted(0.2)).prop_map(|(last, ifindex, weight, dead)| {
-        let gateway = IpAddr::from([10, 1, 0, last]);
-        model::NextHop { weight, dead, ..model::NextHop::new(Some(gateway), Some(ifindex)) }
-    });
+    let hop =
+        (1u8..3, 1u32..4, 1u16..4, prop::bool::weighted(0.2)).prop_map(|(last, ifindex, weight, dead)| {
+            let gateway = IpAddr::from([10, 1, 0, last]);
+            model::NextHop { weight, dead, ..model::NextHop::new(Some(gateway), Some(ifindex)) }
+        });
     prop::collection::vec(hop, 1..4)
 }
 
@@ -210,9 +218,11 @@ fn happen(world: &mut World, ribs: &mut [Rib], event: &Event) {
                 let unicast = model::Route::default();
                 Some(match what {
                     What::Hops(next_hops) => model::Route { next_hops, ..unicast },
-                    What::Object(id) => {
-                        model::Route { next_hops: world.nexthops.get(&id)?.clone(), nexthop_id: Some(id), ..unicast }
-                    }
+                    What::Object(id) => model::Route {
+                        next_hops: world.nexthops.get(&id)?.clone(),
+                        nexthop_id: Some(id),
+                        ..unicast
+                    },
                     What::Blackhole => model::Route { kind: RouteKind::Blackhole, ..unicast },
                     What::Prohibit => model::Route { kind: RouteKind::Prohibit, ..unicast },
                     What::Multicast => model::Route { kind: RouteKind::Multicast, ..unicast },
@@ -226,7 +236,12 @@ fn happen(world: &mut World, ribs: &mut [Rib], event: &Event) {
         }
         Event::Object(id, hops) => {
             world.nexthops.insert(id, hops.clone());
-            let users: Vec<_> = world.routes.iter().filter(|(_, slot)| slot[0].nexthop_id == Some(id)).map(|(key, slot)| (*key, Arc::clone(&slot[0]))).collect();
+            let users: Vec<_> = world
+                .routes
+                .iter()
+                .filter(|(_, slot)| slot[0].nexthop_id == Some(id))
+                .map(|(key, slot)| (*key, Arc::clone(&slot[0])))
+                .collect();
             for (key, route) in &users {
                 let route = model::Route { next_hops: hops.clone(), ..(**route).clone() };
                 world.routes.set(*key, vec![Arc::new(route)]);
@@ -234,7 +249,8 @@ fn happen(world: &mut World, ribs: &mut [Rib], event: &Event) {
             let ports = world.ports();
             for rib in ribs {
                 rib.update_groups(|id| world.group(id));
-                let prefixes = users.iter().filter_map(|(key, _)| Prefix::new(key.prefix.address, key.prefix.len).ok());
+                let prefixes =
+                    users.iter().filter_map(|(key, _)| Prefix::new(key.prefix.address, key.prefix.len).ok());
                 rib.update(Kernel { routes: &world.routes, ports: &ports }, prefixes);
             }
         }
@@ -290,7 +306,13 @@ proptest! {
 fn facts_of_routes_survive() {
     let mut world = World::new();
     for event in [
-        Event::Route(1, 254, 3, 0, Some(What::Hops(vec![model::NextHop::new(Some([10, 1, 0, 2].into()), Some(1))]))),
+        Event::Route(
+            1,
+            254,
+            3,
+            0,
+            Some(What::Hops(vec![model::NextHop::new(Some([10, 1, 0, 2].into()), Some(1))])),
+        ),
         Event::Route(2, 100, 0, 0, Some(What::Blackhole)),
     ] {
         happen(&mut world, &mut [], &event);

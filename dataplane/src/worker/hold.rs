@@ -51,7 +51,12 @@ pub struct Hold<F> {
 
 impl<F> Default for Hold<F> {
     fn default() -> Self {
-        Hold { packets: Vec::with_capacity(CAPACITY), asked: Vec::new(), silent: Vec::with_capacity(SILENT), looked: Now(0) }
+        Hold {
+            packets: Vec::with_capacity(CAPACITY),
+            asked: Vec::new(),
+            silent: Vec::with_capacity(SILENT),
+            looked: Now(0),
+        }
     }
 }
 
