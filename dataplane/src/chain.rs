@@ -188,6 +188,12 @@ impl Program {
         routers.next()?.ethernet_to(port, next_hop)
     }
 
+    /// Whether a neighbour was asked for not long ago and did not answer.
+    pub fn is_silent(&self, port: PortId, next_hop: IpAddr) -> bool {
+        let mut routers = self.functions.iter().filter_map(|entry| entry.function.router());
+        routers.any(|router| router.is_silent(port, next_hop))
+    }
+
     fn routers_of(&self, chain: usize) -> impl Iterator<Item = &Router> {
         let run = self.chains.get(chain).map(|chain| chain.run.as_slice()).unwrap_or_default();
         run.iter().filter_map(|&index| self.functions.get(index)?.function.router())

@@ -24,6 +24,9 @@ pub struct HostFacts {
     pub routes: Arc<Vec<RouteFacts>>,
     /// The neighbours that can be sent to, by our ports.
     pub neighbours: Vec<NeighbourFacts>,
+    /// The neighbours that were asked for not long ago and did not answer: our port, address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<(u16, IpAddr)>,
 }
 
 /// One of our ports.

@@ -9,6 +9,7 @@
 //! * [`guest`]: functions that the configuration does not know.
 //! * [`worker`]: the loop, on pinned threads.
 //! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
+//! * [`rib`]: from all that is known of a prefix to the one route of a forwarding table.
 //! * [`control`]: the slow side: kernel mirror, API, metrics.
 //! * [`explain`]: why a packet goes where it goes, for people.
 //! * [`stats`]: what workers count.
@@ -24,5 +25,6 @@ pub mod explain;
 pub mod guest;
 pub mod host;
 pub mod replay;
+pub mod rib;
 pub mod stats;
 pub mod worker;

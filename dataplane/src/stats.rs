@@ -6,6 +6,8 @@ use throughway_packet::PortId;
 use throughway_vnf::DropReason;
 use throughway_vnf::counters::Counter;
 
+use crate::worker::uses::Uses;
+
 /// Upper bounds of the batch size histogram, in packets.
 pub const BATCH_BOUNDS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
@@ -156,6 +158,8 @@ pub struct WorkerStats {
     pub flows: FlowStats,
     /// How many times the program was replaced.
     pub installs: Counter,
+    /// What was in use, for the neighbours.
+    pub uses: Uses,
     /// The sockets' figures: (port, queue) in the order in which they were opened.
     pub sockets: std::sync::OnceLock<Vec<(PortId, u32, SocketStats)>>,
 }
@@ -173,6 +177,7 @@ impl WorkerStats {
             outstanding: Counter::default(),
             flows: FlowStats::default(),
             installs: Counter::default(),
+            uses: Uses::default(),
             sockets: std::sync::OnceLock::new(),
         })
     }

@@ -4,6 +4,8 @@
 //! * [`binary()`]: the `throughway` under test.
 //! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
 //! * [`config`]: configurations for the lab.
+//! * [`daemons`]: BIRD and FRR in the hosts of a lab.
+//! * [`stream`]: datagrams to an address that two hosts have.
 //! * [`datagrams`]: numbered datagrams, counted one by one.
 //! * [`echo`]: a TCP connection that goes on for as long as a test does.
 //! * [`capture`]: capture files.
@@ -11,10 +13,12 @@
 pub mod binary;
 pub mod capture;
 pub mod config;
+pub mod daemons;
 pub mod datagrams;
 pub mod echo;
 pub mod privileged;
 pub mod scene;
+pub mod stream;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

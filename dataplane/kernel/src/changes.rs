@@ -37,7 +37,7 @@ impl Changes {
     pub(crate) fn add_difference(&mut self, old: &State, new: &State) {
         difference(&old.links, &new.links, &mut self.links);
         difference(&old.addresses, &new.addresses, &mut self.addresses);
-        difference(&old.routes, &new.routes, &mut self.routes);
+        old.routes.difference(&new.routes, &mut self.routes);
         difference(&old.neighbours, &new.neighbours, &mut self.neighbours);
         difference(&old.nexthops, &new.nexthops, &mut self.nexthops);
     }

@@ -12,15 +12,12 @@ use netlink_packet_route::link::{self, LinkAttribute, LinkFlags, LinkInfo, LinkM
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
-    RouteType, RouteVia,
-};
 
 use crate::model::{
-    Address, AddressKey, Link, Neighbour, NeighbourKey, NextHop, NexthopObject, NudState, OperState, Prefix,
-    Route, RouteKey, RouteKind, RouteProtocol, Scope,
+    Address, AddressKey, Link, Neighbour, NeighbourKey, NextHop, NexthopObject, NudState, OperState, Scope,
 };
+pub(crate) use crate::route::route;
+use crate::route::set_flags;
 use crate::socket::{attributes, number};
 
 /// Shape of a decoder: a key and a value, or nothing to keep.
@@ -109,124 +106,6 @@ pub(crate) fn address(payload: &[u8]) -> Decoded<AddressKey, Address> {
     Ok(Some((key, value)))
 }
 
-/// `RTM_NEWROUTE`, `RTM_DELROUTE`.
-pub(crate) fn route(payload: &[u8]) -> Decoded<RouteKey, Route> {
-    let message = RouteMessage::parse(payload)?;
-    let header = &message.header;
-    if !is_ip(header.address_family) || header.flags.contains(RouteFlags::Cloned) {
-        return Ok(None);
-    }
-    let unspecified =
-        if header.address_family == AddressFamily::Inet { Prefix::DEFAULT_V4 } else { Prefix::DEFAULT_V6 };
-    let mut key = RouteKey {
-        table: u32::from(header.table),
-        prefix: Prefix { len: header.destination_prefix_length, ..unspecified },
-        source: (header.source_prefix_length != 0)
-            .then_some(Prefix { len: header.source_prefix_length, ..unspecified }),
-        tos: header.tos,
-        metric: 0,
-    };
-    let mut route = Route {
-        kind: route_kind(header.kind),
-        scope: Scope(header.scope.into()),
-        protocol: RouteProtocol(header.protocol.into()),
-        ..Route::default()
-    };
-    // Flags of a single next hop stand in the header; the low byte is the same as in a multipath entry.
-    let mut single = NextHop::new(None, None);
-    set_flags(&mut single, RouteNextHopFlags::from_bits_retain(header.flags.bits() as u8));
-    for attribute in message.attributes {
-        match attribute {
-            RouteAttribute::Table(table) => key.table = table,
-            RouteAttribute::Destination(address) => set_address(&mut key.prefix.address, address),
-            RouteAttribute::Source(address) => {
-                if let Some(source) = &mut key.source {
-                    set_address(&mut source.address, address);
-                }
-            }
-            RouteAttribute::Priority(metric) => key.metric = metric,
-            RouteAttribute::PrefSource(address) => route.preferred_source = ip(&address),
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.into_iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(mtu),
-                    _ => None,
-                });
-            }
-            RouteAttribute::NhId(id) => route.nexthop_id = Some(id),
-            RouteAttribute::MultiPath(hops) => route.next_hops = hops.into_iter().map(next_hop).collect(),
-            other => set_way(&mut single, other),
-        }
-    }
-    if route.next_hops.is_empty() && (single.ifindex.is_some() || single.gateway.is_some()) {
-        route.next_hops.push(single);
-    }
-    if matches!(
-        route.kind,
-        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw
-    ) {
-        // IPv6 names the loopback device for these.
-        route.next_hops.clear();
-    }
-    route.next_hops.sort_unstable();
-    Ok(Some((key, route)))
-}
-
-fn next_hop(entry: RouteNextHop) -> NextHop {
-    let mut hop = NextHop::new(None, Some(entry.interface_index).filter(|index| *index != 0));
-    hop.weight = u16::from(entry.hops) + 1;
-    set_flags(&mut hop, entry.flags);
-    for attribute in entry.attributes {
-        set_way(&mut hop, attribute);
-    }
-    hop
-}
-
-fn set_flags(hop: &mut NextHop, flags: RouteNextHopFlags) {
-    hop.onlink = flags.contains(RouteNextHopFlags::Onlink);
-    hop.dead = flags.contains(RouteNextHopFlags::Dead);
-    hop.linkdown = flags.contains(RouteNextHopFlags::Linkdown);
-}
-
-fn set_way(hop: &mut NextHop, attribute: RouteAttribute) {
-    match attribute {
-        RouteAttribute::Oif(index) => hop.ifindex = Some(index).filter(|index| *index != 0),
-        RouteAttribute::Gateway(address) => hop.gateway = ip(&address),
-        RouteAttribute::Via(RouteVia::Inet(address)) => hop.gateway = Some(address.into()),
-        RouteAttribute::Via(RouteVia::Inet6(address)) => hop.gateway = Some(address.into()),
-        RouteAttribute::EncapType(_) => hop.encapsulates = true,
-        _ => {}
-    }
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
-        _ => None,
-    }
-}
-
-fn set_address(to: &mut IpAddr, from: RouteAddress) {
-    if let Some(address) = ip(&from) {
-        *to = address;
-    }
-}
-
-fn route_kind(kind: RouteType) -> RouteKind {
-    match kind {
-        RouteType::Unicast => RouteKind::Unicast,
-        RouteType::Local => RouteKind::Local,
-        RouteType::Broadcast => RouteKind::Broadcast,
-        RouteType::Anycast => RouteKind::Anycast,
-        RouteType::Multicast => RouteKind::Multicast,
-        RouteType::BlackHole => RouteKind::Blackhole,
-        RouteType::Unreachable => RouteKind::Unreachable,
-        RouteType::Prohibit => RouteKind::Prohibit,
-        RouteType::Throw => RouteKind::Throw,
-        other => RouteKind::Other(other.into()),
-    }
-}
-
 /// `RTM_NEWNEIGH`, `RTM_DELNEIGH`.
 pub(crate) fn neighbour(payload: &[u8]) -> Decoded<NeighbourKey, Neighbour> {
     let message = NeighbourMessage::parse(payload)?;
@@ -283,7 +162,7 @@ pub(crate) fn nexthop(payload: &[u8]) -> Decoded<u32, NexthopObject> {
     let mut group = None;
     let mut hop = NextHop::new(None, None);
     let flags = number(&header[4..]).unwrap_or_default();
-    set_flags(&mut hop, RouteNextHopFlags::from_bits_retain(flags as u8));
+    set_flags(&mut hop, flags);
     for (kind, value) in attributes(rest) {
         match kind {
             NHA_ID => id = number(value),
@@ -314,7 +193,7 @@ fn members(value: &[u8]) -> Vec<(u32, u16)> {
         .collect()
 }
 
-fn ip_of_bytes(value: &[u8]) -> Option<IpAddr> {
+pub(crate) fn ip_of_bytes(value: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(value)
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))

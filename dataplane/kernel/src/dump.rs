@@ -9,8 +9,9 @@ use crate::decode::{self, Decoded};
 use crate::error::KernelError;
 use crate::message as rtm;
 use crate::model::{IfIndex, NexthopObject, State};
+use crate::routes::Routes;
 use crate::socket::{Frame, Netlink, Payload};
-use crate::store::{Family, Slots, add_dumped};
+use crate::store::{Family, add_dumped};
 
 const IFLA_EXT_MASK: u16 = 29;
 /// Leaves the packet counters out of links.
@@ -70,9 +71,9 @@ impl Dumper {
         }
         // Before the routes, which refer to them.
         let nexthops = self.nexthops()?;
-        let mut routes = Slots::new();
+        let mut routes = Routes::default();
         for family in Family::BOTH {
-            routes.append(&mut self.routes_by(family, None, &nexthops)?);
+            routes.append(self.routes_by(family, None, &nexthops)?);
         }
         Ok(State { links, addresses, routes, neighbours, nexthops })
     }
@@ -94,7 +95,7 @@ impl Dumper {
         family: Family,
         ifindex: Option<IfIndex>,
         nexthops: &BTreeMap<u32, NexthopObject>,
-    ) -> Result<Slots, KernelError> {
+    ) -> Result<Routes, KernelError> {
         let family = if family == Family::V4 { rtm::AF_INET } else { rtm::AF_INET6 };
         let mut payload = Payload::new(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         if let Some(ifindex) = ifindex {
@@ -105,7 +106,7 @@ impl Dumper {
             rtm::GETROUTE,
             payload.bytes(),
             decode::route,
-            |slots: &mut Slots, key, route| {
+            |slots: &mut Routes, key, route| {
                 // Kernels before 4.20 do not know the filter and give all.
                 if ifindex.is_none_or(|index| route.next_hops.iter().any(|hop| hop.ifindex == Some(index)))
                     || route.nexthop_id.is_some()
@@ -154,6 +155,25 @@ fn link_header(index: u32) -> Payload {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     Payload::new(&header)
+}
+
+/// Reads the routes of all tables of the calling thread's network namespace and only counts them: what reading costs by
+/// itself.
+///
+/// # Errors
+/// The kernel refuses a socket or a dump.
+pub fn count_routes() -> Result<usize, KernelError> {
+    let mut socket = Netlink::open(NETLINK_ROUTE)?;
+    let mut count = 0;
+    for family in [rtm::AF_INET, rtm::AF_INET6] {
+        let payload = Payload::new(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let mut routes = 0;
+        let begin = |routes: &mut usize| *routes = 0;
+        let add = |routes: &mut usize, _: &Frame<'_>| *routes += 1;
+        socket.dump("dump routes", rtm::GETROUTE, payload.bytes(), &mut routes, begin, add)?;
+        count += routes;
+    }
+    Ok(count)
 }
 
 /// Reads the state of the calling thread's network namespace once.

@@ -19,17 +19,19 @@ mod message;
 mod mirror;
 pub mod model;
 mod resolver;
+mod route;
+mod routes;
 mod socket;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use changes::Changes;
-pub use dump::snapshot;
+pub use dump::{count_routes, snapshot};
 pub use error::KernelError;
-pub use mirror::{Mirror, MirrorStats, Options};
+pub use mirror::{Mirror, MirrorStats, Options, Waiter};
 pub use model::{
     Address, AddressKey, IfIndex, Link, Neighbour, NeighbourKey, NextHop, NexthopObject, NudState, OperState,
-    Prefix, Route, RouteKey, RouteKind, RouteProtocol, Scope, State,
+    Prefix, Route, RouteKey, RouteKind, RouteProtocol, Routes, Scope, State,
 };
 pub use resolver::{ResolveError, Resolver};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::DecodeError;
@@ -17,12 +17,14 @@ use crate::decode;
 use crate::dump::Dumper;
 use crate::error::KernelError;
 use crate::message as rtm;
-use crate::model::{AddressKey, IfIndex, Link, State};
+use crate::model::{AddressKey, IfIndex, Link, NudState, State};
 use crate::socket::{Frame, Frames, Netlink};
 use crate::store::{Family, Fit, Store};
 
-/// Unread notifications we ask the kernel to keep: some 20 000 route changes.
-const RECEIVE_BUFFER: usize = 16 << 20;
+/// Unread notifications we ask the kernel to keep: some 150 000 route changes, as many as come while a full table is read;
+/// it counts twice as much as it is asked for.
+/// The kernel takes the memory only when there is so much to keep.
+const RECEIVE_BUFFER: usize = 64 << 20;
 /// Datagrams read in one [`Mirror::wait`], so that a flood does not keep its caller from its other work.
 const DATAGRAMS: usize = 4096;
 /// Datagrams thrown away before reading everything anew. Only a flood faster than our reading gets this far.
@@ -134,11 +136,20 @@ impl Mirror {
     /// Waits until there is news or `timeout` is over, brings the state up to date and tells what changed. Returns
     /// without changes when a signal arrives. Not all of a flood is read in one call; the next one goes on at once.
     ///
+    /// What an interface's going up or down did to routes without a word is asked for in the next call, which does not
+    /// wait: the kernel may need long for it, and who sends by that interface wants to know first.
+    ///
     /// # Errors
     /// The socket fails, or the kernel cannot be asked for what must be read anew. The next call tries again.
     pub fn wait(&mut self, timeout: Duration) -> Result<Changes, KernelError> {
         let mut changes = Changes::default();
-        if !self.stale && self.work.is_empty() && !self.readable(timeout)? {
+        if !self.work.is_empty() && !self.stale {
+            self.settle(&mut changes)?;
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+        }
+        if !self.stale && !readable(self.events.socket(), timeout)? {
             return Ok(changes);
         }
         for _ in 0..DATAGRAMS {
@@ -173,21 +184,24 @@ impl Mirror {
         }
         if self.stale {
             self.rebuild(&mut changes)?;
-        } else {
+        } else if changes.links.is_empty() {
             self.settle(&mut changes)?;
         }
         Ok(changes)
     }
 
-    fn readable(&self, timeout: Duration) -> Result<bool, KernelError> {
-        // Rounded up: a timeout below a millisecond must not become busy waiting.
-        let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-        let mut descriptors = [PollFd::new(self.events.socket().as_fd(), PollFlags::POLLIN)];
-        match poll(&mut descriptors, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::EINTR) => Ok(false),
-            Err(errno) => Err(KernelError::Socket { action: "poll", source: io::Error::from(errno) }),
-        }
+    /// Whether [`Mirror::wait`] has something to do before it waits.
+    pub fn is_pending(&self) -> bool {
+        self.stale || !self.work.is_empty()
+    }
+
+    /// Something that waits for news beside the mirror, for those who share it: see [`Waiter::wait`].
+    ///
+    /// # Errors
+    /// The process has too many files open.
+    pub fn waiter(&self) -> Result<Waiter, KernelError> {
+        let socket = self.events.socket().as_fd().try_clone_to_owned();
+        socket.map(Waiter).map_err(|source| KernelError::Socket { action: "share", source })
     }
 
     /// Reads everything anew. What waits in the socket is older than the dump, and with pieces of the story missing it
@@ -247,7 +261,7 @@ impl Mirror {
                 }
                 match self.dumper.routes_by(family, Some(ifindex), &self.store.state().nexthops) {
                     Ok(slots) => {
-                        if self.store.replace_routes_by(ifindex, family, slots, changes) == Fit::Unclear {
+                        if self.store.replace_routes_by(ifindex, family, &slots, changes) == Fit::Unclear {
                             self.work.families.insert(family);
                         }
                     }
@@ -264,7 +278,7 @@ impl Mirror {
         while let Some(family) = self.work.families.first().copied() {
             self.stats.resyncs += 1;
             let slots = self.dumper.routes_by(family, None, &self.store.state().nexthops)?;
-            self.store.replace_family(family, slots, changes);
+            self.store.replace_family(family, &slots, changes);
             self.work.families.remove(&family);
         }
         Ok(())
@@ -275,6 +289,31 @@ impl AsFd for Mirror {
     /// Readable when there is news, for callers with their own poll loop.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.socket().as_fd()
+    }
+}
+
+/// Waits for news of a [`Mirror`] that others may use meanwhile.
+#[derive(Debug)]
+pub struct Waiter(OwnedFd);
+
+impl Waiter {
+    /// Whether there is news, within `timeout`: then [`Mirror::wait`] will not wait. A signal ends the wait early.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn wait(&self, timeout: Duration) -> Result<bool, KernelError> {
+        readable(&self.0, timeout)
+    }
+}
+
+fn readable(socket: &impl AsFd, timeout: Duration) -> Result<bool, KernelError> {
+    // Rounded up: a timeout below a millisecond must not become busy waiting.
+    let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut descriptors, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(KernelError::Socket { action: "poll", source: io::Error::from(errno) }),
     }
 }
 
@@ -357,6 +396,10 @@ fn apply(
         }
         rtm::NEWNEIGH => {
             if let Some((key, neighbour)) = decode::neighbour(frame.payload)? {
+                // That it did not answer again is news, too: of the asking in between the kernel says nothing.
+                if neighbour.state == NudState::Failed {
+                    changes.neighbours.insert(key);
+                }
                 put(&mut store.state_mut().neighbours, &mut changes.neighbours, key, neighbour);
             }
         }

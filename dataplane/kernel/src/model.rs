@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use crate::routes::Routes;
+
 /// The kernel's number of an interface. Never zero for a real one, and not reused while the interface lives.
 pub type IfIndex = u32;
 
@@ -243,7 +245,7 @@ impl NextHop {
 }
 
 /// A route.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Route {
     /// What it does.
     pub kind: RouteKind,
@@ -334,10 +336,8 @@ pub struct State {
     pub links: BTreeMap<IfIndex, Link>,
     /// Addresses of the interfaces.
     pub addresses: BTreeMap<AddressKey, Address>,
-    /// Routes of all tables and both families. A slot holds more than one where the kernel lets equal ones stand side by
-    /// side (`fe80::/64` of each interface, `ip route append`): IPv4 ones in its order, of which the first is used; IPv6
-    /// ones sorted, since it has no such preference. Never an empty list.
-    pub routes: BTreeMap<RouteKey, Vec<Route>>,
+    /// Routes of all tables and both families.
+    pub routes: Routes,
     /// Neighbours of both families. Proxy entries and bridge forwarding entries are not among them.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// Nexthop objects by number. The next hops of routes already follow them.
@@ -357,11 +357,13 @@ impl State {
 
     /// Routes of one table, in the order of [`RouteKey`].
     pub fn routes_of(&self, table: u32) -> impl Iterator<Item = (&RouteKey, &Route)> {
-        let first = RouteKey { table, prefix: Prefix::DEFAULT_V4, source: None, tos: 0, metric: 0 };
-        self.routes
-            .range(first..)
-            .take_while(move |(key, _)| key.table == table)
-            .flat_map(|(key, routes)| routes.iter().map(move |route| (key, route)))
+        let slots = self.routes.of_table_from(table, Prefix::DEFAULT_V4);
+        slots.flat_map(|(key, routes)| routes.iter().map(move |route| (key, &**route)))
+    }
+
+    /// What the routes with nexthop object `id` do now: unicast over these next hops, or blackhole.
+    pub fn nexthop(&self, id: u32) -> Option<(RouteKind, Vec<NextHop>)> {
+        crate::store::ways(&self.nexthops, id)
     }
 
     /// The neighbour with this address on this interface.

@@ -7,9 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::changes::{Changes, difference};
-use crate::model::{IfIndex, NextHop, NexthopObject, Route, RouteKey, RouteKind, State};
+use crate::model::{IfIndex, NextHop, NexthopObject, Route, RouteKey, RouteKind, Routes, State};
 use crate::socket::{NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE};
 
 /// Address family of routes.
@@ -35,9 +36,6 @@ pub(crate) enum Fit {
     Unclear,
 }
 
-/// Routes by slot, as a dump gives them.
-pub(crate) type Slots = BTreeMap<RouteKey, Vec<Route>>;
-
 /// The state with what helps to alter it.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
@@ -49,7 +47,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(state: State) -> Self {
         let mut users = HashMap::new();
-        for id in state.routes.values().flatten().filter_map(|route| route.nexthop_id) {
+        for id in state.routes.iter().flat_map(|(_, slot)| slot).filter_map(|route| route.nexthop_id) {
             *users.entry(id).or_default() += 1;
         }
         Self { state, users }
@@ -64,11 +62,11 @@ impl Store {
         &mut self.state
     }
 
-    fn set_slot(&mut self, key: RouteKey, mut routes: Vec<Route>, changes: &mut Changes) {
+    fn set_slot(&mut self, key: RouteKey, mut routes: Vec<Arc<Route>>, changes: &mut Changes) {
         if Family::of(&key) == Family::V6 {
             routes.sort_unstable();
         }
-        let old = self.state.routes.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let old = self.state.routes.get(&key).unwrap_or_default();
         if old == routes {
             return;
         }
@@ -81,11 +79,12 @@ impl Store {
             *self.users.entry(id).or_default() += 1;
         }
         changes.routes.insert(key);
-        if routes.is_empty() {
-            self.state.routes.remove(&key);
-        } else {
-            self.state.routes.insert(key, routes);
-        }
+        self.state.routes.set(key, routes);
+    }
+
+    /// The routes of a slot, to be altered and set again.
+    fn slot(&self, key: &RouteKey) -> Vec<Arc<Route>> {
+        self.state.routes.get(key).unwrap_or_default().to_vec()
     }
 
     /// `RTM_NEWROUTE` with the flags of its message.
@@ -97,7 +96,7 @@ impl Store {
         changes: &mut Changes,
     ) -> Fit {
         expand(&self.state.nexthops, &mut route);
-        let old = self.state.routes.get(&key).cloned().unwrap_or_default();
+        let (old, route) = (self.slot(&key), Arc::new(route));
         let placed = match Family::of(&key) {
             Family::V4 => Some(place_v4(old, route, flags)),
             Family::V6 => place_v6(old, route, flags),
@@ -115,7 +114,7 @@ impl Store {
     pub(crate) fn delete_route(&mut self, key: RouteKey, mut route: Route, changes: &mut Changes) -> Fit {
         expand(&self.state.nexthops, &mut route);
         // A slot that is not there was emptied by what the kernel does not announce and we have seen already.
-        let Some(mut slot) = self.state.routes.get(&key).cloned() else {
+        let Some(mut slot) = self.state.routes.get(&key).map(<[_]>::to_vec) else {
             return Fit::Clear;
         };
         if let Some(position) = slot.iter().position(|other| same_route(other, &route)) {
@@ -125,7 +124,9 @@ impl Store {
                 other.nexthop_id == route.nexthop_id && other.kind == route.kind && within(&route, other)
             })
         {
-            group.next_hops.retain(|hop| !route.next_hops.iter().any(|gone| gone.same_way(hop)));
+            Arc::make_mut(group)
+                .next_hops
+                .retain(|hop| !route.next_hops.iter().any(|gone| gone.same_way(hop)));
         } else {
             return Fit::Unclear;
         }
@@ -134,7 +135,7 @@ impl Store {
     }
 
     /// Takes the routes of one family from a whole dump.
-    pub(crate) fn replace_family(&mut self, family: Family, mut dump: Slots, changes: &mut Changes) {
+    pub(crate) fn replace_family(&mut self, family: Family, dump: &Routes, changes: &mut Changes) {
         let gone: Vec<RouteKey> = self
             .state
             .routes
@@ -145,8 +146,8 @@ impl Store {
         for key in gone {
             self.set_slot(key, Vec::new(), changes);
         }
-        for (key, slot) in &mut dump {
-            self.set_slot(*key, std::mem::take(slot), changes);
+        for (key, slot) in dump.iter() {
+            self.set_slot(*key, slot.to_vec(), changes);
         }
     }
 
@@ -156,7 +157,7 @@ impl Store {
         &mut self,
         ifindex: IfIndex,
         family: Family,
-        mut dump: Slots,
+        dump: &Routes,
         changes: &mut Changes,
     ) -> Fit {
         let mut fit = Fit::Clear;
@@ -169,9 +170,9 @@ impl Store {
             .chain(dump.keys().copied())
             .collect();
         for key in concerned {
-            let mut fresh = dump.remove(&key).unwrap_or_default();
-            let old = self.state.routes.get(&key).cloned().unwrap_or_default();
-            let mut slot: Vec<Route> = old
+            let mut fresh = dump.get(&key).unwrap_or_default().to_vec();
+            let old = self.slot(&key);
+            let mut slot: Vec<Arc<Route>> = old
                 .into_iter()
                 .filter_map(|route| {
                     let position = fresh.iter().position(|other| same_route(other, &route));
@@ -203,7 +204,7 @@ impl Store {
             .map(|(key, _)| *key)
             .collect();
         for key in concerned {
-            let mut slot = self.state.routes.get(&key).cloned().unwrap_or_default();
+            let mut slot = self.slot(&key);
             slot.retain(|route| {
                 if !uses(route, ifindex) {
                     return true;
@@ -245,11 +246,11 @@ impl Store {
             .collect()
     }
 
-    fn hops(&self) -> impl Iterator<Item = (&Route, &NextHop)> {
+    fn hops(&self) -> impl Iterator<Item = (&Arc<Route>, &NextHop)> {
         self.state
             .routes
-            .values()
-            .flatten()
+            .iter()
+            .flat_map(|(_, slot)| slot)
             .flat_map(|route| route.next_hops.iter().map(move |hop| (route, hop)))
     }
 
@@ -299,11 +300,13 @@ impl Store {
             .collect();
         for id in concerned {
             let nexthops = self.state.nexthops.clone();
-            self.alter_users(id, changes, |slot| slot.iter_mut().for_each(|route| expand(&nexthops, route)));
+            self.alter_users(id, changes, |slot| {
+                slot.iter_mut().for_each(|route| expand(&nexthops, Arc::make_mut(route)))
+            });
         }
     }
 
-    fn alter_users(&mut self, id: u32, changes: &mut Changes, alter: impl Fn(&mut Vec<Route>)) {
+    fn alter_users(&mut self, id: u32, changes: &mut Changes, alter: impl Fn(&mut Vec<Arc<Route>>)) {
         if self.users.get(&id).is_none_or(|count| *count == 0) {
             return;
         }
@@ -315,7 +318,7 @@ impl Store {
             .map(|(key, _)| *key)
             .collect();
         for key in concerned {
-            let mut slot = self.state.routes.get(&key).cloned().unwrap_or_default();
+            let mut slot = self.slot(&key);
             alter(&mut slot);
             self.set_slot(key, slot, changes);
         }
@@ -324,33 +327,41 @@ impl Store {
 
 /// Adds a route of a dump to its slot, behind those which the dump gave before.
 pub(crate) fn add_dumped(
-    slots: &mut Slots,
+    slots: &mut Routes,
     nexthops: &BTreeMap<u32, NexthopObject>,
     key: RouteKey,
     mut route: Route,
 ) {
     expand(nexthops, &mut route);
-    let slot = slots.entry(key).or_default();
+    let known = slots.get(&key).unwrap_or_default();
     // A dump continued after a change under it may say a thing twice.
-    if !slot.iter().any(|other| same_route(other, &route)) {
-        slot.push(route);
-        if Family::of(&key) == Family::V6 {
-            slot.sort_unstable();
-        }
+    if known.iter().any(|other| same_route(other, &route)) {
+        return;
     }
+    let mut slot = known.to_vec();
+    slot.push(Arc::new(route));
+    if Family::of(&key) == Family::V6 {
+        slot.sort_unstable();
+    }
+    slots.set(key, slot);
 }
 
 /// Gives a route the next hops of its nexthop object, whether the kernel has spelt them out or not
 /// (`net.ipv4.nexthop_compat_mode`).
 fn expand(nexthops: &BTreeMap<u32, NexthopObject>, route: &mut Route) {
-    let Some(object) = route.nexthop_id.and_then(|id| nexthops.get(&id)) else {
+    let Some((kind, next_hops)) = route.nexthop_id.and_then(|id| ways(nexthops, id)) else {
         return;
     };
-    route.next_hops = match object {
-        NexthopObject::Blackhole => {
-            route.kind = RouteKind::Blackhole;
-            Vec::new()
-        }
+    if kind == RouteKind::Blackhole {
+        route.kind = kind;
+    }
+    route.next_hops = next_hops;
+}
+
+/// What a nexthop object stands for: the next hops of a unicast route, or a blackhole.
+pub(crate) fn ways(nexthops: &BTreeMap<u32, NexthopObject>, id: u32) -> Option<(RouteKind, Vec<NextHop>)> {
+    let mut hops: Vec<NextHop> = match nexthops.get(&id)? {
+        NexthopObject::Blackhole => return Some((RouteKind::Blackhole, Vec::new())),
         NexthopObject::Single(hop) => vec![*hop],
         NexthopObject::Group(members) => members
             .iter()
@@ -360,7 +371,8 @@ fn expand(nexthops: &BTreeMap<u32, NexthopObject>, route: &mut Route) {
             })
             .collect(),
     };
-    route.next_hops.sort_unstable();
+    hops.sort_unstable();
+    Some((RouteKind::Unicast, hops))
 }
 
 fn uses(route: &Route, ifindex: IfIndex) -> bool {
@@ -386,12 +398,12 @@ fn within(a: &Route, b: &Route) -> bool {
 }
 
 /// Position of the route which a replacing one takes the place of.
-fn replaced(slot: &[Route], route: &Route) -> Option<usize> {
+fn replaced(slot: &[Arc<Route>], route: &Route) -> Option<usize> {
     // Announced for each route over a nexthop object when the object changes.
     route.nexthop_id.and_then(|id| slot.iter().position(|other| other.nexthop_id == Some(id)))
 }
 
-fn place_v4(mut slot: Vec<Route>, route: Route, flags: u16) -> Vec<Route> {
+fn place_v4(mut slot: Vec<Arc<Route>>, route: Arc<Route>, flags: u16) -> Vec<Arc<Route>> {
     if flags & NLM_F_REPLACE != 0 {
         let position = replaced(&slot, &route).unwrap_or(0);
         match slot.get_mut(position) {
@@ -411,7 +423,7 @@ fn place_v4(mut slot: Vec<Route>, route: Route, flags: u16) -> Vec<Route> {
     slot
 }
 
-fn place_v6(mut slot: Vec<Route>, route: Route, flags: u16) -> Option<Vec<Route>> {
+fn place_v6(mut slot: Vec<Arc<Route>>, route: Arc<Route>, flags: u16) -> Option<Vec<Arc<Route>>> {
     if flags & NLM_F_REPLACE != 0 {
         if slot.len() <= 1 {
             return Some(vec![route]);

@@ -168,7 +168,7 @@ fn route(gateways: &[&str]) -> Route {
 }
 
 fn gateways(store: &Store, key: RouteKey) -> Vec<Vec<String>> {
-    let slot = store.state().routes.get(&key).cloned().unwrap_or_default();
+    let slot = &store.state().routes[&key];
     slot.iter()
         .map(|route| route.next_hops.iter().map(|hop| hop.gateway.unwrap().to_string()).collect())
         .collect()

@@ -34,7 +34,7 @@ fn via(gateway: &str, ifindex: u32) -> NextHop {
 }
 
 fn hops(state: &State, key: RouteKey) -> Option<Vec<NextHop>> {
-    match state.routes.get(&key).map(Vec::as_slice) {
+    match state.routes.get(&key) {
         None => None,
         Some([route]) => Some(route.next_hops.clone()),
         Some(several) => panic!("{several:?}"),
@@ -147,7 +147,7 @@ fn ipv4_routes_are_added_replaced_and_deleted() {
         next_hops: vec![NextHop::new(None, Some(a))],
         ..Route::default()
     };
-    assert_eq!(connected, expected);
+    assert_eq!(*connected, expected);
     let local = RouteKey { table: table::LOCAL, ..key("10.1.0.1/32", 0) };
     assert_eq!(mirror.state().routes[&local][0].kind, RouteKind::Local);
     let broadcast = RouteKey { table: table::LOCAL, ..key("10.1.0.255/32", 0) };
@@ -195,7 +195,7 @@ fn ipv4_routes_are_added_replaced_and_deleted() {
     namespace.ip("route append 10.5.0.0/16 via 10.1.0.3");
     namespace.ip("route prepend 10.5.0.0/16 via 10.1.0.4");
     let gateways = |state: &State| -> Vec<String> {
-        let routes = state.routes.get(&key("10.5.0.0/16", 0)).map(Vec::as_slice).unwrap_or_default();
+        let routes = state.routes.get(&key("10.5.0.0/16", 0)).unwrap_or_default();
         routes.iter().map(|route| route.next_hops[0].gateway.unwrap().to_string()).collect()
     };
     until(&mut mirror, "order", |state| gateways(state) == ["10.1.0.4", "10.1.0.2", "10.1.0.3"]);

@@ -158,7 +158,7 @@ fn any_sequence_of_changes_is_followed() {
                 let changes = mirror.wait(Duration::from_millis(1)).unwrap();
                 let after = comparable(mirror.state());
                 // What differs is named, what is not named does not differ.
-                for (key, slot) in after.routes.iter().chain(&before.routes) {
+                for (key, slot) in after.routes.iter().chain(before.routes.iter()) {
                     let same = before.routes.get(key) == after.routes.get(key);
                     prop_assert!(same || changes.routes.contains(key), "{key:?} {slot:?}");
                 }

@@ -14,7 +14,7 @@ use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
-use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures};
+use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
@@ -165,7 +165,7 @@ impl Service {
 
         let (wanted, wanted_from) = bounded(WANTED);
         let generations = Arc::new(Generations::default());
-        let blueprint = Blueprint::new(&config, &facts)?;
+        let blueprint = Blueprint::on(&config, opened.ground())?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -205,7 +205,9 @@ impl Service {
             steering: Arc::clone(&steering),
             on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
         };
-        let mirror = opened.follow(blueprint.routers(), wanted_from, Arc::clone(&generations), watcher)?;
+        let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
+        let mirror =
+            opened.follow(blueprint.routers(), wanted_from, stats, Arc::clone(&generations), watcher)?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         Ok(Service {
@@ -263,19 +265,14 @@ impl Service {
         let figures = &mut self.figures;
         let workers = self.workers.len();
         let followed = self.mirror.routers();
-        let programs = self.mirror.replace_routers(|facts| {
-            let blueprint = Blueprint::new(&config, facts).map_err(|error| error.to_string())?;
+        let programs = self.mirror.replace_routers(|ground| {
+            let blueprint = Blueprint::on(&config, ground).map_err(|error| error.to_string())?;
             let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
             Ok::<_, String>((blueprint.routers(), programs))
         })?;
         if let Err(error) = self.install(programs) {
             // `install` has put the old chains back; their tables are brought up to date and followed again.
-            let Ok(()) = self.mirror.replace_routers(|facts| {
-                for spec in &followed {
-                    spec.tables.publish(crate::assemble::router::tables(facts, &spec.config, None));
-                }
-                Ok::<_, std::convert::Infallible>((followed, ()))
-            });
+            self.mirror.follow_again(followed);
             self.generations.bump([Slot::CONFIG]);
             return Err(error.to_string());
         }
@@ -393,12 +390,22 @@ impl Service {
         self.reloads
     }
 
-    /// How often the netlink socket overflowed.
-    pub fn kernel_overruns(&self) -> u64 {
-        self.mirror.overruns()
+    /// What was counted of the kernel mirror and the routers' tables.
+    pub fn kernel_figures(&self) -> mirror::Figures {
+        self.mirror.figures()
     }
 
-    /// The host as it is now.
+    /// The routers' figures.
+    pub fn router_stats(&self) -> Vec<RouterFigures> {
+        self.figures.routers()
+    }
+
+    /// The kernel mirror, to look things up in.
+    pub fn mirror(&self) -> &MirrorHandle {
+        &self.mirror
+    }
+
+    /// The host as it is now, without its routes.
     pub fn host(&self) -> Arc<HostFacts> {
         self.mirror.facts()
     }

@@ -7,13 +7,14 @@ pub mod marker;
 pub mod router;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use throughway_config::{Config, FunctionKind};
 use throughway_vnf::{FunctionTag, Snapshot};
 
 use crate::chain::{AnyFunction, Chain, NamedFunction, Program};
 use crate::host::HostFacts;
+use crate::rib::{Kernel, Rib};
 use crate::stats::{ChainStats, FunctionStats};
 
 /// A function that cannot be built although its configuration is valid.
@@ -56,19 +57,41 @@ pub struct RouterSpec {
     pub config: throughway_config::Router,
     /// Where its tables are published.
     pub tables: Snapshot<throughway_router::Tables>,
+    /// The side of its forwarding table that changes it.
+    pub rib: Arc<Mutex<Rib>>,
+}
+
+/// Where a blueprint gets the kernel's routes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground<'a> {
+    /// The host.
+    pub facts: &'a HostFacts,
+    /// The kernel's routes.
+    pub kernel: Kernel<'a>,
+    /// Routers that run: one that is configured as before stays what it is, with its table.
+    pub running: &'a [RouterSpec],
 }
 
 impl Blueprint {
-    /// Builds everything of `config` that workers share, from what is known of the host.
+    /// Builds everything of `config` that workers share, from what is known of the host: its routes among the facts.
     pub fn new(config: &Config, facts: &HostFacts) -> Result<Self, AssembleError> {
+        let (routes, ports) = crate::rib::facts::routes(facts);
+        let kernel = Kernel { routes: &routes, ports: &ports };
+        Blueprint::on(config, Ground { facts, kernel, running: &[] })
+    }
+
+    /// Builds everything of `config` that workers share.
+    pub fn on(config: &Config, ground: Ground<'_>) -> Result<Self, AssembleError> {
         let functions = config.functions.iter().map(|function| {
             let name = function.name.to_string();
             let shared = match &function.kind {
-                FunctionKind::Router(router) => Shared::Router(RouterSpec {
-                    name: name.clone(),
-                    config: router.clone(),
-                    tables: Snapshot::new(router::tables(facts, router, None)),
-                }),
+                FunctionKind::Router(router) => {
+                    let same = |spec: &&RouterSpec| spec.name == name && spec.config == *router;
+                    let running = ground.running.iter().find(same).cloned();
+                    Shared::Router(
+                        running.unwrap_or_else(|| router::follow(&name, router, ground.facts, ground.kernel)),
+                    )
+                }
                 FunctionKind::Marker(marker) => Shared::Marker(
                     marker::rules(marker)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
@@ -110,7 +133,8 @@ impl Blueprint {
         let functions = self.functions.iter().map(|(name, shared)| {
             let function = match shared {
                 Shared::Router(spec) => {
-                    AnyFunction::Router(throughway_router::Router::new(spec.tables.clone()))
+                    let router = throughway_router::Router::new(spec.tables.clone());
+                    AnyFunction::Router(router.counting(figures.router(worker, name)))
                 }
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))
@@ -137,6 +161,18 @@ pub struct Figures {
     chains: HashMap<(usize, String), Arc<ChainStats>>,
     tags: HashMap<(String, &'static str), FunctionTag>,
     last_tag: u8,
+    routers: HashMap<(usize, String), Arc<throughway_router::Counters>>,
+}
+
+/// What one worker saw of one router.
+#[derive(Clone, Debug)]
+pub struct RouterFigures {
+    /// The worker.
+    pub worker: usize,
+    /// The router.
+    pub name: String,
+    /// What was counted.
+    pub counters: Arc<throughway_router::Counters>,
 }
 
 /// The figures of one function in one worker.
@@ -168,6 +204,10 @@ impl Figures {
         Arc::clone(self.functions.entry((worker, name.to_owned(), kind)).or_default())
     }
 
+    fn router(&mut self, worker: usize, name: &str) -> Arc<throughway_router::Counters> {
+        Arc::clone(self.routers.entry((worker, name.to_owned())).or_default())
+    }
+
     /// The tag of a function: the one it has, or the one that was free for longest. There are at most 200 functions.
     fn tag(&mut self, name: &str, kind: &'static str) -> FunctionTag {
         if let Some(tag) = self.tags.get(&(name.to_owned(), kind)) {
@@ -193,6 +233,10 @@ impl Figures {
         self.tags.retain(|(name, kind), _| {
             config.functions.iter().any(|function| *function.name == **name && function.kind.word() == *kind)
         });
+        self.routers.retain(|(_, name), _| {
+            let is_router = |kind: &FunctionKind| matches!(kind, FunctionKind::Router(_));
+            config.functions.iter().any(|function| *function.name == **name && is_router(&function.kind))
+        });
         self.chains.retain(|(_, name), _| config.chains.iter().any(|chain| *chain.name == **name));
     }
 
@@ -203,6 +247,18 @@ impl Figures {
             name: name.clone(),
             kind,
             stats: Arc::clone(stats),
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| (a.worker, &a.name).cmp(&(b.worker, &b.name)));
+        all
+    }
+
+    /// All routers, by worker and name.
+    pub fn routers(&self) -> Vec<RouterFigures> {
+        let all = self.routers.iter().map(|((worker, name), counters)| RouterFigures {
+            worker: *worker,
+            name: name.clone(),
+            counters: Arc::clone(counters),
         });
         let mut all: Vec<_> = all.collect();
         all.sort_by(|a, b| (a.worker, &a.name).cmp(&(b.worker, &b.name)));

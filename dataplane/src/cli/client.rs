@@ -1,15 +1,18 @@
 //! Commands that ask the running service, over its API socket.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use throughway_packet::Prefix;
 
-use super::Failure;
 use super::output::{complain, print, table};
+use super::{Failure, Routes};
+use crate::control::routes::Query;
 use crate::control::show::Options;
 
 /// Longer than any reload takes; a service that hangs must not hang its operator.
@@ -45,6 +48,109 @@ pub(super) fn show(what: &str, options: &Options, socket: &Path, json: bool) -> 
     let value = answer.get("value").cloned().unwrap_or_default();
     print(&if json { format!("{value:#}") } else { table(&value) });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the routers' tables, page by page so that the service is never held up, or explains one address.
+pub(super) fn routes(wanted: &Routes, socket: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let mut query = Query {
+        lookup: wanted.lookup,
+        router: wanted.router.clone(),
+        within: wanted.within.map(|prefix| (prefix.address(), prefix.len())),
+        ..Query::default()
+    };
+    let mut rows = Vec::new();
+    loop {
+        let mut answer = ask(socket, &json!({ "command": "show", "what": "routes", "routes": query }))?;
+        if let Some(error) = answer.get("error").and_then(Value::as_str) {
+            complain(error);
+            return Ok(ExitCode::FAILURE);
+        }
+        if let Some(Value::Array(page)) = answer.get_mut("value") {
+            rows.append(page);
+        }
+        query.after =
+            answer.get_mut("next").map(Value::take).and_then(|next| serde_json::from_value(next).ok());
+        if query.after.is_none() {
+            break;
+        }
+        if !wanted.all {
+            complain(&format!(
+                "the first {} only: ask for --all, or narrow it by --within PREFIX",
+                rows.len()
+            ));
+            break;
+        }
+    }
+    let value = Value::Array(rows);
+    let text = match (json, wanted.lookup) {
+        (true, _) => format!("{value:#}"),
+        (false, None) => table(&value),
+        (false, Some(_)) => explained(&value),
+    };
+    print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a prefix; an address alone is itself.
+pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
+    let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
+    let address: IpAddr = address.parse().map_err(|_| format!("`{address}` is no IP address"))?;
+    let Some(len) = len else { return Ok(Prefix::host(address)) };
+    let len = len.parse().map_err(|_| format!("`{len}` is no length of a prefix"))?;
+    Prefix::containing(address, len).map_err(|error| error.to_string())
+}
+
+/// For people: what becomes of an address, by router.
+fn explained(value: &Value) -> String {
+    let text = |value: &Value, key: &str| match value.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(other) => other.to_string(),
+    };
+    let list =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut out = String::new();
+    for router in value.as_array().into_iter().flatten() {
+        out.push_str(&format!(
+            "{} in router {} (table {}): {} {}\n",
+            text(router, "address"),
+            text(router, "router"),
+            text(router, "table"),
+            text(router, "does"),
+            text(router, "prefix"),
+        ));
+        for hop in list(router, "next_hops") {
+            out.push_str(&format!(
+                "  by {} ({}, link {}) to {}, MAC {}, {}; weight {}\n",
+                text(&hop, "interface"),
+                text(&hop, "device"),
+                text(&hop, "link"),
+                text(&hop, "neighbour"),
+                text(&hop, "mac"),
+                text(&hop, "state"),
+                text(&hop, "weight"),
+            ));
+        }
+        for known in list(router, "candidates") {
+            let used = known.get("used").and_then(Value::as_bool).unwrap_or_default();
+            let hops: Vec<_> =
+                list(&known, "next_hops").iter().filter_map(|hop| hop.as_str().map(str::to_owned)).collect();
+            out.push_str(&format!(
+                "  {} {} {} {}, metric {}, from {}",
+                if used { "used:" } else { "not: " },
+                text(&known, "prefix"),
+                text(&known, "kind"),
+                hops.join(", "),
+                text(&known, "metric"),
+                text(&known, "from"),
+            ));
+            match known.get("why_not").and_then(Value::as_str) {
+                Some(reason) => out.push_str(&format!(": {reason}\n")),
+                None => out.push('\n'),
+            }
+        }
+    }
+    out
 }
 
 fn ask(socket: &Path, request: &Value) -> Result<Value, Failure> {

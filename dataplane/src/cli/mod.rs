@@ -62,6 +62,8 @@ enum Command {
         #[command(flatten)]
         filter: Filter,
         #[command(flatten)]
+        routes: Routes,
+        #[command(flatten)]
         api: Api,
         /// For programs.
         #[arg(long)]
@@ -122,7 +124,24 @@ impl From<Filter> for crate::control::show::Options {
     }
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+/// Which routes; for `show routes`.
+#[derive(Args, Debug)]
+struct Routes {
+    /// Explains where packets to this address go: which route is used, and why not the others.
+    #[arg(long, value_name = "ADDRESS")]
+    lookup: Option<IpAddr>,
+    /// Of this router only.
+    #[arg(long, value_name = "NAME")]
+    router: Option<String>,
+    /// Prefixes within this one only.
+    #[arg(long, value_name = "PREFIX", value_parser = client::prefix)]
+    within: Option<throughway_packet::Prefix>,
+    /// All of them: without it, the first thousand.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     /// Ports: device, granted XDP and zero-copy mode, packets, bytes.
     Interfaces,
@@ -256,7 +275,14 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Schema => offline::schema(),
         Command::Diff { old, new } => offline::diff(&old, &new),
         Command::Reload { api } => client::reload(&api.socket),
-        Command::Show { what, filter, api, json } => {
+        Command::Show { what: What::Routes, routes, api, json, .. } => {
+            client::routes(&routes, &api.socket, json)
+        }
+        Command::Show { what, filter, routes, api, json } => {
+            if routes.lookup.is_some() || routes.router.is_some() || routes.within.is_some() || routes.all {
+                output::complain("error: --lookup, --router, --within and --all are for `show routes`");
+                return Ok(ExitCode::from(2));
+            }
             client::show(what.name(), &filter.into(), &api.socket, json)
         }
         Command::Replay(replay) => offline::replay(&replay),

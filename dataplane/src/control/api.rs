@@ -1,7 +1,7 @@
 //! The API socket: one JSON request a line, one JSON answer a line.
 //!
-//! Requests: `{"command":"reload"}` and `{"command":"show","what":"flows","options":{"port":443}}`. Answers hold `error` when
-//! refused.
+//! Requests: `{"command":"reload"}` and `{"command":"show","what":"flows","options":{"port":443}}`; for routes with what is asked
+//! of them, see [`routes::Query`]. Answers hold `error` when refused.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::show;
+use super::{routes, show};
 use crate::app::Service;
 
 /// A longer request is refused: no real one comes near.
@@ -26,6 +26,9 @@ enum Request {
         what: String,
         #[serde(default)]
         options: show::Options,
+        /// Of routes only.
+        #[serde(default)]
+        routes: routes::Query,
     },
 }
 
@@ -118,7 +121,11 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             Ok(done) => json!({ "changes": done.changes, "warnings": done.warnings }),
             Err(error) => json!({ "error": error }),
         },
-        Request::Show { what, options } => match show::show(&service, &what, &options) {
+        Request::Show { what, routes, .. } if what == "routes" => {
+            let answer = routes::answer(&service.mirror().view(), &routes);
+            answer.unwrap_or_else(|error| json!({ "error": error }))
+        }
+        Request::Show { what, options, .. } => match show::show(&service, &what, &options) {
             Ok(value) => json!({ "value": value }),
             Err(error) => json!({ "error": error }),
         },

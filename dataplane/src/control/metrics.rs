@@ -11,6 +11,7 @@ use prometheus::{Encoder, TextEncoder};
 use throughway_vnf::DropReason;
 
 use crate::app::Service;
+use crate::control::mirror::Figures;
 use crate::stats::{BATCH_BOUNDS, FlowStats, SocketStats};
 
 /// Serves `/metrics` until the process ends.
@@ -104,6 +105,8 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     page.gauge("throughway_build_info", "The running version; always 1.", &version, 1.0);
     reloads(&mut page, service);
+    kernel(&mut page, &service.kernel_figures());
+    routers(&mut page, service);
     interfaces(&mut page, service);
     for worker in service.workers() {
         worker_figures(&mut page, service, worker);
@@ -123,8 +126,86 @@ fn reloads(page: &mut Page, service: &Service) {
         &[],
         f64::from(u8::from(reloads.last_applied)),
     );
-    let help = "Times the netlink socket overflowed and the kernel's state was read anew.";
-    page.counter("throughway_kernel_overruns_total", help, &[], service.kernel_overruns());
+}
+
+fn kernel(page: &mut Page, figures: &Figures) {
+    let mirror = &figures.mirror;
+    let counters = [
+        (
+            "overruns",
+            "Times the netlink socket overflowed and the kernel's state was read anew.",
+            mirror.overruns,
+        ),
+        ("notifications", "Netlink notifications read.", mirror.notifications),
+        (
+            "resyncs",
+            "Times the routes of one family were read anew, as a notification did not fit what was known.",
+            mirror.resyncs,
+        ),
+        (
+            "rechecks",
+            "Times the routes over one device were read anew, as the kernel changes them without a word.",
+            mirror.rechecks,
+        ),
+        ("undecodable", "Netlink messages that could not be understood.", mirror.undecodable),
+        ("interrupted_dumps", "Times a table changed while it was read.", mirror.interrupted_dumps),
+        ("neighbour_resolutions", "Neighbours that the kernel was asked to resolve.", figures.resolutions),
+        (
+            "neighbour_confirmations",
+            "Stale neighbours in use that the kernel was asked to confirm.",
+            figures.confirmations,
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.counter(&format!("throughway_kernel_{name}_total"), help, &[], value);
+    }
+    let gauges = [
+        ("routes", "Routes of all tables of the kernel.", figures.routes),
+        ("routes_bytes", "Memory of the mirrored routes, at most.", figures.memory),
+        ("silent_neighbours", "Neighbours that were asked for and did not answer.", figures.silent),
+    ];
+    for (name, help, value) in gauges {
+        page.gauge(&format!("throughway_kernel_{name}"), help, &[], value as f64);
+    }
+}
+
+fn routers(page: &mut Page, service: &Service) {
+    for router in service.kernel_figures().routers {
+        let of = [("router", router.name.as_str())];
+        for (family, prefixes) in ["ipv4", "ipv6"].iter().zip(router.prefixes) {
+            let labels = [("router", router.name.as_str()), ("family", *family)];
+            let help = "Prefixes in the forwarding table.";
+            page.gauge("throughway_router_prefixes", help, &labels, prefixes as f64);
+        }
+        for (side, bytes) in ["lookup", "control"].iter().zip(router.memory) {
+            let labels = [("router", router.name.as_str()), ("side", *side)];
+            let help = "Memory of the forwarding table: what packets are looked up in, and what changes it.";
+            page.gauge("throughway_router_table_bytes", help, &labels, bytes as f64);
+        }
+        let help = "Prefixes that were judged anew since something of them had changed.";
+        page.counter("throughway_router_updates_total", help, &of, router.rib.updates);
+        let help = "Prefixes whose route became another.";
+        page.counter("throughway_router_changes_total", help, &of, router.rib.changed);
+        let help = "Routes that did not fit into the forwarding table.";
+        page.counter("throughway_router_refused_total", help, &of, router.rib.refused);
+    }
+    for entry in service.router_stats() {
+        let worker = entry.worker.to_string();
+        let labels = [("router", entry.name.as_str()), ("worker", worker.as_str())];
+        let counters = &entry.counters;
+        let figures = [
+            (
+                "lookups",
+                "Destinations looked up: first packets of flows, and those that the flow cache leaves.",
+                &counters.lookups,
+            ),
+            ("misses", "Look-ups that found no route.", &counters.misses),
+            ("unresolved", "Packets whose next hop was not resolved.", &counters.unresolved),
+        ];
+        for (name, help, counter) in figures {
+            page.counter(&format!("throughway_router_{name}_total"), help, &labels, counter.get());
+        }
+    }
 }
 
 fn interfaces(page: &mut Page, service: &Service) {

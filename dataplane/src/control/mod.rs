@@ -1,11 +1,16 @@
 //! The slow side: what runs beside the workers and never touches a packet.
 //!
 //! * [`mirror`]: follows the kernel over netlink and publishes the routers' tables.
+//! * `facts`: the kernel's state as plain facts; `neighbours`: resolving and confirming them.
 //! * [`api`]: the socket that `throughway reload` and `throughway show` speak to.
 //! * [`metrics`]: the Prometheus page.
+//! * [`routes`]: the routers' tables for the API: pages of them, and why a route is used.
 //! * [`show`]: the running state as JSON, for the API.
 
 pub mod api;
+mod facts;
 pub mod metrics;
 pub mod mirror;
+mod neighbours;
+pub mod routes;
 pub mod show;

@@ -41,11 +41,10 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "workers" => workers(service),
         "chains" => chains(service),
         "functions" => functions(service),
-        "routes" => routes(&service.host()),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
         "flows" => flows::flows(service, options)?,
-        "host" => serde_json::to_value(&*service.host()).unwrap_or_default(),
+        "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
     })
 }
@@ -143,27 +142,6 @@ fn port_name(host: &HostFacts, port: Option<u16>) -> Option<String> {
     host.ports.get(usize::from(port?)).map(|port| port.name.clone())
 }
 
-fn routes(host: &HostFacts) -> Value {
-    let rows = host.routes.iter().map(|route| {
-        let hops = route.next_hops.iter().map(|hop| {
-            let gateway =
-                hop.gateway.map_or_else(|| "on link".to_owned(), |gateway| format!("via {gateway}"));
-            let port = port_name(host, hop.port).unwrap_or_else(|| "(not ours)".to_owned());
-            format!("{gateway} {port}")
-        });
-        let hops: Vec<_> = hops.collect();
-        json!({
-            "table": route.table,
-            "prefix": format!("{}/{}", route.prefix.0, route.prefix.1),
-            "kind": route.kind,
-            "next_hops": hops,
-            "metric": route.metric,
-            "protocol": route.protocol,
-        })
-    });
-    rows.collect()
-}
-
 fn neighbours(host: &HostFacts) -> Value {
     let rows = host.neighbours.iter().map(|neighbour| {
         json!({
@@ -173,7 +151,15 @@ fn neighbours(host: &HostFacts) -> Value {
             "state": neighbour.state,
         })
     });
-    rows.collect()
+    let silent = host.unreachable.iter().map(|(port, address)| {
+        json!({
+            "interface": port_name(host, Some(*port)),
+            "address": address,
+            "mac": null,
+            "state": "failed",
+        })
+    });
+    rows.chain(silent).collect()
 }
 
 fn drops(service: &Service) -> Value {

@@ -11,6 +11,8 @@ use super::Wanted;
 pub const CAPACITY: usize = 1024;
 /// How many packets may wait for one neighbour.
 pub const PER_NEIGHBOUR: usize = 64;
+/// How many neighbours that do not answer are asked for again in turn; for others it is somebody else's turn later.
+const SILENT: usize = 64;
 /// How often the waiting packets are looked at, in nanoseconds.
 const EVERY: u64 = 1_000_000;
 
@@ -42,12 +44,19 @@ struct Asked {
 pub struct Hold<F> {
     packets: Vec<Held<F>>,
     asked: Vec<Asked>,
+    /// Neighbours that are known not to answer and were asked for again.
+    silent: Vec<(Wanted, Now)>,
     looked: Now,
 }
 
 impl<F> Default for Hold<F> {
     fn default() -> Self {
-        Hold { packets: Vec::with_capacity(CAPACITY), asked: Vec::new(), looked: Now(0) }
+        Hold {
+            packets: Vec::with_capacity(CAPACITY),
+            asked: Vec::new(),
+            silent: Vec::with_capacity(SILENT),
+            looked: Now(0),
+        }
     }
 }
 
@@ -89,6 +98,26 @@ impl<F> Hold<F> {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// The same for a neighbour for which nothing waits, as it is known not to answer.
+    pub fn should_ask_silent(&mut self, wanted: Wanted, now: Now, again: u64) -> bool {
+        let due = |at: Now| now.0.saturating_sub(at.0) >= again;
+        let known = self.silent.iter().position(|(known, _)| *known == wanted);
+        match known.or_else(|| self.silent.iter().position(|(_, at)| due(*at))) {
+            Some(place) => match self.silent.get_mut(place) {
+                Some(entry) if due(entry.1) => {
+                    *entry = (wanted, now);
+                    true
+                }
+                _ => false,
+            },
+            None if self.silent.len() < SILENT => {
+                self.silent.push((wanted, now));
+                true
+            }
+            None => false,
         }
     }
 
@@ -153,6 +182,18 @@ mod tests {
             next_hop: IpAddr::from([192, 0, 2, last]),
             since: Now(1),
         }
+    }
+
+    #[test]
+    fn silent_neighbours_are_asked_for_in_turn() {
+        let mut hold = Hold::<u8>::default();
+        let wanted = |last: u8| (PortId(0), IpAddr::from([192, 0, 2, last]));
+        assert!(hold.should_ask_silent(wanted(1), Now(5), 10));
+        assert!(!hold.should_ask_silent(wanted(1), Now(14), 10));
+        assert!(hold.should_ask_silent(wanted(2), Now(14), 10), "one does not stand for all");
+        assert!(hold.should_ask_silent(wanted(1), Now(15), 10));
+        let asked = (0..=255).filter(|last| hold.should_ask_silent(wanted(*last), Now(16), 10)).count();
+        assert_eq!(asked, SILENT - 2, "bounded");
     }
 
     #[test]

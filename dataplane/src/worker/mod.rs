@@ -5,6 +5,7 @@
 //! * `fast`: packets of flows that are known: one lookup, one rewrite, however long the chain is.
 //! * [`hold`]: packets that wait for a neighbour.
 //! * [`inspect`]: looking into the flow cache from outside.
+//! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors back to senders.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
@@ -14,6 +15,7 @@ pub mod hold;
 pub mod inspect;
 pub mod live;
 mod pace;
+pub mod uses;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -108,6 +110,7 @@ struct Engine<I: PacketIo> {
     hold: Hold<I::Frame>,
     limiter: Limiter,
     pace: Pace,
+    marking: Pace,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -127,7 +130,8 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             hold: Hold::default(),
             limiter: Limiter::default(),
-            pace: Pace::default(),
+            pace: Pace::of_harvest(),
+            marking: Pace::of_marking(),
         };
         Worker { generations, engine }
     }
@@ -197,6 +201,8 @@ impl<I: PacketIo> Engine<I> {
             let due = self.pace.due(now, flows.buckets());
             flows.age(now.0, due, |settled| tell(program, &settled));
             flows.harvest(now.0, due, |settled| tell(program, &settled));
+            let due = self.marking.due(now, flows.buckets());
+            flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
         let mut total = 0;
         for port in 0..self.io.ports() {
@@ -250,6 +256,7 @@ impl<I: PacketIo> Engine<I> {
                 Err(reason) => self.end(frame, port, reason),
                 Ok(_) => match outcomes.next() {
                     Some(outcome) => {
+                        self.stats.uses.mark(&outcome.dependencies);
                         self.record(&outcome, round);
                         self.conclude(frame, chain, outcome, context);
                     }
@@ -318,6 +325,13 @@ impl<I: PacketIo> Engine<I> {
 
     fn hold_back(&mut self, held: Held<I::Frame>, context: &Context) {
         let wanted = (PortId(held.action.egress), held.next_hop);
+        if self.program.is_silent(wanted.0, wanted.1) {
+            // Nobody answered a moment ago: the sender is told at once, and the neighbour is asked for beside.
+            if self.hold.should_ask_silent(wanted, context.now, ASK_AGAIN) {
+                let _ = self.wanted.try_send(wanted);
+            }
+            return self.give_up(held, context);
+        }
         match self.hold.push(held) {
             Err(refused) => {
                 self.end(refused.frame, refused.headers.ingress(), DropReason::NeighbourQueueFull)
@@ -332,34 +346,40 @@ impl<I: PacketIo> Engine<I> {
         self.stats.held.set(self.hold.len() as u64);
     }
 
+    /// Tells the sender of a packet that its neighbour does not answer.
+    fn give_up(&mut self, held: Held<I::Frame>, context: &Context) {
+        let ingress = held.headers.ingress();
+        let chain = if held.forwarded { self.program.chain_of(ingress) } else { None };
+        if let Some(chain) = chain {
+            let error = throughway_vnf::IcmpError::HostUnreachable;
+            self.answer(&held.frame, chain, &held.headers, error, context);
+        }
+        self.end(held.frame, ingress, DropReason::NeighbourUnreachable);
+    }
+
     /// Sends what waited for a neighbour that is known now, and gives up on what waited too long.
     fn release_held(&mut self, context: &Context) {
         if self.hold.is_empty() || !self.hold.due(context.now) {
             return;
         }
         let program = &self.program;
-        let ready =
-            self.hold.settle(|held| match program.ethernet_to(PortId(held.action.egress), held.next_hop) {
+        let ready = self.hold.settle(|held| {
+            let port = PortId(held.action.egress);
+            let too_long = || context.now.0.saturating_sub(held.since.0) >= NEIGHBOUR_PATIENCE;
+            match program.ethernet_to(port, held.next_hop) {
                 Some(macs) => Some(Ok(macs)),
-                None if context.now.0.saturating_sub(held.since.0) >= NEIGHBOUR_PATIENCE => Some(Err(())),
-                None => None,
-            });
+                None => (too_long() || program.is_silent(port, held.next_hop)).then_some(Err(())),
+            }
+        });
         for (mut held, result) in ready {
-            let ingress = held.headers.ingress();
-            let chain = if held.forwarded { self.program.chain_of(ingress) } else { None };
+            let chain = if held.forwarded { self.program.chain_of(held.headers.ingress()) } else { None };
             match result {
                 Ok((destination, source)) => {
                     throughway_packet::Edit::Ethernet { destination, source }
                         .record(&mut held.headers.clone(), &mut held.action);
                     self.execute(held.frame, chain, &held.headers, &held.action);
                 }
-                Err(()) => {
-                    if let Some(chain) = chain {
-                        let error = throughway_vnf::IcmpError::HostUnreachable;
-                        self.answer(&held.frame, chain, &held.headers, error, context);
-                    }
-                    self.end(held.frame, ingress, DropReason::NeighbourUnreachable);
-                }
+                Err(()) => self.give_up(held, context),
             }
         }
         for wanted in self.hold.overdue(context.now, ASK_AGAIN) {

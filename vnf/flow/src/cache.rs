@@ -18,6 +18,7 @@ use crate::generation::Epoch;
 use crate::key::{Hasher, Key};
 use crate::own::Records;
 use crate::peek::Probe;
+use crate::sweep::Standing;
 use crate::template::Templates;
 
 /// There is room for one template (see [`crate::template`]) for so many flows, and for [`FEWEST_TEMPLATES`] at least.
@@ -128,9 +129,8 @@ pub struct FlowCache {
     pub(crate) stats: Stats,
     pub(crate) live: usize,
     pub(crate) ageing: usize,
-    pub(crate) harvesting: usize,
-    /// When the present round of harvesting began, and the one before (ns).
-    pub(crate) rounds: [u64; 2],
+    pub(crate) harvesting: Standing,
+    pub(crate) marking: Standing,
     /// Where loads that only fetch go, so that nobody thinks them useless.
     fetched: u64,
 }
@@ -158,8 +158,8 @@ impl FlowCache {
             stats: Stats::default(),
             live: 0,
             ageing: 0,
-            harvesting: 0,
-            rounds: [0; 2],
+            harvesting: Standing::default(),
+            marking: Standing::default(),
             fetched: 0,
         }
     }

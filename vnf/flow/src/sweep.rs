@@ -3,6 +3,7 @@
 use crate::bucket::{CREDITED, ESTABLISHED, TICK, WAYS, elapsed, tick};
 use crate::cache::FlowCache;
 use crate::entry::{Flow, Settled};
+use crate::generation::Dependencies;
 
 impl FlowCache {
     /// Looks at the next `budget` buckets of sixteen flows and forgets those that were silent for
@@ -40,10 +41,10 @@ impl FlowCache {
     pub fn harvest(&mut self, time: u64, budget: usize, mut settle: impl FnMut(Settled)) {
         let now = tick(time);
         for _ in 0..budget.min(self.buckets.len()) {
-            let number = self.harvesting;
-            self.harvesting = (number + 1) % self.buckets.len();
+            let number = self.harvesting.next;
+            self.harvesting.next = (number + 1) % self.buckets.len();
             if number == 0 {
-                self.rounds = [time, self.rounds[0]];
+                self.harvesting.rounds = [time, self.harvesting.rounds[0]];
             }
             let Some(bucket) = self.buckets.get(number) else { return };
             let stamps = bucket.stamps;
@@ -51,7 +52,8 @@ impl FlowCache {
                 continue;
             }
             // This bucket's last turn came after the last round had begun.
-            let since = (time >> 28).saturating_sub(self.rounds[1] >> 28).min(u64::from(TICK)) as u16;
+            let since =
+                (time >> 28).saturating_sub(self.harvesting.rounds[1] >> 28).min(u64::from(TICK)) as u16;
             for (way, stamp) in stamps.iter().enumerate() {
                 let place = number * WAYS + way;
                 if stamp & CREDITED != 0
@@ -60,6 +62,30 @@ impl FlowCache {
                 {
                     self.promote(place);
                     settle(settled);
+                }
+            }
+        }
+    }
+
+    /// Looks at the next `budget` buckets of sixteen flows and hands what the answers of those flows were made from that were
+    /// seen since this was last here to `visit`: so that the neighbours that packets go to are known to be in use. `time` in
+    /// nanoseconds. Of a bucket without such flows only its one cache line is touched.
+    pub fn in_use(&mut self, time: u64, budget: usize, mut visit: impl FnMut(&Dependencies)) {
+        let now = tick(time);
+        for _ in 0..budget.min(self.buckets.len()) {
+            let number = self.marking.next;
+            self.marking.next = (number + 1) % self.buckets.len();
+            if number == 0 {
+                self.marking.rounds = [time, self.marking.rounds[0]];
+            }
+            let Some(bucket) = self.buckets.get(number) else { return };
+            let since = (time >> 28).saturating_sub(self.marking.rounds[1] >> 28).min(u64::from(TICK)) as u16;
+            for (way, stamp) in bucket.stamps.iter().enumerate() {
+                if bucket.tags[way] != 0
+                    && elapsed(*stamp, now) <= since
+                    && let Some(entry) = self.entries.get(number * WAYS + way)
+                {
+                    visit(&entry.dependencies);
                 }
             }
         }
@@ -103,4 +129,13 @@ impl FlowCache {
         }
         (end < self.buckets.len()).then_some(end)
     }
+}
+
+/// Where a sweep stands that tells flows seen since its last round from others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    /// The next bucket.
+    pub(crate) next: usize,
+    /// When the present round began, and the one before (ns).
+    pub(crate) rounds: [u64; 2],
 }

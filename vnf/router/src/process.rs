@@ -39,6 +39,18 @@ impl Router {
         Router { tables, counters: Arc::default() }
     }
 
+    /// The same router that goes on counting in `counters`: those of the one that it takes the place of.
+    #[must_use]
+    pub fn counting(mut self, counters: Arc<Counters>) -> Router {
+        self.counters = counters;
+        self
+    }
+
+    /// Whether the neighbour was asked for not long ago and did not answer: see [`crate::Neighbours::is_silent`].
+    pub fn is_silent(&self, port: PortId, next_hop: IpAddr) -> bool {
+        self.tables.read().neighbours.is_silent(port, next_hop)
+    }
+
     /// What this worker's router has seen, for other threads to read.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)

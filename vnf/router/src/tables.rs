@@ -3,7 +3,7 @@
 //! The control side builds new tables beside the old ones and publishes them; parts that did not change are shared. A
 //! worker reads one consistent value for a whole batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -151,9 +151,12 @@ impl Ports {
     }
 }
 
-/// The neighbours whose MAC address is known.
-#[derive(Clone, Debug, Default)]
-pub struct Neighbours(HashMap<NeighbourKey, [u8; 6], BuildHasherDefault<FoldHasher>>);
+/// The neighbours whose MAC address is known, and those that did not answer when they were last asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Neighbours {
+    known: HashMap<NeighbourKey, [u8; 6], BuildHasherDefault<FoldHasher>>,
+    silent: HashSet<NeighbourKey, BuildHasherDefault<FoldHasher>>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct NeighbourKey {
@@ -176,23 +179,36 @@ impl Neighbours {
     /// The MAC address of `address` on the link of `port`.
     #[inline]
     pub fn get(&self, port: PortId, address: IpAddr) -> Option<[u8; 6]> {
-        self.0.get(&NeighbourKey { port, address: octets(address) }).copied()
+        self.known.get(&NeighbourKey { port, address: octets(address) }).copied()
     }
 
-    /// How many there are.
+    /// Whether `address` was asked for on the link of `port` not long ago and nobody answered.
+    pub fn is_silent(&self, port: PortId, address: IpAddr) -> bool {
+        !self.silent.is_empty() && self.silent.contains(&NeighbourKey { port, address: octets(address) })
+    }
+
+    /// The same neighbours, and these that did not answer.
+    #[must_use]
+    pub fn with_silent(mut self, silent: impl IntoIterator<Item = (PortId, IpAddr)>) -> Self {
+        let key = |(port, address)| NeighbourKey { port, address: octets(address) };
+        self.silent = silent.into_iter().map(key).collect();
+        self
+    }
+
+    /// How many are known.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.known.len()
     }
 
-    /// Whether there are none.
+    /// Whether none is known.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 }
 
 impl FromIterator<(PortId, IpAddr, [u8; 6])> for Neighbours {
     fn from_iter<T: IntoIterator<Item = (PortId, IpAddr, [u8; 6])>>(neighbours: T) -> Neighbours {
         let entry = |(port, address, mac)| (NeighbourKey { port, address: octets(address) }, mac);
-        Neighbours(neighbours.into_iter().map(entry).collect())
+        Neighbours { known: neighbours.into_iter().map(entry).collect(), ..Neighbours::default() }
     }
 }

@@ -109,16 +109,63 @@ fn a_list_of_next_hops_has_at_least_one() {
     assert_eq!(list.iter().collect::<Vec<_>>(), [&only]);
 }
 
+/// Which of `hops` each of many flows takes.
+fn assignment(hops: &[NextHop]) -> Vec<NextHop> {
+    let list = NextHops::new(hops.iter().copied()).unwrap();
+    let flow = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..40_000).map(|number| *list.choose(|| flow(number))).collect()
+}
+
+/// A next hop goes or comes back: what moves is its share of the flows, within five standard deviations, and no flow
+/// between those that stay.
 #[test]
-fn the_ends_of_the_hash_range_take_the_first_and_the_last() {
-    let list = NextHops::new(several()).unwrap();
-    assert_eq!(list.choose(|| 0), &several()[0]);
-    assert_eq!(list.choose(|| u32::MAX), &several()[3]);
-    // Weights 1, 2, 4, 1: the borders lie at 1/8, 3/8 and 7/8 of the range.
-    for (border, hop) in [(1u32 << 29, 1), (3 << 29, 2), (7 << 29, 3)] {
-        assert_eq!(list.choose(|| border), &several()[hop]);
-        assert_eq!(list.choose(|| border - 1), &several()[hop - 1]);
+fn only_the_flows_of_a_lost_next_hop_move() {
+    let equal: Vec<NextHop> = several().iter().map(|hop| hop.weighted(1)).collect();
+    for hops in [equal, several()] {
+        let all = assignment(&hops);
+        let total: u32 = hops.iter().map(|hop| u32::from(hop.weight.max(1))).sum();
+        for lost in &hops {
+            let left: Vec<NextHop> = hops.iter().filter(|hop| *hop != lost).copied().collect();
+            let after = assignment(&left);
+            let moved = all.iter().zip(&after).filter(|(before, after)| before != after).count();
+            let needless =
+                all.iter().zip(&after).filter(|(before, after)| before != after && *before != lost);
+            assert_eq!(needless.count(), 0, "{lost:?}");
+            let share = f64::from(lost.weight.max(1)) / f64::from(total);
+            let expected = share * all.len() as f64;
+            let deviation = (expected * (1.0 - share)).sqrt();
+            println!(
+                "{moved} of {} flows moved, {:.2} % for {:.2} %",
+                all.len(),
+                100.0 * moved as f64 / all.len() as f64,
+                100.0 * share
+            );
+            assert!(
+                (moved as f64 - expected).abs() < 5.0 * deviation,
+                "{lost:?}: {moved}, expected {expected}"
+            );
+        }
     }
+}
+
+#[test]
+fn a_change_of_weight_moves_flows_to_where_it_grew_only() {
+    let before = assignment(&several());
+    let mut heavier = several();
+    heavier[1].weight = 6;
+    for (old, new) in before.iter().zip(assignment(&heavier)) {
+        assert!(old.gateway == new.gateway || new.gateway == heavier[1].gateway, "{old:?} to {new:?}");
+    }
+}
+
+#[test]
+fn order_and_repetition_do_not_matter() {
+    let mut hops = several();
+    hops.reverse();
+    assert_eq!(NextHops::new(several()), NextHops::new(hops.clone()));
+    let twice = [hops[0], hops[0], hops[1]];
+    let merged = NextHops::new(twice).unwrap();
+    assert_eq!(merged.iter().map(|hop| hop.weight).collect::<Vec<_>>(), [4, 2], "no weight counts as 1");
 }
 
 #[test]

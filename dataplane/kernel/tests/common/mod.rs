@@ -167,7 +167,8 @@ fn report_difference(mine: &State, theirs: &State) {
     }
     each(&mine.links, &theirs.links);
     each(&mine.addresses, &theirs.addresses);
-    each(&mine.routes, &theirs.routes);
+    let slots = |state: &State| state.routes.iter().map(|(key, slot)| (*key, slot.to_vec())).collect();
+    each(&slots(mine), &slots(theirs));
     each(&mine.neighbours, &theirs.neighbours);
     each(&mine.nexthops, &theirs.nexthops);
 }

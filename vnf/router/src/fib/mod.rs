@@ -30,7 +30,7 @@ use trie::{TOGETHER, Trie};
 use writer::FibWriter;
 
 /// How many bits the first tables take: see ADR 7.
-const IPV4_ROOT: u8 = 16;
+const IPV4_ROOT: u8 = 24;
 const IPV6_ROOT: u8 = 24;
 
 /// The forwarding information base: which route is the most specific for an address.
@@ -134,35 +134,29 @@ impl Fib {
         }
     }
 
-    /// Looks up to [`TOGETHER`] addresses up, each family by itself.
+    /// Looks up to [`TOGETHER`] addresses up. An IPv4 lookup is one load nearly always, and the processor overlaps as many
+    /// as it can hold; the levels of IPv6 are walked together.
     fn walk(&self, addresses: &[IpAddr], into: &mut [RouteId]) {
-        let (mut ipv4, mut ipv6) = ([0u32; TOGETHER], [0u128; TOGETHER]);
-        let (mut from_ipv4, mut from_ipv6) = ([0u8; TOGETHER], [0u8; TOGETHER]);
-        let (mut fours, mut sixes) = (0, 0);
-        for (index, address) in (0..TOGETHER as u8).zip(addresses) {
+        let mut keys = [0u128; TOGETHER];
+        let mut places = [0u8; TOGETHER];
+        let mut count = 0;
+        for (place, (address, id)) in (0..TOGETHER as u8).zip(addresses.iter().zip(into.iter_mut())) {
             match address {
-                IpAddr::V4(address) => {
-                    ipv4[fours] = address.to_bits();
-                    from_ipv4[fours] = index;
-                    fours += 1;
-                }
+                IpAddr::V4(address) => *id = RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
                 IpAddr::V6(address) => {
-                    ipv6[sixes] = address.to_bits();
-                    from_ipv6[sixes] = index;
-                    sixes += 1;
+                    keys[count] = address.to_bits();
+                    places[count] = place;
+                    count += 1;
                 }
             }
+        }
+        if count == 0 {
+            return;
         }
         let mut values = [0u32; TOGETHER];
-        self.ipv4.lookup_all(&ipv4[..fours], &mut values[..fours]);
-        for (&index, &value) in from_ipv4[..fours].iter().zip(&values) {
-            if let Some(id) = into.get_mut(usize::from(index)) {
-                *id = RouteId::ipv4(value);
-            }
-        }
-        self.ipv6.lookup_all(&ipv6[..sixes], &mut values[..sixes]);
-        for (&index, &value) in from_ipv6[..sixes].iter().zip(&values) {
-            if let Some(id) = into.get_mut(usize::from(index)) {
+        self.ipv6.lookup_all(&keys[..count], &mut values[..count]);
+        for (&place, &value) in places[..count].iter().zip(&values) {
+            if let Some(id) = into.get_mut(usize::from(place)) {
                 *id = RouteId::ipv6(value);
             }
         }

@@ -56,6 +56,9 @@ pub(super) trait Key: Copy + Ord + Hash + Debug + Default {
     /// The `count` bits (1 to 32) from `offset` on, zeros after the last; `offset` is smaller than the width.
     fn bits(self, offset: u8, count: u8) -> usize;
 
+    /// The [`STRIDE`] bits from `offset` on, which is smaller than the width and a multiple of eight.
+    fn octet(self, offset: u8) -> usize;
+
     /// The first `len` bits, zeros behind them.
     fn truncated(self, len: u8) -> Self;
 }
@@ -66,6 +69,11 @@ impl Key for u32 {
     #[inline]
     fn bits(self, offset: u8, count: u8) -> usize {
         ((self << offset) >> (32 - count)) as usize
+    }
+
+    #[inline]
+    fn octet(self, offset: u8) -> usize {
+        (self >> (24 - offset) & 0xff) as usize
     }
 
     fn truncated(self, len: u8) -> u32 {
@@ -79,6 +87,13 @@ impl Key for u128 {
     #[inline]
     fn bits(self, offset: u8, count: u8) -> usize {
         ((self << offset) >> (128 - count)) as usize
+    }
+
+    #[inline]
+    fn octet(self, offset: u8) -> usize {
+        // Shifts of 64 bits, which are cheaper by far than those of 128.
+        let half = if offset < 64 { (self >> 64) as u64 } else { self as u64 };
+        (half >> (56 - offset % 64) & 0xff) as usize
     }
 
     fn truncated(self, len: u8) -> u128 {
@@ -119,7 +134,7 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
         let mut offset = ROOT;
         // In memory that is just used again a walk may come to anything: it ends nevertheless.
         while word & NODE != 0 && offset < K::WIDTH {
-            word = self.step(word, key.bits(offset, STRIDE));
+            word = self.step(word, key.octet(offset));
             offset += STRIDE;
         }
         word & VALUE
@@ -144,7 +159,7 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
                 let index = walking[place % TOGETHER];
                 let at = usize::from(index);
                 let (Some(key), Some(value)) = (keys.get(at), values.get_mut(at)) else { continue };
-                *value = self.step(*value, key.bits(offset, STRIDE));
+                *value = self.step(*value, key.octet(offset));
                 walking[left % TOGETHER] = index;
                 left += (*value >> 31) as usize;
             }
