@@ -7,8 +7,9 @@ use throughway_shared::tunnel::{self, Tunnel, kind};
 
 use crate::apply::apply;
 use crate::checksum::sum;
+use crate::embedded::edited;
 use crate::frame::Frame;
-use crate::headers::{Flags, Headers};
+use crate::headers::Headers;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ParseError, UDP, parse_inner};
 use crate::tunnel::{combined_class, entropy, flow_port, outer_class, protocol_of};
 
@@ -99,7 +100,7 @@ fn reshape(rewrite: &Rewrite, headers: &Headers, frame: &mut impl Frame) -> Resu
     let ipv4 = if outer_len > 0 { tunnel.family == FAMILY_IPV4 } else { packet.is_ipv4() };
     head.push(&if ipv4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }.to_be_bytes());
     if outer_len > 0 {
-        outer(&mut head, tunnel, &edited(action, &packet), inner);
+        outer(&mut head, tunnel, &edited(&packet, action), inner);
     }
     let at = longer + start;
     if let (Some(to), Some(from)) =
@@ -191,27 +192,6 @@ const fn outer_len(tunnel: &Tunnel) -> Result<usize, ExecuteError> {
         kind::GUE => Ok(ip + 8),
         _ => Err(ExecuteError::TooDeep),
     }
-}
-
-/// What the outer header needs of the packet after its edits: its flow.
-fn edited(action: &Action, packet: &Headers) -> Headers {
-    let mut view = *packet;
-    if action.has(edits::SOURCE) {
-        view.key.source = action.source;
-    }
-    if action.has(edits::DESTINATION) {
-        view.key.destination = action.destination;
-    }
-    if action.has(edits::SOURCE_PORT) {
-        view.key.source_port = action.source_port;
-        if view.flags.has(Flags::ICMP_QUERY) {
-            view.key.destination_port = action.source_port;
-        }
-    }
-    if action.has(edits::DESTINATION_PORT) {
-        view.key.destination_port = action.destination_port;
-    }
-    view
 }
 
 /// Writes the outer headers of `inner`, the packet after its edits.

@@ -11,9 +11,12 @@
 //! * [`apply`](mod@apply): executes an action on the bytes of a packet, checksums included.
 //! * [`execute`](mod@execute): the same for a whole frame: tags and tunnels make it longer or shorter at its front. These two
 //!   are the only code that writes headers.
+//! * [`extra`]: what is done to one packet alone: [`mss`] clamps the segment size of a SYN, [`embedded`] edits the packet
+//!   that an ICMP error is about.
+//! * [`fragment`]: cuts an IPv4 packet into fragments.
 //! * [`frame`]: a buffer with a packet in it and room before it.
 //! * [`checksum`]: full checksums over bytes.
-//! * [`icmp`]: builds ICMP and ICMPv6 errors.
+//! * [`icmp`]: builds ICMP and ICMPv6 errors; [`reset`] builds TCP resets.
 //! * [`build`]: builds whole packets, for tests and generators.
 #![forbid(unsafe_code)]
 
@@ -21,17 +24,23 @@ pub mod apply;
 pub mod build;
 pub mod checksum;
 pub mod edit;
+pub mod embedded;
 pub mod execute;
+pub mod extra;
+pub mod fragment;
 pub mod frame;
 pub mod headers;
 pub mod icmp;
+pub mod mss;
 pub mod parse;
 mod prefix;
+pub mod reset;
 pub mod tunnel;
 
 pub use apply::apply;
 pub use edit::{Edit, Tags};
 pub use execute::{ExecuteError, execute};
+pub use extra::Extra;
 pub use frame::Frame;
 pub use headers::{Flags, Headers, PortId};
 pub use parse::{ParseError, parse};

@@ -243,7 +243,7 @@ fn bad_fragment(offset: u16, more: bool, len: usize, unfragmented: usize) -> boo
 ///
 /// Options are not ours to judge: what is malformed ends the search.
 #[cold]
-fn source_routed(header: &[u8]) -> bool {
+pub(crate) fn source_routed(header: &[u8]) -> bool {
     let mut options = header.get(20..).unwrap_or_default();
     loop {
         match options {
