@@ -43,7 +43,7 @@ impl<I: PacketIo> Worker<I> {
     fn cut(&mut self, frame: &I::Frame, ingress: PortId, mtu: u16, into: &mut Vec<I::Frame>) -> Option<()> {
         let headers = throughway_packet::parse(frame.bytes(), ingress).ok()?;
         let mut fragments = Fragments::new(frame.bytes(), &headers, mtu)?;
-        loop {
+        while !fragments.is_done() {
             let mut next = self.io.allocate()?;
             // No fragment is longer than the whole.
             let made =
@@ -52,9 +52,10 @@ impl<I: PacketIo> Worker<I> {
                 Some(Ok(len)) if next.set_len(len) => into.push(next),
                 _ => {
                     self.io.release(next);
-                    return fragments.is_done().then_some(());
+                    return None;
                 }
             }
         }
+        Some(())
     }
 }
