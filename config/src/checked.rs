@@ -31,7 +31,7 @@ pub use functions::{Function, FunctionKind};
 pub use interfaces::{Checksum, FailMode, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
 pub use matches::{Addresses, Match, Ports, Several, State, TcpFlag, TcpFlags};
-pub use router::{Route, Router, TableId, Target};
+pub use router::{Mss, Route, Router, TableId, Target, Urpf};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
 pub use sets::{Set, SetContent, SetId};

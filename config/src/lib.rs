@@ -24,8 +24,8 @@ pub use change::Change;
 pub use checked::{
     Addresses, Api, CORES, Chain, Checksum, Config, DefaultVerdict, FailMode, Family, Firewall, Function,
     FunctionId, FunctionKind, Group, GroupId, Interface, InterfaceId, MarkRule, Marker, Match, Metrics,
-    MidStream, Poll, Ports, RejectWith, Route, Router, Rule, RuleAction, Set, SetContent, SetId, Several,
-    State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Workers, XdpMode, ZeroCopy,
+    MidStream, Mss, Poll, Ports, RejectWith, Route, Router, Rule, RuleAction, Set, SetContent, SetId,
+    Several, State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Urpf, Workers, XdpMode, ZeroCopy,
 };
 pub use error::{Errors, Problem, Severity, Span, Warning};
 pub use schema::schema;

@@ -134,7 +134,8 @@ impl Blueprint {
             let function = match shared {
                 Shared::Router(spec) => {
                     let router = throughway_router::Router::new(spec.tables.clone());
-                    AnyFunction::Router(router.counting(figures.router(worker, name)))
+                    let router = router.counting(figures.router(worker, name));
+                    AnyFunction::Router(router.with_options(router::options(&spec.config)))
                 }
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use throughway_config::Router;
 use throughway_packet::PortId;
-use throughway_router::{Fib, InterfaceAddress, Neighbours, Port, PortSettings, Ports, Tables};
+use throughway_router::{
+    Fib, InterfaceAddress, Mss, Neighbours, Options, Port, PortSettings, Ports, Tables, Urpf,
+};
 use throughway_vnf::Snapshot;
 
 use super::RouterSpec;
@@ -54,4 +56,19 @@ pub fn neighbours(facts: &HostFacts) -> Neighbours {
         facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
     let silent = facts.unreachable.iter().map(|(port, address)| (PortId(*port), *address));
     known.collect::<Neighbours>().with_silent(silent)
+}
+
+/// What a router does beside routing.
+pub fn options(config: &Router) -> Options {
+    let urpf = match config.urpf {
+        throughway_config::Urpf::Off => Urpf::Off,
+        throughway_config::Urpf::Loose => Urpf::Loose,
+        throughway_config::Urpf::Strict => Urpf::Strict,
+    };
+    let mss = match config.mss {
+        throughway_config::Mss::Off => Mss::Keep,
+        throughway_config::Mss::Auto => Mss::Links,
+        throughway_config::Mss::Bytes(bytes) => Mss::Bytes(bytes),
+    };
+    Options { urpf, mss }
 }

@@ -106,5 +106,8 @@ fn verdict(packet: &Packet<'_>, config: &Config) -> String {
         (State::Dropped(reason, Some(Answer::Icmp(error))), _) => {
             format!("{}; its sender is told: {error:?}", drop_text(reason))
         }
+        (State::Dropped(reason, Some(Answer::TcpReset)), _) => {
+            format!("{}; its sender gets a TCP reset", drop_text(reason))
+        }
     }
 }
