@@ -21,8 +21,6 @@ pub(crate) enum Purpose<'a> {
     Again(Option<&'a Arc<Limit>>),
     /// For one packet of a session whose rule limits packets or bytes.
     Police,
-    /// To tell what would happen; changes nothing.
-    Explain,
 }
 
 /// What the rules are asked about.
@@ -32,6 +30,8 @@ pub(crate) struct Question<'a> {
     pub(crate) headers: &'a Headers,
     pub(crate) now: Now,
     pub(crate) purpose: Purpose<'a>,
+    /// Only to tell what would happen: nothing changes.
+    pub(crate) explain: bool,
 }
 
 /// What the rules say.
@@ -76,13 +76,12 @@ impl Policy {
         events: Option<&Events>,
         mut look: impl FnMut(RuleIndex, u32, Looked),
     ) -> Option<Answer<'_>> {
-        let Question { fields, headers, now, purpose } = *question;
+        let Question { fields, headers, now, purpose, explain } = *question;
         let load = Load { source: &fields.source, destination: &fields.destination, len: fields.length, now };
         let must_name = matches!(fields.state, State::Established | State::Related | State::Invalid);
         if must_name && !self.names(fields.state) {
             return None;
         }
-        let explain = matches!(purpose, Purpose::Explain);
         let mut answer = Answer {
             ending: self.default.ending(),
             by: None,
@@ -108,7 +107,7 @@ impl Policy {
             let limit = found.actions.limit.and_then(|id| self.limits.get(usize::from(id.0)));
             if let Some(limit) = limit {
                 answer.policed |= limit.counts_every_packet();
-                if !within(limit, &load, purpose, &mut answer) {
+                if !within(limit, &load, purpose, explain, &mut answer) {
                     look(found.index, found.id, Looked::Exceeded);
                     next = self.set.classify_after(fields, found.exceeded);
                     continue;
@@ -173,13 +172,13 @@ impl Policy {
 fn within<'p>(limit: &'p Arc<Limit>, load: &Load<'_>, purpose: Purpose<'_>, answer: &mut Answer<'p>) -> bool {
     let held = limit.is_held();
     match purpose {
-        Purpose::Explain => limit.peek(load),
         Purpose::Police if !limit.counts_every_packet() => true,
         Purpose::Again(known) if held && known.is_some_and(|known| Arc::ptr_eq(known, limit)) => {
             answer.keeps_hold = true;
             true
         }
         Purpose::Again(_) if !held && !limit.counts_every_packet() => true,
+        _ if explain => limit.peek(load),
         Purpose::Judge | Purpose::Again(_) | Purpose::Police => {
             let within = limit.take(load);
             if within && held {

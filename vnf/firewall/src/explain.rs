@@ -1,7 +1,7 @@
 //! What the firewall would say of a packet now, and why. Nothing changes by asking.
 
 use throughway_packet::Flags;
-use throughway_session::{SessionId, Side};
+use throughway_session::{Class, SessionId, SessionKey, Side, WhenFull};
 use throughway_vnf::{DropReason, Now, Packet, Verdict};
 
 use crate::ask::{Looked, Purpose, Question};
@@ -11,6 +11,7 @@ use crate::function::{Firewall, is_related, verdict_of};
 use crate::policy::Policy;
 use crate::rule::{Fields, State};
 use crate::session::opening_fields;
+use crate::shared::Shared;
 use crate::track::{Fit, Subject, Track, subject};
 
 /// How a rule met the packet.
@@ -111,7 +112,12 @@ impl Firewall {
                 return Explanation { steps, verdict };
             }
         }
-        let verdict = self.explain_whole(&policy, packet, now, &mut steps);
+        let mut verdict = self.explain_whole(&policy, packet, now, &mut steps);
+        let fragment = packet.received().flags.has(Flags::FRAGMENT);
+        if fragment && verdict == Verdict::Continue && self.shared().fragments.is_full() {
+            steps.push(Step::Fragment(Fragment::Refused(DropReason::FragmentTableFull)));
+            verdict = Verdict::Drop(DropReason::FragmentTableFull);
+        }
         Explanation { steps, verdict }
     }
 
@@ -131,12 +137,14 @@ impl Firewall {
                 let key = embedded::session_key(packet.bytes(), received, shared.options.zone);
                 let known = key.is_some_and(|key| is_related(shared, headers, &key, now));
                 let state = if known { State::Related } else { State::Invalid };
-                return consult(policy, packet, &by_state(state), now, steps);
+                return consult(policy, packet, &by_state(state), Purpose::Judge, now, steps);
             }
             Subject::Untracked => {
-                return consult(policy, packet, &by_state(State::Untracked), now, steps);
+                return consult(policy, packet, &by_state(State::Untracked), Purpose::Judge, now, steps);
             }
-            Subject::Nothing => return consult(policy, packet, &by_state(State::Invalid), now, steps),
+            Subject::Nothing => {
+                return consult(policy, packet, &by_state(State::Invalid), Purpose::Judge, now, steps);
+            }
         };
         let found = shared.sessions.lookup(&key, now);
         let known = found.and_then(|found| {
@@ -158,15 +166,25 @@ impl Firewall {
             if again || (tracked.policed && found.side == Side::Forward) {
                 steps.push(if again { Step::Rejudged } else { Step::Policed });
                 let fields = opening_fields(&forward, &tracked, headers);
-                let verdict = consult(policy, packet, &fields, now, steps);
+                let purpose = if again { Purpose::Again(tracked.hold.as_ref()) } else { Purpose::Police };
+                let verdict = consult(policy, packet, &fields, purpose, now, steps);
                 if verdict != Verdict::Continue {
                     return verdict;
                 }
             }
             match fit {
-                Fit::Not => return consult(policy, packet, &by_state(State::Invalid), now, steps),
+                Fit::Not => {
+                    return consult(policy, packet, &by_state(State::Invalid), Purpose::Judge, now, steps);
+                }
                 Fit::Fits if policy.names(State::Established) => {
-                    return consult(policy, packet, &by_state(State::Established), now, steps);
+                    return consult(
+                        policy,
+                        packet,
+                        &by_state(State::Established),
+                        Purpose::Judge,
+                        now,
+                        steps,
+                    );
                 }
                 Fit::Fits => {
                     steps.push(Step::State(State::Established));
@@ -175,29 +193,37 @@ impl Firewall {
                 Fit::Reopens => {}
             }
         }
-        if Track::open(&upper, &shared.options).is_none() || key == key.reversed() {
-            return consult(policy, packet, &by_state(State::Invalid), now, steps);
-        }
-        let verdict = consult(policy, packet, &by_state(State::New), now, steps);
+        let opened = Track::open(&upper, &shared.options).filter(|_| key != key.reversed());
+        let Some(opened) = opened else {
+            return consult(policy, packet, &by_state(State::Invalid), Purpose::Judge, now, steps);
+        };
+        let verdict = consult(policy, packet, &by_state(State::New), Purpose::Judge, now, steps);
         if verdict != Verdict::Continue {
             return verdict;
         }
-        let room = match &shared.sources {
-            Some((most, sources)) if sources.count(&key.source) >= *most => {
-                Err(DropReason::TooManySessionsOfSource)
-            }
-            _ if shared.sessions.len() >= shared.options.sessions => Err(DropReason::SessionTableFull),
-            _ => Ok(()),
-        };
-        // A session that is reopened, or a half-open one that is displaced, makes room.
-        let displaces = shared.options.when_full == throughway_session::WhenFull::EvictHalfOpen
-            && shared.sessions.count(throughway_session::Class::HalfOpen) > 0;
-        let room = match room {
-            Err(DropReason::SessionTableFull) if displaces || found.is_some() => Ok(()),
-            room => room,
-        };
+        let room = self.room(&key, opened.class(), found.is_some());
         steps.push(Step::Opens(room));
         room.map_or_else(Verdict::Drop, |()| Verdict::Continue)
+    }
+
+    /// Whether there is room for a session of this class more. `replaces`: one makes room that has ended.
+    fn room(&self, key: &SessionKey, class: Class, replaces: bool) -> Result<(), DropReason> {
+        let Shared { options, sessions, sources, .. } = &**self.shared();
+        let half_open = sessions.count(Class::HalfOpen);
+        match sources {
+            Some((most, sources)) if sources.count(&key.source) >= *most + u32::from(replaces) => {
+                return Err(DropReason::TooManySessionsOfSource);
+            }
+            _ => {}
+        }
+        let displaces = options.when_full == WhenFull::EvictHalfOpen && half_open > 0;
+        if class == Class::HalfOpen && half_open >= options.half_open.min(options.sessions) && !displaces {
+            return Err(DropReason::HalfOpenLimit);
+        }
+        if sessions.len() >= options.sessions && !displaces && !replaces {
+            return Err(DropReason::SessionTableFull);
+        }
+        Ok(())
     }
 }
 
@@ -206,11 +232,12 @@ fn consult(
     policy: &Policy,
     packet: &Packet<'_>,
     fields: &Fields,
+    purpose: Purpose<'_>,
     now: Now,
     steps: &mut Vec<Step>,
 ) -> Verdict {
     steps.push(Step::State(fields.state));
-    let question = Question { fields, headers: packet.headers(), now, purpose: Purpose::Explain };
+    let question = Question { fields, headers: packet.headers(), now, purpose, explain: true };
     let answer = policy.ask(&question, None, |index, rule, looked| {
         let met = match looked {
             Looked::Decided => Met::Decided,

@@ -173,6 +173,11 @@ impl Fragments {
         self.table.len()
     }
 
+    /// Whether no other datagram has room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
     /// Takes note of a fragment.
     pub(crate) fn enter(&self, piece: &Piece, now: Now) -> Entered {
         let found = self.table.lookup_with(&piece.key, now, |_, datagram, meta| {

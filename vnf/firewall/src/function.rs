@@ -120,7 +120,7 @@ impl Firewall {
     ) -> Verdict {
         packet.judge_each();
         let fields = Fields::of(headers, packet.egress(), state);
-        let question = Question { fields: &fields, headers, now, purpose: Purpose::Judge };
+        let question = Question { fields: &fields, headers, now, purpose: Purpose::Judge, explain: false };
         let Some(answer) = policy.ask(&question, Some(&self.shared.events), |_, _, _| {}) else {
             return if state == State::Related {
                 Verdict::Continue
@@ -199,7 +199,7 @@ impl Firewall {
             return Verdict::Continue;
         }
         let fields = Fields::of(headers, packet.egress(), State::Established);
-        let question = Question { fields: &fields, headers, now, purpose: Purpose::Judge };
+        let question = Question { fields: &fields, headers, now, purpose: Purpose::Judge, explain: false };
         let asked = policy.ask(&question, Some(&self.shared.events), |_, _, _| {});
         let Some(answer) = asked else {
             packet.judge_each();
@@ -231,7 +231,7 @@ impl Firewall {
         let (fields, held) =
             sessions.read(id, |tracked, _| (opening_fields(&key, tracked, headers), tracked.hold.clone()))?;
         let purpose = if again { Purpose::Again(held.as_ref()) } else { Purpose::Police };
-        let question = Question { fields: &fields, headers, now, purpose };
+        let question = Question { fields: &fields, headers, now, purpose, explain: false };
         let answer = policy.ask(&question, Some(&self.shared.events), |_, _, _| {})?;
         if answer.ending != Ending::Allow {
             packet.judge_each();
@@ -285,7 +285,7 @@ impl Firewall {
         };
         packet.judge_each();
         let fields = Fields::of(headers, packet.egress(), State::New);
-        let question = Question { fields: &fields, headers, now, purpose: Purpose::Judge };
+        let question = Question { fields: &fields, headers, now, purpose: Purpose::Judge, explain: false };
         // A new packet always has an answer: the default speaks for it.
         let answer = policy.ask(&question, Some(&shared.events), |_, _, _| {})?;
         let len = fields.length.into();

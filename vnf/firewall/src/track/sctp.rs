@@ -143,7 +143,8 @@ impl Association {
         if chunks.has(ABORT) || chunks.has(SHUTDOWN_COMPLETE) {
             let side = if chunks.reflected { other } else { own };
             let known = |tags: [u32; 2]| tags[side] != 0 && tags[side] == chunks.tag;
-            if !known(self.tags) && !(known(self.fresh) && matches!(self.state, CookieWait | CookieEchoed)) {
+            let opening = matches!(self.state, CookieWait | CookieEchoed);
+            if !(known(self.tags) || opening && known(self.fresh)) {
                 return Fit::Not;
             }
             if chunks.has(ABORT) || self.state == ShutdownAckSent {
