@@ -140,9 +140,13 @@ pub struct WorkerStats {
     pub rounds: Counter,
     /// Rounds that found nothing.
     pub idle_rounds: Counter,
-    /// Packets that the data plane originated: ICMP errors.
+    /// Packets that the data plane originated: ICMP errors and TCP resets.
     pub originated: Counter,
-    /// ICMP errors that were due but not sent: the rate limit, no route back, or no free frame.
+    /// Packets that were cut into fragments.
+    pub fragmented: Counter,
+    /// Fragments that they were cut into.
+    pub fragments: Counter,
+    /// ICMP errors and TCP resets that were due but not sent: the rate limit, no route back, or no free frame.
     pub answers_suppressed: Counter,
     /// Packets waiting for a neighbour now.
     pub held: Counter,
@@ -164,6 +168,8 @@ impl WorkerStats {
             rounds: Counter::default(),
             idle_rounds: Counter::default(),
             originated: Counter::default(),
+            fragmented: Counter::default(),
+            fragments: Counter::default(),
             answers_suppressed: Counter::default(),
             held: Counter::default(),
             outstanding: Counter::default(),

@@ -5,10 +5,11 @@
 mod common;
 
 use common::{Bench, CONFIG, DMZ, HOST_LAN, HOST_WAN, LAN, WAN, facts};
-use throughway::assemble::Blueprint;
+use throughway::assemble::{Blueprint, Figures};
 use throughway::worker::PortSettings;
 use throughway_config::Config;
 use throughway_flow::Slot;
+use throughway_io::PacketIo;
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{PortId, checksum, parse};
 use throughway_vnf::DropReason;
@@ -146,6 +147,77 @@ fn too_big_is_answered_with_the_mtu() {
     bench.assert_balance();
 }
 
+/// A packet for the dmz, whose MTU is 1400 and whose neighbour is known.
+fn to_dmz() -> (Bench, impl Fn(usize) -> PacketBuilder) {
+    let mut host = facts();
+    host.neighbours.push(throughway::host::NeighbourFacts {
+        port: 2,
+        address: "10.3.0.10".parse().unwrap(),
+        mac: HOST_WAN,
+        state: "reachable".into(),
+    });
+    let packet = |len: usize| {
+        PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 10])
+            .ethernet(BOX_LAN, HOST_LAN)
+            .identification(9)
+            .udp(1, 2)
+            .payload(&(0..len - 28).map(|at| at as u8).collect::<Vec<_>>())
+    };
+    (Bench::new(CONFIG, &host), packet)
+}
+
+#[test]
+fn without_df_a_packet_is_cut_and_the_flow_is_remembered_up_to_the_mtu() {
+    let (mut bench, packet) = to_dmz();
+    // The long one comes first: what is remembered of the flow must not hold for the next long one.
+    for round in 0..3 {
+        bench.receive(LAN, &packet(2000).finish());
+        let sent = bench.sent(DMZ);
+        assert_eq!(sent.len(), 2, "round {round}");
+        let out = packet(2000).ethernet(HOST_WAN, BOX_DMZ).hop_limit(63).fragments(1376);
+        assert_eq!(sent, out, "round {round}");
+        bench.receive(LAN, &packet(1400).finish());
+        let out = packet(1400).ethernet(HOST_WAN, BOX_DMZ).hop_limit(63).finish();
+        assert_eq!(bench.sent(DMZ), [out], "round {round}");
+        bench.assert_balance();
+    }
+    assert_eq!((bench.stats.fragmented.get(), bench.stats.fragments.get()), (3, 6));
+    bench.worker.publish_flows();
+    assert_eq!(bench.stats.flows.values[0].get(), 3, "the answer to the long one holds for the short ones");
+}
+
+#[test]
+fn a_packet_that_waits_is_cut_when_its_neighbour_is_known() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    let (_, packet) = to_dmz();
+    bench.receive(LAN, &packet(2000).finish());
+    assert!(bench.sent(DMZ).is_empty());
+    let (known, _) = to_dmz();
+    let program = known.blueprint.program(0, &mut Figures::default());
+    let _ = bench.worker.install(program);
+    bench.round();
+    assert_eq!(bench.sent(DMZ).len(), 2);
+    bench.assert_balance();
+}
+
+#[test]
+fn without_frames_for_all_fragments_none_is_sent() {
+    let (mut bench, packet) = to_dmz();
+    let mut taken: Vec<_> = std::iter::from_fn(|| bench.worker.io().allocate()).collect();
+    // One for the packet itself, and one for two fragments.
+    for _ in 0..2 {
+        bench.worker.io().release(taken.pop().unwrap());
+    }
+    bench.receive(LAN, &packet(1900).finish());
+    assert!(bench.sent(DMZ).is_empty());
+    assert_eq!(bench.drops(LAN, DropReason::NotFragmented), 1);
+    bench.worker.io().release(taken.pop().unwrap());
+    bench.receive(LAN, &packet(1900).finish());
+    assert_eq!(bench.sent(DMZ).len(), 2);
+    taken.into_iter().for_each(|frame| bench.worker.io().release(frame));
+    bench.assert_balance();
+}
+
 #[test]
 fn malformed_and_unroutable_packets_have_their_reasons() {
     let mut bench = Bench::new(CONFIG, &facts());
@@ -259,7 +331,7 @@ fn what_waits_at_the_end_is_counted() {
     bench.receive(LAN, &packet.finish());
     let stats = bench.stats.clone();
     let io = bench.worker.finish();
-    assert_eq!(throughway_io::PacketIo::outstanding(&io), 0);
+    assert_eq!(io.outstanding(), 0);
     assert_eq!(stats.ports[0].drops[DropReason::Shutdown as usize].get(), 1);
 }
 

@@ -22,6 +22,8 @@ const CONTRACT: &[(&str, &str)] = &[
     ("throughway_transmit_bytes_total", "counter"),
     ("throughway_dropped_packets_total", "counter"),
     ("throughway_originated_packets_total", "counter"),
+    ("throughway_fragmented_packets_total", "counter"),
+    ("throughway_fragments_total", "counter"),
     ("throughway_held_packets", "gauge"),
     ("throughway_frames_outstanding", "gauge"),
     ("throughway_batch_packets", "histogram"),
@@ -68,8 +70,10 @@ fn check_form(page: &Page) {
 /// Every packet that came in or was made here went out or died, and nothing is left in anybody's hands.
 fn balance(page: &Page) -> Result<(), String> {
     let sum = |name| page.sum(name, &[]);
-    let came = sum("throughway_receive_packets_total") + sum("throughway_originated_packets_total");
-    let went = sum("throughway_transmit_packets_total") + sum("throughway_dropped_packets_total");
+    let made = sum("throughway_originated_packets_total") + sum("throughway_fragments_total");
+    let came = sum("throughway_receive_packets_total") + made;
+    let gone = sum("throughway_dropped_packets_total") + sum("throughway_fragmented_packets_total");
+    let went = sum("throughway_transmit_packets_total") + gone;
     let (held, outstanding) = (sum("throughway_held_packets"), sum("throughway_frames_outstanding"));
     if came == went && held == 0.0 && outstanding == 0.0 {
         return Ok(());

@@ -15,23 +15,10 @@ pub mod xsk;
 
 use throughway_packet::PortId;
 
+pub use throughway_packet::Frame;
+
 /// Room before a received packet, in bytes, that headers may be pushed into.
 pub const HEADROOM: usize = 128;
-
-/// One owned buffer with a packet in it.
-pub trait Frame {
-    /// The packet's bytes.
-    fn bytes(&self) -> &[u8];
-    /// The packet's bytes.
-    fn bytes_mut(&mut self) -> &mut [u8];
-    /// Moves the packet's start: negative towards the front of the buffer (more packet), positive away from it.
-    /// Returns `false`, and changes nothing, when there is no room.
-    #[must_use]
-    fn move_start(&mut self, by: isize) -> bool;
-    /// Sets the packet's length from its start. Returns `false`, and changes nothing, when the buffer is too small.
-    #[must_use]
-    fn set_len(&mut self, len: usize) -> bool;
-}
 
 /// The ports of one worker and the frames they share.
 pub trait PacketIo {

@@ -174,9 +174,13 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     );
     let help = "Rounds of the worker's loop that found no packet.";
     page.counter("throughway_worker_idle_rounds_total", help, &of_worker, stats.idle_rounds.get());
-    let help = "Packets that the data plane itself originated (ICMP errors).";
+    let help = "Packets that the data plane itself originated (ICMP errors, TCP resets).";
     page.counter("throughway_originated_packets_total", help, &of_worker, stats.originated.get());
-    let help = "ICMP errors that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
+    let help = "IPv4 packets that were cut into fragments for their egress.";
+    page.counter("throughway_fragmented_packets_total", help, &of_worker, stats.fragmented.get());
+    let help = "Fragments that packets were cut into.";
+    page.counter("throughway_fragments_total", help, &of_worker, stats.fragments.get());
+    let help = "Answers (ICMP errors, TCP resets) that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
     page.counter("throughway_answers_suppressed_total", help, &of_worker, stats.answers_suppressed.get());
     let help = "Packets that wait for a neighbour to be resolved.";
     page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);

@@ -71,6 +71,7 @@ fn workers(service: &Service) -> Value {
             "flow_hits": stats.flows.values.first().map(Counter::get),
             "held": stats.held.get(),
             "originated": stats.originated.get(),
+            "fragmented": stats.fragmented.get(),
             "answers_suppressed": stats.answers_suppressed.get(),
             "installs": stats.installs.get(),
         })

@@ -1,13 +1,14 @@
-//! ICMP errors back to the senders of rejected packets, within a rate limit (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 f).
+//! ICMP errors and TCP resets back to the senders of rejected packets, within a rate limit (RFC 1812, section 4.3.2.8; RFC
+//! 4443, section 2.4 f).
 
 use throughway_io::{Frame, PacketIo};
-use throughway_packet::{Action, Edit, Headers, PortId, icmp};
-use throughway_vnf::{Context, IcmpError, Now};
+use throughway_packet::{Action, Edit, Extra, Headers, PortId, icmp, reset};
+use throughway_vnf::{Answer, Context, Now};
 
 use super::Worker;
 use super::hold::Held;
 
-/// ICMP errors a second that one worker sends at most.
+/// Answers a second that one worker sends at most.
 pub const RATE: u64 = 1000;
 /// How many may come at once.
 pub const BURST: u64 = 100;
@@ -42,10 +43,10 @@ impl<I: PacketIo> Worker<I> {
         frame: &I::Frame,
         chain: usize,
         headers: &Headers,
-        error: IcmpError,
+        answer: Answer,
         context: &Context,
     ) {
-        if self.try_answer(frame, chain, headers, error, context).is_none() {
+        if self.try_answer(frame, chain, headers, answer, context).is_none() {
             self.stats.answers_suppressed.add(1);
         }
     }
@@ -55,26 +56,29 @@ impl<I: PacketIo> Worker<I> {
         frame: &I::Frame,
         chain: usize,
         headers: &Headers,
-        error: IcmpError,
+        answer: Answer,
         context: &Context,
     ) -> Option<()> {
         let origin = self.program.originate(chain, headers.source())?;
         if !self.limiter.admit(context.now) {
             return None;
         }
-        let mut answer = self.io.allocate()?;
-        let built = if answer.set_len(LARGEST) {
-            icmp::build_error(frame.bytes(), headers, error, origin.source_address, answer.bytes_mut())
-        } else {
-            None
+        let mut reply = self.io.allocate()?;
+        let built = match answer {
+            _ if !reply.set_len(LARGEST) => None,
+            Answer::Icmp(error) => {
+                let source = origin.source_address;
+                icmp::build_error(frame.bytes(), headers, error, source, reply.bytes_mut())
+            }
+            Answer::TcpReset => reset::build_reset(frame.bytes(), headers, reply.bytes_mut()),
         };
-        let Some(_) = built.filter(|&len| answer.set_len(len)) else {
-            self.io.release(answer);
+        let Some(_) = built.filter(|&len| reply.set_len(len)) else {
+            self.io.release(reply);
             return None;
         };
         self.stats.originated.add(1);
-        let Ok(parsed) = throughway_packet::parse(answer.bytes(), headers.ingress()) else {
-            self.io.release(answer);
+        let Ok(parsed) = throughway_packet::parse(reply.bytes(), headers.ingress()) else {
+            self.io.release(reply);
             return None;
         };
         let mut action = Action::nothing();
@@ -82,15 +86,16 @@ impl<I: PacketIo> Worker<I> {
         match origin.macs {
             Some((destination, source)) => {
                 Edit::Ethernet { destination, source }.record(&mut parsed.clone(), &mut action);
-                throughway_packet::apply(&action, &parsed, answer.bytes_mut());
-                self.enqueue(answer, headers.ingress(), origin.port);
+                throughway_packet::apply(&action, &parsed, reply.bytes_mut());
+                self.enqueue(reply, headers.ingress(), origin.port);
             }
             None => {
                 let held = Held {
-                    frame: answer,
+                    frame: reply,
                     headers: parsed,
-                    action,
-                    // An error about an error is never sent, so no chain is needed to route one back.
+                    rewrite: action.into(),
+                    extra: Extra::nothing(),
+                    // An answer to an answer is never sent, so no chain is needed to route one back.
                     forwarded: false,
                     next_hop: origin.next_hop,
                     since: context.now,

@@ -96,15 +96,17 @@ impl<I: PacketIo> Worker<I> {
     /// Records what the chain did, if later packets of the flow may have it done again.
     pub(super) fn record(&mut self, outcome: &Outcome, round: &Round<'_>) {
         let Some(flows) = &mut self.flows else { return };
-        if !outcome.repeatable || !cacheable(&outcome.headers) {
+        let recorded = &outcome.rewrite.action;
+        // What moves the front of a frame is executed on the slow way.
+        if !outcome.repeatable || !cacheable(&outcome.headers) || recorded.edits & edits::FRONT != 0 {
             return;
         }
         let (action, limit) = match &outcome.end {
-            End::Send => (outcome.action, outcome.limit),
+            End::Send => (*recorded, outcome.limit),
             // Who is told of a drop is told of each, so only silent ones are remembered; and only those that a function
             // decided, as that is who is credited.
             End::Drop(reason, None) if *reason != DropReason::NoEgress => {
-                let judged = outcome.action.judged;
+                let judged = recorded.judged;
                 (Action { edits: edits::DROP, drop: *reason as u8, judged, ..Action::nothing() }, u16::MAX)
             }
             End::Drop(..) | End::AwaitNeighbour(_) => return,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use throughway_packet::{Action, Headers, PortId};
+use throughway_packet::{Extra, Headers, PortId, Rewrite};
 use throughway_vnf::Now;
 
 use super::Wanted;
@@ -22,7 +22,9 @@ pub struct Held<F> {
     /// Its headers, as received.
     pub headers: Headers,
     /// What is to be done to it once the neighbour is known.
-    pub action: Action,
+    pub rewrite: Rewrite,
+    /// What is to be done to it alone.
+    pub extra: Extra,
     /// Whether it walked a chain; an ICMP error of our own did not. Which one is asked when its wait is over: a reload
     /// meanwhile may have moved or renamed it.
     pub forwarded: bool,
@@ -68,7 +70,7 @@ impl<F> Hold<F> {
         reason = "the packet itself is given back; a box would be an allocation per packet"
     )]
     pub fn push(&mut self, held: Held<F>) -> Result<(), Held<F>> {
-        let wanted = (PortId(held.action.egress), held.next_hop);
+        let wanted = (PortId(held.rewrite.action.egress), held.next_hop);
         if self.packets.len() >= CAPACITY {
             return Err(held);
         }
@@ -124,7 +126,7 @@ impl<F> Hold<F> {
         let taken: Vec<_> = taken.collect();
         let settled: Vec<_> = taken.into_iter().zip(results).collect();
         for (held, _) in &settled {
-            let wanted = (PortId(held.action.egress), held.next_hop);
+            let wanted = (PortId(held.rewrite.action.egress), held.next_hop);
             if let Some(asked) = self.asked.iter_mut().find(|asked| asked.wanted == wanted) {
                 asked.waiting = asked.waiting.saturating_sub(1);
             }
@@ -148,7 +150,8 @@ mod tests {
         Held {
             frame: last,
             headers: Headers::default(),
-            action: Action::nothing(),
+            rewrite: Rewrite::nothing(),
+            extra: Extra::nothing(),
             forwarded: false,
             next_hop: IpAddr::from([192, 0, 2, last]),
             since: Now(1),

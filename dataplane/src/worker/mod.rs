@@ -4,11 +4,13 @@
 //!   live service run the very same code.
 //! * `fast`: packets of flows that are known: one lookup, one rewrite, however long the chain is.
 //! * [`hold`]: packets that wait for a neighbour.
-//! * [`answer`]: ICMP errors back to senders.
+//! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * `fragment`: packets that are cut for their egress.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
 mod fast;
+mod fragment;
 pub mod hold;
 pub mod live;
 mod pace;
@@ -20,7 +22,7 @@ use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
 use throughway_flow::{FlowCache, Generations, Policy, Round, Settled};
 use throughway_io::{Frame, PacketIo};
-use throughway_packet::{Action, Headers, PortId};
+use throughway_packet::{Extra, Headers, PortId, Rewrite};
 use throughway_vnf::packet::State;
 use throughway_vnf::{
     Answer, BATCH, Batch, Context, Credit, Credits, Dependencies, DropReason, Now, Packet, Seen,
@@ -58,7 +60,8 @@ pub struct PortSettings {
 /// What became of one packet at the end of its chain.
 struct Outcome {
     headers: Headers,
-    action: Action,
+    rewrite: Rewrite,
+    extra: Extra,
     dependencies: Dependencies,
     credits: Credits,
     limit: u16,
@@ -100,6 +103,7 @@ pub struct Worker<I: PacketIo> {
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
     backlog: Vec<Vec<I::Frame>>,
+    fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
     limiter: Limiter,
     pace: Pace,
@@ -121,6 +125,7 @@ impl<I: PacketIo> Worker<I> {
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
             backlog,
+            fragments: Vec::new(),
             hold: Hold::default(),
             limiter: Limiter::default(),
             pace: Pace::default(),
@@ -242,29 +247,46 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn conclude(&mut self, frame: I::Frame, chain: Option<usize>, outcome: Outcome, context: &Context) {
-        let Outcome { headers, action, end, .. } = outcome;
+        let Outcome { headers, rewrite, extra, end, .. } = outcome;
         match end {
-            End::Send => self.execute(frame, chain, &headers, &action),
+            End::Send => self.execute(frame, chain, &headers, &rewrite, &extra),
             End::AwaitNeighbour(next_hop) => {
                 let forwarded = chain.is_some();
-                let held = Held { frame, headers, action, forwarded, next_hop, since: context.now };
+                let since = context.now;
+                let held = Held { frame, headers, rewrite, extra, forwarded, next_hop, since };
                 self.hold_back(held, context);
             }
             End::Drop(reason, answer) => {
-                if let (Some(Answer::Icmp(error)), Some(chain)) = (answer, chain) {
-                    self.answer(&frame, chain, &headers, error, context);
+                if let (Some(answer), Some(chain)) = (answer, chain) {
+                    self.answer(&frame, chain, &headers, answer, context);
                 }
                 self.end(frame, headers.ingress(), reason);
             }
         }
     }
 
-    fn execute(&mut self, mut frame: I::Frame, chain: Option<usize>, headers: &Headers, action: &Action) {
-        throughway_packet::apply(action, headers, frame.bytes_mut());
+    fn execute(
+        &mut self,
+        mut frame: I::Frame,
+        chain: Option<usize>,
+        headers: &Headers,
+        rewrite: &Rewrite,
+        extra: &Extra,
+    ) {
+        if !extra.is_nothing() {
+            extra.execute(headers, frame.bytes_mut());
+        }
+        if let Err(error) = throughway_packet::execute(rewrite, headers, &mut frame) {
+            return self.end(frame, headers.ingress(), error.into());
+        }
+        let egress = PortId(rewrite.action.egress);
+        if let Some(mtu) = extra.fragments_of() {
+            return self.send_fragments(frame, chain, headers.ingress(), egress, mtu);
+        }
         if let Some(chain) = chain.and_then(|chain| self.program.chains.get(chain)) {
             chain.stats.left.add(1, frame.bytes().len() as u64);
         }
-        self.enqueue(frame, headers.ingress(), PortId(action.egress));
+        self.enqueue(frame, headers.ingress(), egress);
     }
 
     fn enqueue(&mut self, frame: I::Frame, ingress: PortId, egress: PortId) {
@@ -304,7 +326,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn hold_back(&mut self, held: Held<I::Frame>, context: &Context) {
-        let wanted = (PortId(held.action.egress), held.next_hop);
+        let wanted = (PortId(held.rewrite.action.egress), held.next_hop);
         match self.hold.push(held) {
             Err(refused) => {
                 self.end(refused.frame, refused.headers.ingress(), DropReason::NeighbourQueueFull)
@@ -325,25 +347,26 @@ impl<I: PacketIo> Worker<I> {
             return;
         }
         let program = &self.program;
-        let ready =
-            self.hold.settle(|held| match program.ethernet_to(PortId(held.action.egress), held.next_hop) {
+        let ready = self.hold.settle(|held| {
+            match program.ethernet_to(PortId(held.rewrite.action.egress), held.next_hop) {
                 Some(macs) => Some(Ok(macs)),
                 None if context.now.0.saturating_sub(held.since.0) >= NEIGHBOUR_PATIENCE => Some(Err(())),
                 None => None,
-            });
+            }
+        });
         for (mut held, result) in ready {
             let ingress = held.headers.ingress();
             let chain = if held.forwarded { self.program.chain_of(ingress) } else { None };
             match result {
                 Ok((destination, source)) => {
                     throughway_packet::Edit::Ethernet { destination, source }
-                        .record(&mut held.headers.clone(), &mut held.action);
-                    self.execute(held.frame, chain, &held.headers, &held.action);
+                        .record(&mut held.headers.clone(), &mut held.rewrite.action);
+                    self.execute(held.frame, chain, &held.headers, &held.rewrite, &held.extra);
                 }
                 Err(()) => {
                     if let Some(chain) = chain {
-                        let error = throughway_vnf::IcmpError::HostUnreachable;
-                        self.answer(&held.frame, chain, &held.headers, error, context);
+                        let answer = Answer::Icmp(throughway_vnf::IcmpError::HostUnreachable);
+                        self.answer(&held.frame, chain, &held.headers, answer, context);
                     }
                     self.end(held.frame, ingress, DropReason::NeighbourUnreachable);
                 }
@@ -398,7 +421,8 @@ fn walk<F: Frame>(
         };
         outcomes.push(Outcome {
             headers: *packet.received(),
-            action: *packet.action(),
+            rewrite: *packet.rewrite(),
+            extra: *packet.extra(),
             dependencies: packet.dependencies(),
             credits: packet.credits(),
             limit: packet.limit(),

@@ -116,7 +116,12 @@ impl Bench {
         let dropped: u64 =
             self.stats.ports.iter().flat_map(|port| &port.drops).map(|counter| counter.get()).sum();
         let (held, originated) = (self.stats.held.get(), self.stats.originated.get());
-        assert_eq!(received + originated, sent + dropped + held, "packets are conserved");
+        let (fragments, fragmented) = (self.stats.fragments.get(), self.stats.fragmented.get());
+        assert_eq!(
+            received + originated + fragments,
+            sent + dropped + held + fragmented,
+            "packets are conserved"
+        );
         let outstanding = self.worker.io().outstanding() as u64;
         assert_eq!(outstanding, held, "frames are neither leaked nor given back twice");
     }

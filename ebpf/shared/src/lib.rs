@@ -3,6 +3,7 @@
 //! * [`steer`]: how the XDP program is told what is ours, and how it counts what it decides alone.
 //! * [`flow`]: the key of a flow.
 //! * [`action`]: what a chain does to a packet, as a plain value.
+//! * [`tunnel`]: the outer header that an action may put before a packet.
 //! * [`checksum`]: one's complement arithmetic (RFC 1071, RFC 1624) used to make and apply an action.
 //!
 //! Everything is `no_std`, `repr(C)` and free of padding that is not named; addresses and ports are in network order.
@@ -13,3 +14,4 @@ pub mod action;
 pub mod checksum;
 pub mod flow;
 pub mod steer;
+pub mod tunnel;

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use throughway_flow::{Dependencies, Slot};
-use throughway_packet::{Action, Edit, Headers, PortId};
+use throughway_packet::{Action, Edit, Encapsulation, Extra, Headers, ParseError, PortId, Rewrite, tunnel};
 
 use crate::credit::{Credit, Credits, FunctionTag};
-use crate::verdict::{Answer, DropReason, Verdict};
+use crate::verdict::{Answer, DropReason, IcmpError, Verdict};
 
 /// How many packets are handled together: enough to hide memory latency, few enough to stay in the first-level cache.
 pub const BATCH: usize = 64;
@@ -31,7 +31,8 @@ pub struct Packet<'a> {
     bytes: &'a [u8],
     received: Headers,
     view: Headers,
-    action: Action,
+    rewrite: Rewrite,
+    extra: Extra,
     unresolved: Option<IpAddr>,
     dependencies: Dependencies,
     credits: Credits,
@@ -49,7 +50,8 @@ impl<'a> Packet<'a> {
             bytes,
             received: headers,
             view: headers,
-            action: Action::nothing(),
+            rewrite: Rewrite::nothing(),
+            extra: Extra::default(),
             unresolved: None,
             dependencies: Dependencies::NONE,
             credits: Credits::default(),
@@ -83,12 +85,62 @@ impl<'a> Packet<'a> {
 
     /// The port it will leave by, once a function has decided.
     pub fn egress(&self) -> Option<PortId> {
-        self.action.has(throughway_packet::edits::EGRESS).then_some(PortId(self.action.egress))
+        let action = &self.rewrite.action;
+        action.has(throughway_packet::edits::EGRESS).then_some(PortId(action.egress))
     }
 
-    /// Records an edit.
+    /// Records an edit. Once the packet is in a tunnel, edits are for the outer header.
     pub fn edit(&mut self, edit: Edit) {
-        edit.record(&mut self.view, &mut self.action);
+        edit.record_all(&mut self.view, &mut self.rewrite);
+    }
+
+    /// Puts the packet into a tunnel: [`Packet::headers`] shows the outer header from now on. Whoever forwards takes one off
+    /// the hop limit before (RFC 2003, section 3.1).
+    ///
+    /// Returns `false`, and records nothing, when it is in a tunnel already, or the addresses do not go together.
+    #[must_use]
+    pub fn encapsulate(&mut self, encapsulation: &Encapsulation) -> bool {
+        encapsulation.record(&mut self.view, &mut self.rewrite)
+    }
+
+    /// Takes the packet out of the tunnel that it came in by (IP in IP): [`Packet::headers`] shows it from now on; what was
+    /// recorded of the outer header is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no packet to be taken out; nothing is recorded then.
+    pub fn decapsulate(&mut self) -> Result<(), ParseError> {
+        tunnel::decapsulate(self.bytes, &self.received, &mut self.view, &mut self.rewrite)
+    }
+
+    /// Has the maximum segment size that a TCP SYN announces lowered to `mss` bytes where it is larger (RFC 9293, section
+    /// 3.7.1); of all other packets nothing is changed. The smallest of several wins.
+    pub fn clamp_mss(&mut self, mss: u16) {
+        self.extra.clamp_mss(mss);
+    }
+
+    /// Has the packet cut into fragments for a link of `mtu` bytes, when it leaves (IPv4 without DF only; RFC 1812, section
+    /// 5.2.6). The answer then holds for packets of up to that length.
+    pub fn fragment_to(&mut self, mtu: u16) {
+        self.limit_len(mtu);
+        self.extra.fragment_to(mtu);
+    }
+
+    /// The packet that an ICMP error is about, as edited so far; `None` when this is no error or what it embeds cannot be read.
+    /// Its source is the host that gets the error; see [`throughway_packet::embedded`] for what is known of it.
+    pub fn embedded(&self) -> Option<Headers> {
+        self.extra.embedded(self.bytes, &self.received)
+    }
+
+    /// Records an edit of the packet that an ICMP error is about: its addresses and ports. Every checksum follows, that of the
+    /// error too.
+    pub fn edit_embedded(&mut self, edit: Edit) {
+        self.extra.edit_embedded(self.bytes, &self.received, edit);
+    }
+
+    /// What is done to this packet alone, beside the edits.
+    pub fn extra(&self) -> &Extra {
+        &self.extra
     }
 
     /// Says that the packet leaves by its egress port to `next_hop`, whose MAC address is not known yet: the worker holds
@@ -113,13 +165,14 @@ impl<'a> Packet<'a> {
         self.dependencies
     }
 
-    /// Says that the answer holds for IP packets of up to `len` bytes only, such as the MTU of the egress: longer ones of the
-    /// flow are judged by themselves.
+    /// Says that the answer holds for IP packets that are up to `len` bytes long as edited so far (a tunnel counts), such as
+    /// the MTU of the egress: longer ones of the flow are judged by themselves.
     pub fn limit_len(&mut self, len: u16) {
-        self.limit = self.limit.min(len);
+        // What a tunnel adds takes from what the packet may bring; what is taken off it does not.
+        self.limit = self.limit.min(len.saturating_sub(self.added()));
     }
 
-    /// The longest IP packet for which the answer holds, in bytes.
+    /// The longest IP packet for which the answer holds, in bytes as received.
     pub fn limit(&self) -> u16 {
         self.limit
     }
@@ -164,12 +217,18 @@ impl<'a> Packet<'a> {
     /// Counts a function that is about to judge the packet.
     pub fn pass_on(&mut self, judge: FunctionTag) {
         self.judge = judge;
-        self.action.judged = self.action.judged.saturating_add(1);
+        let action = &mut self.rewrite.action;
+        action.judged = action.judged.saturating_add(1);
     }
 
-    /// Everything recorded so far, as one action.
+    /// Everything recorded so far, as one action; what encapsulates needs the tunnel too: [`Packet::rewrite`].
     pub fn action(&self) -> &Action {
-        &self.action
+        &self.rewrite.action
+    }
+
+    /// Everything recorded so far, as one action with its tunnel.
+    pub fn rewrite(&self) -> &Rewrite {
+        &self.rewrite
     }
 
     /// Where the packet stands.
@@ -177,12 +236,22 @@ impl<'a> Packet<'a> {
         self.state
     }
 
-    /// Puts a verdict into effect. The first drop reason stays.
+    /// How much longer the packet is than it was received, in bytes.
+    fn added(&self) -> u16 {
+        self.view.packet_len().saturating_sub(self.received.packet_len())
+    }
+
+    /// Puts a verdict into effect. The first drop reason stays. The sender of a packet that a tunnel makes too big is told
+    /// what it may send (RFC 2003, section 5.1).
     pub fn settle(&mut self, verdict: Verdict) {
         if self.state == State::Alive {
             match verdict {
                 Verdict::Continue => {}
                 Verdict::Drop(reason) => self.state = State::Dropped(reason, None),
+                Verdict::Reject(reason, Answer::Icmp(IcmpError::TooBig { mtu })) => {
+                    let mtu = mtu.saturating_sub(self.added());
+                    self.state = State::Dropped(reason, Some(Answer::Icmp(IcmpError::TooBig { mtu })));
+                }
                 Verdict::Reject(reason, answer) => self.state = State::Dropped(reason, Some(answer)),
             }
         }

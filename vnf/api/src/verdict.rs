@@ -1,6 +1,6 @@
 //! What a function says of a packet, and the one list of reasons why packets die.
 
-use throughway_packet::ParseError;
+use throughway_packet::{ExecuteError, ParseError};
 
 /// What a function says of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +18,9 @@ pub enum Verdict {
 pub enum Answer {
     /// An ICMP or ICMPv6 error, by the family of the packet.
     Icmp(IcmpError),
+    /// A TCP reset, as if the destination had refused the segment (RFC 9293, section 3.10.7.1). Packets that cannot be
+    /// answered by one (no TCP, a reset themselves) are not answered at all.
+    TcpReset,
 }
 
 pub use throughway_packet::icmp::IcmpError;
@@ -135,6 +138,16 @@ reasons! {
 
     /// The transmit ring stayed full.
     TransmitRingFull = "transmit-ring-full",
+    /// The frame has no room for a tag or a tunnel's header before the packet.
+    NoHeadroom = "no-headroom",
+    /// More tunnels were to be put on or taken off one after the other than can be.
+    TunnelTooDeep = "tunnel-too-deep",
+    /// The packet that was to be taken out of its tunnel is malformed.
+    BadTunnelled = "bad-tunnelled-packet",
+    /// The tunnel met congestion, and the packet in it cannot carry the mark (RFC 6040, section 4.2).
+    CongestionMarkLost = "congestion-mark-lost",
+    /// The packet had to be cut into fragments, and could not be: there was no free frame, or the MTU is too small.
+    NotFragmented = "not-fragmented",
     /// No free frame.
     NoFreeFrame = "no-free-frame",
     /// The worker has no queue of the egress interface.
@@ -160,6 +173,17 @@ impl From<ParseError> for DropReason {
             ParseError::TruncatedUdp => DropReason::TruncatedUdp,
             ParseError::TruncatedSctp => DropReason::TruncatedSctp,
             ParseError::TruncatedIcmp => DropReason::TruncatedIcmp,
+        }
+    }
+}
+
+impl From<ExecuteError> for DropReason {
+    fn from(error: ExecuteError) -> Self {
+        match error {
+            ExecuteError::NoHeadroom => DropReason::NoHeadroom,
+            ExecuteError::TooDeep => DropReason::TunnelTooDeep,
+            ExecuteError::Inner(_) => DropReason::BadTunnelled,
+            ExecuteError::CongestionMarkLost => DropReason::CongestionMarkLost,
         }
     }
 }

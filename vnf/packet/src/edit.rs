@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use throughway_shared::action::{Action, edits};
+use throughway_shared::action::{Action, Rewrite, VLAN_MASK, edits};
 use throughway_shared::checksum;
 
 use crate::headers::{Flags, Headers, PortId, octets};
@@ -34,11 +34,63 @@ pub enum Edit {
     },
     /// Send to this port.
     Egress(PortId),
+    /// Replace all VLAN tags of the frame. The priority stays: that of the outer tag as received, or zero.
+    Tags(Tags),
+    /// Set the priority (PCP, 0 to 7, IEEE 802.1Q) of every tag that the frame leaves with.
+    Priority(u8),
+}
+
+/// The VLAN tags of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Tags {
+    /// VLAN identifier of the outer tag, 1 to 4094; zero for an untagged frame.
+    pub outer: u16,
+    /// VLAN identifier of the inner tag, 1 to 4094, always with TPID 0x8100; zero when there is one tag at most.
+    pub inner: u16,
+    /// The outer tag is 802.1ad's service tag (TPID 0x88a8) instead of 802.1Q's (0x8100).
+    pub service: bool,
+}
+
+impl Tags {
+    /// No tags.
+    pub const NONE: Tags = Tags { outer: 0, inner: 0, service: false };
+
+    /// One 802.1Q tag.
+    pub const fn one(vlan: u16) -> Tags {
+        Tags { outer: vlan, inner: 0, service: false }
+    }
+
+    /// An outer and an inner 802.1Q tag.
+    pub const fn two(outer: u16, inner: u16) -> Tags {
+        Tags { outer, inner, service: false }
+    }
+
+    /// The same with an 802.1ad service tag outside.
+    #[must_use]
+    pub const fn service(self) -> Tags {
+        Tags { service: true, ..self }
+    }
+
+    /// Without bits that are no identifier, and without an inner tag when there is no outer one.
+    const fn masked(self) -> Tags {
+        let outer = self.outer & VLAN_MASK;
+        if outer == 0 {
+            return Tags::NONE;
+        }
+        Tags { outer, inner: self.inner & VLAN_MASK, service: self.service }
+    }
+
+    /// Bytes that they take in a frame.
+    const fn len(self) -> u16 {
+        4 * ((self.outer != 0) as u16 + (self.inner != 0) as u16)
+    }
 }
 
 impl Edit {
     /// Records the edit: changes the view (`headers`, what later functions see) and adds to `action` what has to be done to
     /// the bytes. Both tell the same story: executing `action` on the bytes and parsing them again gives the view.
+    ///
+    /// Once the packet is in a tunnel, edits of the packet are for the outer header: [`Edit::record_all`].
     pub fn record(self, headers: &mut Headers, action: &mut Action) {
         match self {
             Edit::Source(address) if fits(address, headers) => {
@@ -97,7 +149,33 @@ impl Edit {
                 action.egress = port.0;
                 action.edits |= edits::EGRESS;
             }
+            Edit::Tags(tags) => {
+                let tags = tags.masked();
+                if headers.move_packet(14 + tags.len()) {
+                    headers.key.outer_vlan = tags.outer;
+                    headers.key.inner_vlan = tags.inner;
+                    action.outer_tag = action.outer_tag & !VLAN_MASK | tags.outer;
+                    action.inner_tag = tags.inner;
+                    action.edits &= !edits::SERVICE_TAG;
+                    action.edits |= edits::TAGS | if tags.service { edits::SERVICE_TAG } else { 0 };
+                }
+            }
+            Edit::Priority(priority) => {
+                action.outer_tag = action.outer_tag & VLAN_MASK | u16::from(priority & 7) << 13;
+                action.edits |= edits::PRIORITY;
+            }
             Edit::Source(_) | Edit::Destination(_) | Edit::SourcePort(_) | Edit::DestinationPort(_) => {}
+        }
+    }
+
+    /// [`Edit::record`] for a packet that may be in a tunnel: then `headers` show the outer header, and that is what is edited.
+    pub fn record_all(self, headers: &mut Headers, rewrite: &mut Rewrite) {
+        if rewrite.action.has(edits::ENCAPSULATE) {
+            let mut next = Action::nothing();
+            self.record(headers, &mut next);
+            *rewrite = rewrite.then(&next.into());
+        } else {
+            self.record(headers, &mut rewrite.action);
         }
     }
 }

@@ -148,6 +148,20 @@ impl Headers {
     pub const fn packet_len(&self) -> u16 {
         self.end - self.l3
     }
+
+    /// Moves the packet in the frame, so that the IP header starts at `l3`. Returns `false`, and changes nothing, when it
+    /// would end beyond what offsets can say.
+    #[must_use]
+    pub(crate) fn move_packet(&mut self, l3: u16) -> bool {
+        let moved = |at: u16| (at - self.l3).checked_add(l3);
+        let (Some(l4), Some(end)) = (moved(self.l4), moved(self.end)) else { return false };
+        // Zero when there is no such field.
+        if self.l4_checksum != 0 {
+            self.l4_checksum = self.l4_checksum - self.l3 + l3;
+        }
+        (self.l3, self.l4, self.end) = (l3, l4, end);
+        true
+    }
 }
 
 fn address(ipv4: bool, bytes: &[u8; 16]) -> IpAddr {

@@ -19,8 +19,19 @@ pub enum IcmpError {
     HostUnreachable,
     /// Nobody listens on the port (ICMP 3/3, ICMPv6 1/4).
     PortUnreachable,
+    /// The destination host does not know the protocol (ICMP 3/2); ICMPv6 has no such code for a router: port unreachable
+    /// (1/4).
+    ProtocolUnreachable,
+    /// Communication with the destination network is forbidden (ICMP 3/9, ICMPv6 1/1).
+    NetProhibited,
+    /// Communication with the destination host is forbidden (ICMP 3/10, ICMPv6 1/1).
+    HostProhibited,
     /// Forbidden by policy (ICMP 3/13, ICMPv6 1/1).
     AdminProhibited,
+    /// The source address fails a policy (ICMP 3/13, ICMPv6 1/5).
+    PolicyFailed,
+    /// The route to the destination says to reject (ICMP 3/13, ICMPv6 1/6).
+    RejectRoute,
     /// Larger than the next link takes, and not to be fragmented (ICMP 3/4, ICMPv6 2/0).
     TooBig {
         /// The next link's MTU in bytes. ICMPv6 never says less than 1280, as Linux does (RFC 8200, section 5).
@@ -36,7 +47,10 @@ impl IcmpError {
             IcmpError::NetUnreachable => (3, 0, [0; 4]),
             IcmpError::HostUnreachable => (3, 1, [0; 4]),
             IcmpError::PortUnreachable => (3, 3, [0; 4]),
-            IcmpError::AdminProhibited => (3, 13, [0; 4]),
+            IcmpError::ProtocolUnreachable => (3, 2, [0; 4]),
+            IcmpError::NetProhibited => (3, 9, [0; 4]),
+            IcmpError::HostProhibited => (3, 10, [0; 4]),
+            IcmpError::AdminProhibited | IcmpError::PolicyFailed | IcmpError::RejectRoute => (3, 13, [0; 4]),
             IcmpError::TooBig { mtu } => (3, 4, (mtu as u32).to_be_bytes()),
         }
     }
@@ -47,8 +61,12 @@ impl IcmpError {
             IcmpError::HopLimitExceeded => (3, 0, [0; 4]),
             IcmpError::NetUnreachable => (1, 0, [0; 4]),
             IcmpError::HostUnreachable => (1, 3, [0; 4]),
-            IcmpError::PortUnreachable => (1, 4, [0; 4]),
-            IcmpError::AdminProhibited => (1, 1, [0; 4]),
+            IcmpError::PortUnreachable | IcmpError::ProtocolUnreachable => (1, 4, [0; 4]),
+            IcmpError::AdminProhibited | IcmpError::NetProhibited | IcmpError::HostProhibited => {
+                (1, 1, [0; 4])
+            }
+            IcmpError::PolicyFailed => (1, 5, [0; 4]),
+            IcmpError::RejectRoute => (1, 6, [0; 4]),
             IcmpError::TooBig { mtu } => {
                 let mtu = if mtu < 1280 { 1280 } else { mtu };
                 (2, 0, (mtu as u32).to_be_bytes())

@@ -7,9 +7,16 @@
 //! * [`headers`]: what is known of a packet after parsing: offsets, flow key, flags.
 //! * [`parse`](mod@parse): bytes → `Headers`, or a [`ParseError`] with its reason.
 //! * [`edit`]: one change to a packet; composed into an [`Action`].
-//! * [`apply`](mod@apply): executes an action on the bytes, checksums included. The only code that writes headers.
+//! * [`tunnel`]: a packet put into another one, and taken out of it.
+//! * [`apply`](mod@apply): executes an action on the bytes of a packet, checksums included.
+//! * [`execute`](mod@execute): the same for a whole frame: tags and tunnels make it longer or shorter at its front. These two
+//!   are the only code that writes headers.
+//! * [`extra`]: what is done to one packet alone: [`mss`] clamps the segment size of a SYN, [`embedded`] edits the packet
+//!   that an ICMP error is about.
+//! * [`fragment`]: cuts an IPv4 packet into fragments.
+//! * [`frame`]: a buffer with a packet in it and room before it.
 //! * [`checksum`]: full checksums over bytes.
-//! * [`icmp`]: builds ICMP and ICMPv6 errors.
+//! * [`icmp`]: builds ICMP and ICMPv6 errors; [`reset`] builds TCP resets.
 //! * [`build`]: builds whole packets, for tests and generators.
 #![forbid(unsafe_code)]
 
@@ -17,15 +24,28 @@ pub mod apply;
 pub mod build;
 pub mod checksum;
 pub mod edit;
+pub mod embedded;
+pub mod execute;
+pub mod extra;
+pub mod fragment;
+pub mod frame;
 pub mod headers;
 pub mod icmp;
+pub mod mss;
 pub mod parse;
 mod prefix;
+pub mod reset;
+pub mod tunnel;
 
 pub use apply::apply;
-pub use edit::Edit;
+pub use edit::{Edit, Tags};
+pub use execute::{ExecuteError, execute};
+pub use extra::Extra;
+pub use frame::Frame;
 pub use headers::{Flags, Headers, PortId};
 pub use parse::{ParseError, parse};
 pub use prefix::{Prefix, PrefixError};
-pub use throughway_shared::action::{Action, edits};
+pub use throughway_shared::action::{Action, Rewrite, edits};
 pub use throughway_shared::flow::FlowKey;
+pub use throughway_shared::tunnel::Tunnel;
+pub use tunnel::Encapsulation;

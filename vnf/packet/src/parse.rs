@@ -69,10 +69,14 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Protocol number of ICMP.
 pub const ICMP: u8 = 1;
+/// Protocol number of IPv4 in IP (RFC 2003).
+pub const IP_IN_IP: u8 = 4;
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const UDP: u8 = 17;
+/// Protocol number of IPv6 in IP (RFC 2473, RFC 4213).
+pub const IPV6_IN_IP: u8 = 41;
 /// Protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 /// Protocol number of SCTP.
@@ -110,6 +114,33 @@ pub fn parse(frame: &[u8], ingress: PortId) -> Result<Headers, ParseError> {
         _ => return Err(ParseError::NotIp),
     }
     Ok(headers)
+}
+
+/// Parses the packet that the packet of `headers` carries (IP in IP: RFC 2003, RFC 2473, RFC 4213), as if it were the frame's
+/// own: offsets are into the same frame, ingress and tags are those of the frame.
+///
+/// # Errors
+///
+/// [`ParseError::NotIp`] when the upper layer is no IP packet, or it is not all there: a fragment, an outer packet whose
+/// source route is not used up (RFC 2473, section 3.3: not yet at the end of the tunnel). Otherwise as [`parse`].
+pub fn parse_inner(frame: &[u8], headers: &Headers) -> Result<Headers, ParseError> {
+    let at = headers.l4;
+    let Some(rest) = frame.get(usize::from(at)..usize::from(headers.end)) else {
+        return Err(ParseError::NotIp);
+    };
+    if headers.flags.any(Flags::FRAGMENT | Flags::SOURCE_ROUTED) {
+        return Err(ParseError::NotIp);
+    }
+    let mut inner = Headers { l3: at, ..Headers::default() };
+    inner.key.ingress = headers.key.ingress;
+    inner.key.outer_vlan = headers.key.outer_vlan;
+    inner.key.inner_vlan = headers.key.inner_vlan;
+    match headers.key.protocol {
+        IP_IN_IP => ipv4(&mut inner, rest)?,
+        IPV6_IN_IP => ipv6::ipv6(&mut inner, rest)?,
+        _ => return Err(ParseError::NotIp),
+    }
+    Ok(inner)
 }
 
 /// Reads one or two tags; gives back the EtherType after them and the rest of the frame.
@@ -212,7 +243,7 @@ fn bad_fragment(offset: u16, more: bool, len: usize, unfragmented: usize) -> boo
 ///
 /// Options are not ours to judge: what is malformed ends the search.
 #[cold]
-fn source_routed(header: &[u8]) -> bool {
+pub(crate) fn source_routed(header: &[u8]) -> bool {
     let mut options = header.get(20..).unwrap_or_default();
     loop {
         match options {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use throughway_packet::{Edit, PortId};
+use throughway_packet::{Edit, Flags, PortId};
 use throughway_vnf::counters::Counter;
 use throughway_vnf::{
     Answer, Batch, Context, DropReason, Function, IcmpError, Packet, Slot, Snapshot, Verdict,
@@ -117,15 +117,19 @@ fn send(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>, next_hops
     if !egress.up {
         return reject(DropReason::EgressDown, IcmpError::HostUnreachable);
     }
-    // Without DF an IPv4 packet may be fragmented (RFC 1812, section 5.2.6). This version does not: it tells every sender.
-    if u32::from(headers.packet_len()) > egress.mtu {
-        let mtu = egress.mtu.try_into().unwrap_or(u16::MAX);
-        return reject(DropReason::TooBig, IcmpError::TooBig { mtu });
+    let mtu = egress.mtu.try_into().unwrap_or(u16::MAX);
+    if headers.packet_len() > mtu {
+        if headers.flags.has(Flags::DONT_FRAGMENT) {
+            return reject(DropReason::TooBig, IcmpError::TooBig { mtu });
+        }
+        // IPv4 without DF (RFC 1812, section 5.2.6).
+        packet.fragment_to(mtu);
     }
+    let headers = packet.headers();
 
     let next_hop = hop.address(headers.destination());
     packet.depends_on(Slot::neighbour(hop.port, next_hop));
-    packet.limit_len(egress.mtu.try_into().unwrap_or(u16::MAX));
+    packet.limit_len(mtu);
     packet.edit(Edit::DecrementHops);
     packet.edit(Edit::Egress(hop.port));
     match tables.neighbours.get(hop.port, next_hop) {

@@ -186,9 +186,17 @@ fn the_egress_mtu_is_compared_with_the_ip_packet() {
         check("fits", of(mtu), &sent);
         check("fits, with a tag, which does not count", of(mtu).vlan(7), &sent);
         check("fits, with padding, which does not count", of(mtu).padded(1600), &sent);
-        check("one more", of(mtu + 1), &too_big);
+        // IPv6 packets are never cut (RFC 8200, section 5), and IPv4's without DF are.
+        let without_df = if headers == 28 { &sent } else { &too_big };
+        check("one more", of(mtu + 1), without_df);
+        check("one more, a fragment", of(mtu + 9).fragment(72, false), without_df);
         check("one more, with DF", of(mtu + 1).dont_fragment(), &too_big);
-        check("one more, a fragment", of(mtu + 9).fragment(72, false), &too_big);
+    }
+    for (len, cut_to) in [(usize::from(WAN_MTU), None), (usize::from(WAN_MTU) + 1, Some(WAN_MTU))] {
+        let frame = builder("192.0.2.77", "8.8.8.8").payload(&vec![0; len - 28]).finish();
+        let mut judged = Packet::new(&frame, parse(&frame, LAN).unwrap());
+        assert_eq!(router().judge(&mut judged, &Context::default()), Verdict::Continue);
+        assert_eq!((judged.extra().fragments_of(), judged.limit()), (cut_to, WAN_MTU), "{len} bytes");
     }
     check(
         "a hop limit that runs out comes first",

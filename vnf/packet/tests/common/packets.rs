@@ -6,7 +6,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use throughway_packet::build::PacketBuilder;
-use throughway_packet::{Action, Edit, Headers, PortId};
+use throughway_packet::frame::{Frame, VecFrame};
+use throughway_packet::{
+    Action, Edit, Encapsulation, ExecuteError, Headers, ParseError, PortId, Rewrite, Tags, execute, parse,
+    tunnel,
+};
 
 /// Addresses of one family: often from a few, so that equal ones and words of zeros and ones occur.
 pub fn address(ipv4: bool) -> BoxedStrategy<IpAddr> {
@@ -144,7 +148,15 @@ pub fn edit() -> impl Strategy<Value = Edit> {
         Just(Edit::DecrementHops),
         any::<([u8; 6], [u8; 6])>().prop_map(|(destination, source)| Edit::Ethernet { destination, source }),
         any::<u16>().prop_map(|port| Edit::Egress(PortId(port))),
+        tags().prop_map(Edit::Tags),
+        any::<u8>().prop_map(Edit::Priority),
     ]
+}
+
+/// Tags, some with bits that are no identifier.
+fn tags() -> impl Strategy<Value = Tags> {
+    let vlan = || prop_oneof![1 => Just(0), 3 => 1..4095u16, 1 => any::<u16>()];
+    (vlan(), vlan(), any::<bool>()).prop_map(|(outer, inner, service)| Tags { outer, inner, service })
 }
 
 pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
@@ -158,4 +170,82 @@ pub fn record(edits: &[Edit], headers: &Headers) -> (Headers, Action) {
         edit.record(&mut view, &mut action);
     }
     (view, action)
+}
+
+/// What can be done to a packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    Edit(Edit),
+    Encapsulate(Encapsulation),
+    Decapsulate,
+}
+
+fn encapsulation() -> impl Strategy<Value = Encapsulation> {
+    let addresses = any::<bool>().prop_flat_map(|ipv4| (address(ipv4), address(ipv4)));
+    let rest = (option::of(word()), any::<u8>(), option::of(0..64u8), any::<bool>());
+    (addresses, rest).prop_map(|((source, destination), (gue, hop_limit, dscp, dont_fragment))| {
+        let plain = match gue {
+            Some(port) => Encapsulation::gue(source, destination, port),
+            None => Encapsulation::ip(source, destination),
+        };
+        Encapsulation { hop_limit, dscp, dont_fragment, ..plain }
+    })
+}
+
+/// Steps of any kind, also those that cannot follow one another.
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+    vec(
+        prop_oneof![
+            6 => edit().prop_map(Step::Edit),
+            1 => encapsulation().prop_map(Step::Encapsulate),
+            1 => Just(Step::Decapsulate),
+        ],
+        0..8,
+    )
+}
+
+/// Any packet, often one that carries another.
+pub fn carriers() -> impl Strategy<Value = Vec<u8>> {
+    (builder(), option::weighted(0.6, encapsulation())).prop_map(|(builder, outer)| {
+        let frame = builder.finish();
+        let Some(outer) = outer else { return frame };
+        let headers = parse(&frame, PortId(7)).unwrap();
+        let (mut view, mut rewrite) = (headers, Rewrite::nothing());
+        assert!(outer.record(&mut view, &mut rewrite));
+        run(&rewrite, &headers, &frame).unwrap()
+    })
+}
+
+/// Records steps one by one; what is refused changes nothing.
+pub fn record_steps(steps: &[Step], frame: &[u8], headers: &Headers) -> (Headers, Rewrite) {
+    let (mut view, mut rewrite) = (*headers, Rewrite::nothing());
+    for step in steps {
+        match step {
+            Step::Edit(edit) => edit.record_all(&mut view, &mut rewrite),
+            Step::Encapsulate(encapsulation) => {
+                let _ = encapsulation.record(&mut view, &mut rewrite);
+            }
+            Step::Decapsulate => {
+                let _: Result<(), ParseError> = tunnel::decapsulate(frame, headers, &mut view, &mut rewrite);
+            }
+        }
+    }
+    (view, rewrite)
+}
+
+/// Executes in a frame with room enough.
+pub fn run(rewrite: &Rewrite, headers: &Headers, frame: &[u8]) -> Result<Vec<u8>, ExecuteError> {
+    let mut buffer = VecFrame::new(frame, 128);
+    execute(rewrite, headers, &mut buffer)?;
+    Ok(buffer.bytes().to_vec())
+}
+
+/// The frame without the priorities of its tags: where a frame was untagged in between, its bytes cannot carry one on, but a
+/// chain can.
+pub fn without_priority(mut frame: Vec<u8>) -> Vec<u8> {
+    let headers = parse(&frame, PortId(0)).unwrap();
+    for at in (14..usize::from(headers.l3)).step_by(4) {
+        frame[at] &= 0x0f;
+    }
+    frame
 }
