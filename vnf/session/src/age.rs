@@ -5,8 +5,7 @@ use throughway_vnf::Now;
 
 use crate::quota::Class;
 use crate::session::{Reason, Removed, SessionId};
-use crate::slab::Life;
-use crate::sync::{Ordering, lock};
+use crate::sync::{Ordering, lock, try_lock};
 use crate::table::SessionTable;
 use crate::time::tick;
 
@@ -20,7 +19,7 @@ pub struct Sweep {
     pub looked_at: usize,
     /// Sessions that ended.
     pub expired: usize,
-    /// Whether nothing is left to do until time has moved on.
+    /// Whether nothing is left to do until time has moved on. If not, either the budget is used up or another worker is at it.
     pub done: bool,
 }
 
@@ -45,9 +44,10 @@ impl Round {
 }
 
 impl<S> SessionTable<S> {
-    /// Ends sessions whose timeout is over, in a bounded slice of work: at most `budget` looks. Any worker may call it, also
-    /// several at once; what is not done in one tick is continued in the next, where it stopped. When nothing is
-    /// left to do in a tick, a call costs one load.
+    /// Ends sessions whose timeout is over, in a bounded slice of work: at most `budget` looks. Made for the `tick` of every worker:
+    /// all go the same round through the shards, one a tick of 67 ms; what is not done in one tick is continued in the next,
+    /// where it stopped. Where another worker is at work, a call ends instead of waiting. When nothing is left to do
+    /// in a tick, it costs one load.
     ///
     /// `gone` runs without any lock.
     pub fn expire(&self, now: Now, budget: usize, mut gone: impl FnMut(Removed<S>)) -> Sweep {
@@ -69,18 +69,18 @@ impl<S> SessionTable<S> {
             let shard = &self.shards[number];
             let mut overdue = ArrayVec::<SessionId, SLICE>::new();
             let (looked_at, drained) = {
-                let mut slab = lock(&shard.slab);
-                slab.due(&shard.life, tick, (budget - sweep.looked_at).min(SLICE), |slot| {
-                    if let Some(life) = shard.life.get(slot as usize) {
-                        let Life { generation, .. } = Life::load(life);
-                        overdue.push(SessionId { index: self.index(number, slot), generation });
-                    }
+                // Whoever holds it may be ageing it: no reason for a worker to wait. The next call goes on here.
+                let Some(mut slab) = try_lock(&shard.slab) else { break };
+                slab.due(&shard.cards, tick, (budget - sweep.looked_at).min(SLICE), |slot, generation| {
+                    overdue.push(SessionId { index: self.index(number, slot), generation });
                 })
             };
             sweep.looked_at += looked_at.max(1);
             for id in overdue {
                 // Judged again under all its locks: it may have been seen meanwhile.
-                if let Some(removed) = self.take(id, Reason::Expired, |deadline, _| deadline <= tick) {
+                if let Some(removed) =
+                    self.take(id, Reason::Expired, |standing, _| standing.deadline() <= tick)
+                {
                     sweep.expired += 1;
                     gone(removed);
                 }
@@ -105,11 +105,10 @@ impl<S> SessionTable<S> {
             let number = (home + step) & (count - 1);
             let shard = &self.shards[number];
             let id = {
-                let slot = lock(&shard.slab).oldest_half_open(&shard.life)?;
-                let generation = Life::load(shard.life.get(slot as usize)?).generation;
+                let (slot, generation) = lock(&shard.slab).oldest_half_open(&shard.cards)?;
                 SessionId { index: self.index(number, slot), generation }
             };
-            self.take(id, Reason::Evicted, |_, live| live.class == Class::HalfOpen)
+            self.take(id, Reason::Evicted, |standing, _| standing.class == Class::HalfOpen)
         })
     }
 }

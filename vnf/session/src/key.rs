@@ -1,9 +1,11 @@
-//! The two keys of a session, and how they are kept in 47 bytes.
+//! The two keys of a session.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use throughway_shared::flow::{FlowKey, MAPPED_PREFIX, mapped};
+use throughway_shared::flow::{FlowKey, MAPPED_PREFIX};
+
+use crate::hash::Seed;
 
 /// A 5-tuple in one direction, as one stateful function sees it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -74,21 +76,21 @@ impl SessionKey {
         }
     }
 
-    /// What is hashed: every bit of the key, nothing else.
+    /// The key as it is compared, kept and hashed.
     #[inline]
-    pub(crate) fn words(&self) -> [u64; 5] {
+    pub(crate) fn words(&self) -> Words {
         let source = u128::from_le_bytes(self.source);
         let destination = u128::from_le_bytes(self.destination);
         let [a, b] = self.source_port;
         let [c, d] = self.destination_port;
         let [e, f] = self.zone.to_le_bytes();
-        [
+        Words([
             source as u64,
             (source >> 64) as u64,
             destination as u64,
             (destination >> 64) as u64,
             u64::from_le_bytes([a, b, c, d, e, f, self.protocol, 0]),
-        ]
+        ])
     }
 }
 
@@ -119,94 +121,150 @@ pub(crate) fn narrow(address: &[u8; 16]) -> Option<[u8; 4]> {
     (prefix == MAPPED_PREFIX).then_some(*v4)
 }
 
-/// What is left of a key without its addresses; bytes, so that it needs no alignment.
-#[derive(Clone, Copy)]
-pub(crate) struct Tail {
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
-    zone: [u8; 2],
-    protocol: u8,
-}
+/// The middle of a mapped address, before the IPv4 one: the lower half of its second word.
+const MAPPED: u32 = u32::from_le_bytes([0, 0, 0xff, 0xff]);
+/// Both ports in the tail.
+const PORTS: u64 = 0xffff_ffff;
+/// The zone in the tail.
+const ZONE: u64 = 0xffff << 32;
 
-impl Tail {
-    fn of(key: &SessionKey) -> Tail {
-        Tail {
-            source_port: key.source_port,
-            destination_port: key.destination_port,
-            zone: key.zone.to_ne_bytes(),
-            protocol: key.protocol,
-        }
+/// A key as five words, as of its little-endian bytes: source, destination, and the tail (ports, zone, protocol).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Words(pub(crate) [u64; 5]);
+
+impl Words {
+    #[inline]
+    pub(crate) fn tail(&self) -> u64 {
+        self.0[4]
+    }
+
+    /// Both addresses in one word, if both are IPv4.
+    #[inline]
+    pub(crate) fn narrow(&self) -> Option<u64> {
+        let [a, b, c, d, _] = self.0;
+        let is_narrow = a | c == 0 && b as u32 == MAPPED && d as u32 == MAPPED;
+        is_narrow.then_some(b >> 32 | d >> 32 << 32)
+    }
+
+    /// The words whose narrow addresses and tail these are.
+    #[inline]
+    pub(crate) fn widened(narrow: u64, tail: u64) -> Words {
+        let widen = |v4: u64| v4 << 32 | u64::from(MAPPED);
+        Words([0, widen(narrow & 0xffff_ffff), 0, widen(narrow >> 32), tail])
+    }
+
+    /// Source and destination exchanged.
+    #[inline]
+    pub(crate) fn reversed(&self) -> Words {
+        let [a, b, c, d, tail] = self.0;
+        Words([c, d, a, b, tail & !PORTS | u64::from((tail as u32).rotate_left(16))])
     }
 
     #[inline]
-    fn with(self, source: [u8; 16], destination: [u8; 16]) -> SessionKey {
+    pub(crate) fn zone(&self) -> u16 {
+        (self.tail() >> 32) as u16
+    }
+
+    #[inline]
+    pub(crate) fn in_zone(mut self, zone: u16) -> Words {
+        self.0[4] = self.0[4] & !ZONE | u64::from(zone) << 32;
+        self
+    }
+
+    #[inline]
+    pub(crate) fn without_zone(self) -> Words {
+        self.in_zone(0)
+    }
+
+    pub(crate) fn key(&self) -> SessionKey {
+        let [a, b, c, d, tail] = self.0;
+        let address = |low, high| (u128::from(low) | u128::from(high) << 64).to_le_bytes();
+        let [e, f, g, h, i, j, protocol, _] = u64::to_le_bytes(tail);
         SessionKey {
-            source,
-            destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            zone: u16::from_ne_bytes(self.zone),
-            protocol: self.protocol,
+            source: address(a, b),
+            destination: address(c, d),
+            source_port: [e, f],
+            destination_port: [g, h],
+            zone: u16::from_le_bytes([i, j]),
+            protocol,
         }
     }
-}
 
-/// Both keys of a session. Two full keys would take 80 bytes; nearly all sessions are IPv4 on both sides, or the addresses of one
-/// side are those of the other exchanged. The rest (translated IPv6) keeps its reverse key elsewhere.
-#[derive(Clone, Copy)]
-pub(crate) enum Packed {
-    /// Four IPv4 addresses.
-    Narrow { addresses: [[u8; 4]; 4], tails: [Tail; 2] },
-    /// The reverse addresses are the forward ones, exchanged.
-    Mirrored { source: [u8; 16], destination: [u8; 16], tails: [Tail; 2] },
-    /// The reverse key is in the slab's store of spare keys, under this number.
-    Apart { source: [u8; 16], destination: [u8; 16], tail: Tail, spare: [u8; 4] },
-}
-
-const _: () = assert!(size_of::<Packed>() == 47);
-
-impl Packed {
-    /// Packs both keys; `spare` stores the reverse one if it has to be kept apart, and may fail.
-    pub(crate) fn new([forward, reverse]: &[SessionKey; 2], spare: impl FnOnce(SessionKey) -> u32) -> Packed {
-        let tails = [Tail::of(forward), Tail::of(reverse)];
-        let SessionKey { source, destination, .. } = *forward;
-        let narrowed =
-            (narrow(&source), narrow(&destination), narrow(&reverse.source), narrow(&reverse.destination));
-        if let (Some(a), Some(b), Some(c), Some(d)) = narrowed {
-            return Packed::Narrow { addresses: [a, b, c, d], tails };
-        }
-        if reverse.source == destination && reverse.destination == source {
-            return Packed::Mirrored { source, destination, tails };
-        }
-        Packed::Apart { source, destination, tail: tails[0], spare: spare(*reverse).to_ne_bytes() }
-    }
-
-    /// The key of one side; `spare` finds what is kept apart.
+    /// The same for a key and its reverse, else different for different keys. So both directions of a session that nobody
+    /// translates lie in one bucket. IPv4 takes two words; the hash counts the length in.
     #[inline]
-    pub(crate) fn key(&self, side: Side, spare: impl FnOnce(u32) -> SessionKey) -> SessionKey {
-        match (self, side) {
-            (Packed::Narrow { addresses: [source, destination, ..], tails: [tail, _] }, Side::Forward)
-            | (Packed::Narrow { addresses: [.., source, destination], tails: [_, tail] }, Side::Reverse) => {
-                tail.with(mapped(*source), mapped(*destination))
+    pub(crate) fn hash(&self, seed: &Seed) -> u64 {
+        let [a, b, c, d, tail] = self.0;
+        let turned = self.reversed();
+        match self.narrow() {
+            Some(addresses) => {
+                let there = (addresses as u32, tail as u16);
+                let back = ((addresses >> 32) as u32, (tail >> 16) as u16);
+                let (addresses, tail) = if there <= back {
+                    (addresses, tail)
+                } else {
+                    (addresses.rotate_left(32), turned.tail())
+                };
+                seed.hash([addresses, tail])
             }
-            (Packed::Mirrored { source, destination, tails: [tail, _] }, Side::Forward)
-            | (
-                Packed::Mirrored { source: destination, destination: source, tails: [_, tail] },
-                Side::Reverse,
-            )
-            | (Packed::Apart { source, destination, tail, .. }, Side::Forward) => {
-                tail.with(*source, *destination)
+            None => {
+                let ordered = (a, b, tail as u16) <= (c, d, (tail >> 16) as u16);
+                seed.hash(if ordered { self.0 } else { turned.0 })
             }
-            (Packed::Apart { spare: number, .. }, Side::Reverse) => spare(u32::from_ne_bytes(*number)),
         }
     }
+}
 
-    /// The number under which the reverse key is kept apart.
-    pub(crate) fn spare(&self) -> Option<u32> {
-        match self {
-            Packed::Apart { spare, .. } => Some(u32::from_ne_bytes(*spare)),
-            Packed::Narrow { .. } | Packed::Mirrored { .. } => None,
-        }
+/// A key with its hash in one table, so that finding and making take one computation; see [`SessionTable::probe`].
+///
+/// [`SessionTable::probe`]: crate::SessionTable::probe
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    pub(crate) key: SessionKey,
+    pub(crate) hash: u64,
+}
+
+impl Probe {
+    /// The key.
+    pub const fn key(&self) -> &SessionKey {
+        &self.key
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::SessionKey {}
+    impl Sealed for super::Probe {}
+}
+
+/// What a table can be asked for: a [`SessionKey`], or a [`Probe`] that this same table made.
+pub trait Keyed: sealed::Sealed {
+    /// The key itself.
+    fn session_key(&self) -> &SessionKey;
+    #[doc(hidden)]
+    fn hash_with(&self, seed: &Seed) -> u64;
+}
+
+impl Keyed for SessionKey {
+    fn session_key(&self) -> &SessionKey {
+        self
+    }
+
+    #[inline]
+    fn hash_with(&self, seed: &Seed) -> u64 {
+        self.words().hash(seed)
+    }
+}
+
+impl Keyed for Probe {
+    fn session_key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    #[inline]
+    fn hash_with(&self, seed: &Seed) -> u64 {
+        debug_assert_eq!(self.hash, self.key.words().hash(seed), "the probe of another table");
+        self.hash
     }
 }
 
@@ -214,6 +272,7 @@ impl Packed {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use throughway_shared::flow::mapped;
 
     fn address() -> impl Strategy<Value = [u8; 16]> {
         // Few values, so that mirrored and half mirrored pairs come up, and addresses that look mapped but are not.
@@ -239,25 +298,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packing_loses_nothing(forward in key(), other in key(), mirror: bool) {
-            let reverse = if mirror { forward.reversed() } else { other };
-            let mut kept = None;
-            let packed = Packed::new(&[forward, reverse], |key| { kept = Some(key); 7 });
-            let spare = |number| { assert_eq!(number, 7); kept.unwrap() };
-            prop_assert_eq!(packed.key(Side::Forward, |_| unreachable!()), forward);
-            prop_assert_eq!(packed.key(Side::Reverse, spare), reverse);
-            prop_assert!(!(mirror && kept.is_some()), "untranslated sessions keep nothing apart");
-            prop_assert_eq!(packed.spare(), kept.map(|_| 7));
-        }
-
-        #[test]
         fn reversing_twice_changes_nothing(key in key()) {
             prop_assert_eq!(key.reversed().reversed(), key);
         }
 
         #[test]
-        fn different_keys_are_hashed_from_different_words(a in key(), b in key()) {
+        fn words_say_what_the_key_says(a in key(), b in key()) {
+            prop_assert_eq!(a.words().key(), a);
             prop_assert_eq!(a == b, a.words() == b.words());
+            prop_assert_eq!(a.reversed().words(), a.words().reversed());
+            prop_assert_eq!(a.words().narrow().is_some(), narrow(&a.source).is_some() && narrow(&a.destination).is_some());
+            if let Some(addresses) = a.words().narrow() {
+                prop_assert_eq!(Words::widened(addresses, a.words().tail()), a.words());
+            }
+        }
+
+        #[test]
+        fn a_key_meets_its_reverse_and_nothing_else(a in key(), b in key()) {
+            let seed = Seed([3, 5]);
+            let hash = |key: &SessionKey| key.words().hash(&seed);
+            prop_assert_eq!(hash(&a), hash(&a.reversed()));
+            prop_assert_eq!(hash(&a) == hash(&b), a == b || a == b.reversed());
         }
     }
 

@@ -11,7 +11,11 @@
 #![forbid(unsafe_code)]
 
 mod age;
+mod bucket;
+mod card;
+mod chunks;
 mod hash;
+mod insert;
 #[cfg(all(test, loom))]
 mod interleavings;
 mod key;
@@ -30,10 +34,16 @@ mod wheel;
 
 pub use age::Sweep;
 pub use hash::Seed;
-pub use key::{SessionKey, Side};
+pub use insert::{InsertError, NewSession};
+pub use key::{Keyed, Probe, SessionKey, Side};
 pub use quota::{Class, QuotaFull};
 pub use session::{Info, Meta, Reason, Removed, SessionId};
 pub use source::{SourceConfig, SourceCounter, SourceError};
-pub use table::{Config, Found, InsertError, MAX_CAPACITY, NewSession, SessionTable, Stats, WhenFull};
+pub use table::{Config, Found, MAX_CAPACITY, SessionTable, Stats, WhenFull};
 pub use time::RESOLUTION;
 pub use walk::Cursor;
+
+/// The example in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

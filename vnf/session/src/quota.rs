@@ -1,6 +1,6 @@
 //! How many sessions there may be, in all and of each class: counted exactly, whatever the number of workers.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, PlainU32 as Plain};
 
 /// What kind of life a session leads: what it is counted as, and whether it may be displaced.
 #[repr(u8)]
@@ -33,56 +33,22 @@ impl Class {
 #[error("no more {} sessions allowed", .0.label())]
 pub struct QuotaFull(pub Class);
 
-/// What is missing for one session more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Lacking {
-    Quota(Class),
-    Room,
-}
-
-/// Exact counts with their limits. A place is reserved before a session is made and released after it is gone.
+/// Exact counts of the classes that have a quota. The others are counted in their shards only, so that workers do not meet in a
+/// counter without need.
 pub(crate) struct Counts {
-    all: AtomicU32,
     classes: [AtomicU32; 3],
-    capacity: u32,
-    quotas: [u32; 3],
+    quotas: [Option<u32>; 3],
 }
 
 impl Counts {
-    pub(crate) fn new(capacity: u32, quotas: [u32; 3]) -> Self {
-        Counts {
-            all: AtomicU32::new(0),
-            classes: std::array::from_fn(|_| AtomicU32::new(0)),
-            capacity,
-            quotas,
-        }
+    pub(crate) fn new(quotas: [Option<u32>; 3]) -> Self {
+        Counts { classes: std::array::from_fn(|_| AtomicU32::new(0)), quotas }
     }
 
-    pub(crate) fn all(&self) -> u32 {
-        self.all.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn of(&self, class: Class) -> u32 {
-        self.classes[class as usize].load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn reserve(&self, class: Class) -> Result<(), Lacking> {
-        self.enter(class).map_err(|QuotaFull(class)| Lacking::Quota(class))?;
-        if rise(&self.all, self.capacity) {
-            return Ok(());
-        }
-        self.leave(class);
-        Err(Lacking::Room)
-    }
-
-    pub(crate) fn release(&self, class: Class) {
-        self.leave(class);
-        self.all.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Releases a session whose slot will never be used again: the capacity shrinks by one.
-    pub(crate) fn release_retired(&self, class: Class) {
-        self.leave(class);
+    /// How many there are of a class, if it has a quota.
+    pub(crate) fn of(&self, class: Class) -> Option<u32> {
+        let index = class as usize;
+        self.quotas[index].map(|_| self.classes[index].load(Ordering::Relaxed))
     }
 
     /// Moves one session from class to class.
@@ -94,13 +60,45 @@ impl Counts {
         Ok(())
     }
 
-    fn enter(&self, class: Class) -> Result<(), QuotaFull> {
+    /// Reserves a place before a session is made.
+    #[inline]
+    pub(crate) fn enter(&self, class: Class) -> Result<(), QuotaFull> {
         let index = class as usize;
-        rise(&self.classes[index], self.quotas[index]).then_some(()).ok_or(QuotaFull(class))
+        match self.quotas[index] {
+            Some(quota) if !rise(&self.classes[index], quota) => Err(QuotaFull(class)),
+            _ => Ok(()),
+        }
     }
 
-    fn leave(&self, class: Class) {
-        self.classes[class as usize].fetch_sub(1, Ordering::Relaxed);
+    /// Gives a place back after a session is gone.
+    #[inline]
+    pub(crate) fn leave(&self, class: Class) {
+        let index = class as usize;
+        if self.quotas[index].is_some() {
+            self.classes[index].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How many sessions of each class lie in one shard: changed under its lock, read by anybody.
+#[derive(Default)]
+pub(crate) struct Census([Plain; 3]);
+
+impl Census {
+    pub(crate) fn of(&self, class: Class) -> u32 {
+        self.0[class as usize].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, class: Class) {
+        let count = &self.0[class as usize];
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn subtract(&self, class: Class) {
+        let count = &self.0[class as usize];
+        count.store(count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
     }
 }
 

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use throughway_vnf::Now;
 
+use crate::card::{Card, Standing};
 use crate::key::SessionKey;
-use crate::quota::{Class, Counts, QuotaFull};
-use crate::slab::{Life, Live};
-use crate::sync::{AtomicU64, Ordering};
+use crate::quota::{Census, Class, Counts, QuotaFull};
 use crate::time::{beginning, tick, ticks};
 
 /// The handle of a session. It outlives its session harmlessly: the table never takes it for another one.
@@ -28,6 +27,13 @@ impl SessionId {
     pub const fn from_bits(bits: u64) -> Self {
         SessionId { index: bits as u32, generation: (bits >> 32) as u32 }
     }
+
+    /// The handle in 56 bits, for [`Credit`](throughway_vnf::Credit): the number of the slot, and 24 bits of how many sessions
+    /// have lived in it. See [`SessionTable::credited`](crate::SessionTable::credited).
+    pub const fn to_credit(self) -> u64 {
+        // The lowest bit of a living session's generation is always set.
+        ((self.generation >> 1) as u64 & 0xff_ffff) << 32 | self.index as u64
+    }
 }
 
 /// What the table knows of a session.
@@ -44,12 +50,12 @@ pub struct Info {
 }
 
 impl Info {
-    pub(crate) fn new<S>(id: SessionId, life: Life, live: &Live<S>) -> Self {
+    pub(crate) fn new(id: SessionId, standing: &Standing) -> Self {
         Info {
             id,
-            class: live.class,
-            last_seen: beginning(life.seen),
-            expires: beginning(life.seen.saturating_add(live.timeout)),
+            class: standing.class,
+            last_seen: beginning(standing.life.seen),
+            expires: beginning(standing.deadline()),
         }
     }
 }
@@ -57,21 +63,14 @@ impl Info {
 /// What a function can change of a session beside its own state.
 pub struct Meta<'a> {
     id: SessionId,
-    life: &'a AtomicU64,
+    card: &'a Card,
     counts: &'a Counts,
-    class: &'a mut Class,
-    timeout: &'a mut u32,
+    census: &'a Census,
 }
 
 impl<'a> Meta<'a> {
-    pub(crate) fn new(
-        id: SessionId,
-        life: &'a AtomicU64,
-        counts: &'a Counts,
-        class: &'a mut Class,
-        timeout: &'a mut u32,
-    ) -> Self {
-        Meta { id, life, counts, class, timeout }
+    pub(crate) fn new(id: SessionId, card: &'a Card, counts: &'a Counts, census: &'a Census) -> Self {
+        Meta { id, card, counts, census }
     }
 
     /// The session's handle.
@@ -81,25 +80,29 @@ impl<'a> Meta<'a> {
 
     /// What it is counted as.
     pub fn class(&self) -> Class {
-        *self.class
+        self.info().class
     }
 
     /// The last life sign, rounded down to a tick.
     pub fn last_seen(&self) -> Now {
-        beginning(Life::load(self.life).seen)
+        self.info().last_seen
     }
 
     /// When it ends without another life sign.
     pub fn expires(&self) -> Now {
-        beginning(Life::load(self.life).seen.saturating_add(*self.timeout))
+        self.info().expires
+    }
+
+    /// What the table knows of it.
+    pub fn info(&self) -> Info {
+        Info::new(self.id, &self.card.under_lock())
     }
 
     /// A packet was seen: the session ends `timeout` after `now` (or after a later life sign that is known already). The
-    /// timeout also holds for life signs to come.
+    /// timeout also holds for life signs to come; it is at most two years.
     pub fn touch(&mut self, now: Now, timeout: Duration) {
-        *self.timeout = ticks(timeout);
-        let sign = Life { generation: self.id.generation, seen: tick(now) };
-        self.life.fetch_max(sign.word(), Ordering::Relaxed);
+        self.card.sign(self.id.generation, tick(now));
+        self.card.set_timeout(ticks(timeout));
     }
 
     /// Counts it as `class` from now on.
@@ -107,8 +110,11 @@ impl<'a> Meta<'a> {
     /// # Errors
     /// When the quota of that class is used up; nothing has changed then.
     pub fn set_class(&mut self, class: Class) -> Result<(), QuotaFull> {
-        self.counts.reclass(*self.class, class)?;
-        *self.class = class;
+        let before = self.class();
+        self.counts.reclass(before, class)?;
+        self.census.subtract(before);
+        self.census.add(class);
+        self.card.set_class(class);
         Ok(())
     }
 }
@@ -122,6 +128,8 @@ pub enum Reason {
     Expired,
     /// Half-open, it had to make room for another.
     Evicted,
+    /// An operator cleared it.
+    Cleared,
 }
 
 /// A session that is gone, given back to its function.

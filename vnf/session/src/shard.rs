@@ -1,152 +1,258 @@
-//! A shard: one part of the index, and one slab of sessions. They only share the memory; a session's keys may lie in the index
-//! of any two shards.
+//! A shard: one part of the index, and the slots of some sessions, under one lock. A session's slot is nearly always in the shard of
+//! its forward key; its reverse key may lie in the index of any shard.
 //!
-//! Order of locks: the indexes of at most two shards, lower number first; then one slab. Nothing is locked while a slab is.
+//! Order of locks: at most three shards, lower number first. Lookups take none, work on a session's state that of its slot.
 
-use crate::key::Side;
+use std::hint::black_box;
+
+use arrayvec::ArrayVec;
+
+use crate::bucket::{Bucket, CELLS, Entry};
+use crate::card::{Card, Spare};
+use crate::chunks::Chunks;
+use crate::quota::{Census, Class};
 use crate::session::{Reason, SessionId};
-use crate::slab::{Life, Slab};
-use crate::sync::{AtomicU64, Count, Mutex, MutexGuard, Ordering, lock};
+use crate::slab::{Cards, NONE, Slab, Spares, lane};
+use crate::sync::{Count, Mutex, MutexGuard, Ordering, PlainU32, lock};
 use crate::table::Stats;
+use crate::wheel::Link;
 
-/// The generation after which a slot is not used again, so that handles stay unique.
-pub(crate) const LAST_GENERATION: u32 = u32::MAX - 1;
+/// Entries of a bucket that are in use on average when the table is full. One bucket in five then needs a second one.
+const LOAD: u32 = 8;
+const _: () = assert!((LOAD as usize) < CELLS);
+/// Buckets of the reserve that are allocated at once.
+const RESERVE: u32 = 32;
+/// The most buckets in one chain: far beyond what the hash function lets happen.
+const LONGEST_CHAIN: usize = 64;
 
 /// Aligned so that no two shards share a cache line, nor a pair of lines that are fetched together.
 #[repr(align(128))]
 pub(crate) struct Shard<S> {
-    /// Heads of chains: encoded [`Entry`]s. Whoever holds this lock may follow and change the shard's chains.
-    pub(crate) index: Mutex<Box<[u32]>>,
     pub(crate) slab: Mutex<Slab<S>>,
-    /// A [`Life`] for each slot. Generations change only under the slab's lock.
-    pub(crate) life: Box<[AtomicU64]>,
+    buckets: Box<[Bucket]>,
+    pub(crate) cards: Cards,
+    reserve: Chunks<Bucket, RESERVE>,
+    spares: Spares,
+    /// The slot that the next session will most likely get: what is worth fetching before the lock is taken.
+    next: PlainU32,
+    pub(crate) census: Census,
     pub(crate) counters: Counters,
-    buckets: u32,
 }
 
 impl<S> Shard<S> {
     pub(crate) fn new(slots: u32, up_front: bool) -> Self {
-        // Two keys a session over three buckets: even in a full table, two of three keys are the first of their chain. Each
-        // further one costs a cache miss, each further bucket 4 bytes a session.
-        let buckets = slots * 3;
-        let unborn = || AtomicU64::new(Life { generation: 1, seen: 0 }.word());
+        let buckets = (slots * 2).div_ceil(LOAD);
+        // For the keys of sessions in other shards that meet here by chance, with much to spare when all is small.
+        let reserve = buckets.max(RESERVE);
+        let mut slab = Slab::new(slots, reserve);
+        let cards = Chunks::new(slots);
+        if up_front {
+            cards.fill(Card::new);
+            slab.grow(slots.saturating_sub(1), slots);
+        }
         Shard {
-            index: Mutex::new(vec![0; buckets as usize].into_boxed_slice()),
-            slab: Mutex::new(Slab::new(slots, up_front)),
-            life: (0..slots).map(|_| unborn()).collect(),
+            slab: Mutex::new(slab),
+            buckets: (0..buckets).map(|_| Bucket::new()).collect(),
+            cards,
+            reserve: Chunks::new(reserve),
+            spares: Chunks::new(slots),
+            next: PlainU32::new(0),
+            census: Census::default(),
             counters: Counters::default(),
-            buckets,
         }
     }
 
     pub(crate) fn memory(&self) -> usize {
-        self.buckets as usize * size_of::<u32>() + size_of_val(&*self.life) + lock(&self.slab).memory()
+        size_of_val(&*self.buckets)
+            + self.cards.memory()
+            + self.reserve.memory()
+            + self.spares.memory()
+            + lock(&self.slab).memory()
     }
 
     /// The bucket of a hash: its share of all buckets, without a division.
     #[inline]
     pub(crate) fn bucket(&self, hash: u32) -> usize {
-        ((u64::from(hash) * u64::from(self.buckets)) >> 32) as usize
+        ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
     }
 
-    /// The life of a session, unless the handle is stale.
+    /// The bucket of an address.
     #[inline]
-    pub(crate) fn current(&self, id: SessionId, slot: u32) -> Option<Life> {
-        let life = Life::load(self.life.get(slot as usize)?);
-        (life.generation == id.generation).then_some(life)
+    pub(crate) fn at(&self, bucket: usize) -> Option<&Bucket> {
+        self.buckets.get(bucket)
     }
 
-    /// Ends a generation if `decide` agrees, given the last life sign. A life sign that comes in meanwhile is decided upon
-    /// again. The lock of the slab must be held. Returns the last life sign.
-    pub(crate) fn end(&self, id: SessionId, slot: u32, decide: impl Fn(u32) -> bool) -> Option<u32> {
-        loop {
-            let life = self.current(id, slot)?;
-            if !decide(life.seen) {
-                return None;
+    /// A bucket and those it leads to.
+    #[inline]
+    pub(crate) fn chain(&self, bucket: usize) -> impl Iterator<Item = &Bucket> {
+        std::iter::successors(self.at(bucket), |bucket| self.reserve.get(bucket.next()?)).take(LONGEST_CHAIN)
+    }
+
+    /// A spare key by its number.
+    #[inline]
+    pub(crate) fn spare(&self, number: u32) -> Option<&Spare> {
+        self.spares.get(number)
+    }
+
+    /// Puts a key into the index; says whether there was room.
+    pub(crate) fn enlist(&self, slab: &mut Slab<S>, address: Address, entry: Entry) -> bool {
+        let mut last = None;
+        let mut length = 0;
+        for bucket in self.chain(address.bucket) {
+            if bucket.put(address.tag, entry) {
+                return true;
             }
-            let next = Life { generation: life.generation.saturating_add(1), seen: 0 };
-            let cell = self.life.get(slot as usize)?;
-            let swapped =
-                cell.compare_exchange(life.word(), next.word(), Ordering::Relaxed, Ordering::Relaxed);
-            if swapped.is_ok() {
-                return Some(life.seen);
-            }
+            last = Some(bucket);
+            length += 1;
         }
+        let Some(last) = last.filter(|_| length < LONGEST_CHAIN) else { return false };
+        let Some(number) = slab.reserve.take(|number| Some(self.reserve.get(number)?.next().unwrap_or(NONE)))
+        else {
+            return false;
+        };
+        let Some(bucket) = self.reserve.ensure(number, Bucket::new) else { return false };
+        bucket.lead(None);
+        bucket.put(address.tag, entry);
+        last.lead(Some(number));
+        true
+    }
+
+    /// Takes a key out of the index.
+    pub(crate) fn delist(&self, slab: &mut Slab<S>, address: Address, entry: Entry) {
+        let mut before: Option<&Bucket> = None;
+        for bucket in self.chain(address.bucket) {
+            if bucket.take(address.tag, entry) {
+                if let Some((before, number)) = before.and_then(|before| Some((before, before.next()?)))
+                    && bucket.next().is_none()
+                    && bucket.is_empty()
+                {
+                    before.lead(None);
+                    let next = slab.reserve.give(number);
+                    bucket.lead((next != NONE).then_some(next));
+                }
+                return;
+            }
+            before = Some(bucket);
+        }
+        debug_assert!(false, "an entry is missing in the index");
+    }
+
+    /// Takes a vacant slot.
+    #[inline]
+    pub(crate) fn vacant(&self, slab: &mut Slab<S>) -> Option<(u32, &Card)> {
+        let slot = slab.slots.take(|slot| Some(self.cards.get(slot)?.link().next()))?;
+        let card = self.cards.ensure(slot, Card::new)?;
+        slab.grow(slot, self.cards.limit());
+        self.next.store(slab.slots.next(), Ordering::Relaxed);
+        // Begins to fetch the state's place while the card is written.
+        black_box(slab.state(slot).is_some());
+        Some((slot, card))
+    }
+
+    /// Gives a slot back for use by the next session.
+    pub(crate) fn free(&self, slab: &mut Slab<S>, slot: u32) {
+        if let Some(card) = self.cards.get(slot) {
+            card.set_link(Link::vacant(slab.slots.give(slot)));
+            self.next.store(slot, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a spare cell for a key.
+    pub(crate) fn spare_cell(&self, slab: &mut Slab<S>) -> Option<(u32, &Spare)> {
+        let number = slab.spares.take(|number| Some(self.spares.get(number)?.next()))?;
+        Some((number, self.spares.ensure(number, Spare::new)?))
+    }
+
+    /// Takes the state of a session that has ended, and what else it has but its slot and its keys' entries.
+    pub(crate) fn clean(&self, slab: &mut Slab<S>, slot: u32) -> Option<S> {
+        let card = self.cards.get(slot)?;
+        slab.wheel.unlink(&mut &self.cards, slot);
+        if let Some(number) = card.spare()
+            && let Some(spare) = self.spares.get(number)
+        {
+            spare.set_next(slab.spares.give(number));
+        }
+        slab.place(slot)?.take()
+    }
+
+    /// Files a new session.
+    #[inline]
+    pub(crate) fn file(&self, slab: &mut Slab<S>, slot: u32, class: Class, deadline: u32) {
+        slab.wheel.file(&mut &self.cards, lane(class), slot, deadline);
+    }
+
+    /// Fetches the card that the next session will most likely get.
+    #[inline]
+    pub(crate) fn touch_next(&self) -> u64 {
+        let card = self.cards.get(self.next.load(Ordering::Relaxed));
+        card.map_or(0, |card| u64::from(card.life().seen))
+    }
+
+    /// The card of a session, unless the handle is stale.
+    #[inline]
+    pub(crate) fn current(&self, id: SessionId, slot: u32) -> Option<&Card> {
+        self.cards.get(slot).filter(|card| card.standing(id.generation).is_some())
     }
 }
 
-/// Where a key's chain begins.
+/// Where a key lies in the index.
 #[derive(Clone, Copy)]
 pub(crate) struct Address {
     pub(crate) shard: usize,
     pub(crate) bucket: usize,
+    /// Never 0.
+    pub(crate) tag: u16,
 }
 
-/// One of the two keys of the session at `index`, as an element of a chain.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) index: u32,
-    pub(crate) side: Side,
-}
+/// Up to three shards, locked.
+pub(crate) struct Locks<'a, S>(ArrayVec<(usize, MutexGuard<'a, Slab<S>>), 3>);
 
-impl Entry {
-    #[inline]
-    pub(crate) fn encode(self) -> u32 {
-        (self.index << 1 | self.side as u32) + 1
-    }
-
-    /// Zero ends a chain.
-    #[inline]
-    pub(crate) fn decode(link: u32) -> Option<Entry> {
-        let entry = link.checked_sub(1)?;
-        let side = if entry & 1 == 0 { Side::Forward } else { Side::Reverse };
-        Some(Entry { index: entry >> 1, side })
-    }
-}
-
-/// The locked indexes in which two keys lie.
-pub(crate) struct Heads<'a> {
-    lower: (usize, MutexGuard<'a, Box<[u32]>>),
-    higher: Option<(usize, MutexGuard<'a, Box<[u32]>>)>,
-}
-
-impl<'a> Heads<'a> {
-    pub(crate) fn lock<S>(shards: &'a [Shard<S>], [a, b]: [Address; 2]) -> Self {
-        let (low, high) = (a.shard.min(b.shard), a.shard.max(b.shard));
-        Heads {
-            lower: (low, lock(&shards[low].index)),
-            higher: (low != high).then(|| (high, lock(&shards[high].index))),
+impl<'a, S> Locks<'a, S> {
+    pub(crate) fn take(shards: &'a [Shard<S>], mut wanted: [usize; 3]) -> Self {
+        wanted.sort_unstable();
+        let mut locks = ArrayVec::new();
+        let mut last = usize::MAX;
+        for number in wanted {
+            if number != last
+                && let Some(shard) = shards.get(number)
+            {
+                locks.push((number, lock(&shard.slab)));
+                last = number;
+            }
         }
+        Locks(locks)
     }
 
-    /// The head of a chain in one of the two.
-    pub(crate) fn head(&mut self, address: Address) -> &mut u32 {
-        let (_, index) = match &mut self.higher {
-            Some(higher) if higher.0 == address.shard => higher,
-            _ => &mut self.lower,
-        };
-        &mut index[address.bucket]
+    /// What lies under the lock of a shard, if it is among those taken.
+    #[inline]
+    pub(crate) fn of(&mut self, number: usize) -> Option<&mut Slab<S>> {
+        self.0.iter_mut().find(|(locked, _)| *locked == number).map(|(_, slab)| &mut **slab)
     }
 }
 
 /// Written by any worker on its slow path, in the shard of the forward key or of the session.
 #[derive(Default)]
 pub(crate) struct Counters {
+    /// Under the lock.
     pub(crate) inserted: Count,
-    pub(crate) removed: Count,
-    pub(crate) expired: Count,
-    pub(crate) evicted: Count,
+    removed: Count,
+    expired: Count,
+    evicted: Count,
+    cleared: Count,
+    /// Without.
     pub(crate) refused_full: Count,
     pub(crate) refused_quota: Count,
     pub(crate) conflicts: Count,
 }
 
 impl Counters {
+    /// The lock of the shard must be held.
     pub(crate) fn ended(&self, reason: Reason) {
         match reason {
-            Reason::Removed => self.removed.add(),
-            Reason::Expired => self.expired.add(),
-            Reason::Evicted => self.evicted.add(),
+            Reason::Removed => self.removed.add_locked(),
+            Reason::Expired => self.expired.add_locked(),
+            Reason::Evicted => self.evicted.add_locked(),
+            Reason::Cleared => self.cleared.add_locked(),
         }
     }
 
@@ -155,6 +261,7 @@ impl Counters {
         sum.removed += self.removed.get();
         sum.expired += self.expired.get();
         sum.evicted += self.evicted.get();
+        sum.cleared += self.cleared.get();
         sum.refused_full += self.refused_full.get();
         sum.refused_quota += self.refused_quota.get();
         sum.conflicts += self.conflicts.get();

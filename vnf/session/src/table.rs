@@ -1,20 +1,22 @@
-//! The session table: finding, making, changing and removing sessions.
+//! The session table: finding, changing and removing sessions.
 
-use std::time::Duration;
+use std::hint::black_box;
 
 use throughway_vnf::Now;
 
+use crate::bucket::Entry;
+use crate::card::{LAST_GENERATION, Standing};
 use crate::hash::Seed;
-use crate::key::{SessionKey, Side};
-use crate::quota::{Class, Counts, Lacking, QuotaFull};
+use crate::key::{Keyed, Probe, SessionKey, Side, Words};
+use crate::quota::{Class, Counts};
 use crate::session::{Info, Meta, Reason, Removed, SessionId};
-use crate::shard::{Address, Entry, Heads, LAST_GENERATION, Shard};
-use crate::slab::{Fresh, Life, Live, Slab};
-use crate::sync::{AtomicU64, MutexGuard, Ordering, lock};
-use crate::time::{tick, ticks};
+use crate::shard::{Address, Locks, Shard};
+use crate::slab::Slab;
+use crate::sync::{AtomicU64, Ordering, lock};
+use crate::time::tick;
 
 /// The most sessions a table can hold.
-pub const MAX_CAPACITY: u32 = 1 << 30;
+pub const MAX_CAPACITY: u32 = (1 << 30) - 256;
 
 /// What happens when a session is wanted and there is no room, or the quota of half-open sessions is used up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,43 +67,6 @@ impl Config {
     }
 }
 
-/// A session to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct NewSession<S> {
-    /// The key of the packet that opens it.
-    pub forward: SessionKey,
-    /// The key of the answers, as they will arrive at the function.
-    pub reverse: SessionKey,
-    /// What it is counted as at first.
-    pub class: Class,
-    /// How long it lives without a life sign.
-    pub timeout: Duration,
-    /// The function's own part.
-    pub state: S,
-}
-
-/// Why a session was not made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum InsertError {
-    /// One of the keys belongs to a living session.
-    #[error("the {side:?} key belongs to another session")]
-    Conflict {
-        /// Which of the new session's keys; the forward one if both.
-        side: Side,
-        /// The session that has it.
-        with: SessionId,
-    },
-    /// The table is full, and nothing could be displaced.
-    #[error("the session table is full")]
-    Full,
-    /// The quota of the class is used up, and nothing could be displaced.
-    #[error(transparent)]
-    Quota(#[from] QuotaFull),
-    /// Both keys are the same: answers could not be told from questions.
-    #[error("both keys are the same")]
-    SameKey,
-}
-
 /// Where a key was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
@@ -122,6 +87,8 @@ pub struct Stats {
     pub expired: u64,
     /// Half-open sessions displaced.
     pub evicted: u64,
+    /// Sessions that an operator cleared.
+    pub cleared: u64,
     /// Refused: no room.
     pub refused_full: u64,
     /// Refused: quota used up.
@@ -139,14 +106,10 @@ pub struct SessionTable<S> {
     pub(crate) counts: Counts,
     /// Where ageing stands; see `age.rs`.
     pub(crate) sweep: AtomicU64,
-    seed: Seed,
-    when_full: WhenFull,
-}
-
-/// A session found, with the lock of its slab.
-struct Seat<'a, S> {
-    slab: MutexGuard<'a, Slab<S>>,
-    at: Entry,
+    /// One bit for each shard that has a vacant slot.
+    pub(crate) roomy: [AtomicU64; 4],
+    pub(crate) seed: Seed,
+    pub(crate) when_full: WhenFull,
 }
 
 impl<S> SessionTable<S> {
@@ -156,20 +119,23 @@ impl<S> SessionTable<S> {
         let shards = config.shards.unwrap_or(capacity / 4096).clamp(1, 256).min(capacity).next_power_of_two();
         // The power of two above a small capacity would leave shards without a slot.
         let shards = if shards > capacity { shards / 2 } else { shards };
-        let quotas = config.quotas.map(|quota| quota.unwrap_or(u32::MAX));
         let share = |shard| capacity / shards + u32::from(shard < capacity % shards);
         SessionTable {
             shards: (0..shards).map(|shard| Shard::new(share(shard), config.up_front)).collect(),
-            counts: Counts::new(capacity, quotas),
+            counts: Counts::new(config.quotas),
             sweep: AtomicU64::new(0),
+            roomy: std::array::from_fn(|word| {
+                let bits = (shards as usize).saturating_sub(word * 64).min(64);
+                AtomicU64::new(if bits == 0 { 0 } else { u64::MAX >> (64 - bits) })
+            }),
             seed: config.seed,
             when_full: config.when_full,
         }
     }
 
-    /// How many sessions there are.
+    /// How many sessions there are, summed over the shards.
     pub fn len(&self) -> u32 {
-        self.counts.all()
+        Class::ALL.into_iter().map(|class| self.sum(class)).fold(0, u32::wrapping_add)
     }
 
     /// Whether there is none.
@@ -179,7 +145,12 @@ impl<S> SessionTable<S> {
 
     /// How many sessions of a class there are.
     pub fn count(&self, class: Class) -> u32 {
-        self.counts.of(class)
+        self.counts.of(class).unwrap_or_else(|| self.sum(class))
+    }
+
+    fn sum(&self, class: Class) -> u32 {
+        // A session that changes its class meanwhile is counted in one, both or none of them.
+        self.shards.iter().map(|shard| shard.census.of(class)).fold(0, u32::wrapping_add)
     }
 
     /// What has happened so far, summed over all workers.
@@ -197,20 +168,87 @@ impl<S> SessionTable<S> {
         outside + self.shards.iter().map(Shard::memory).sum::<usize>()
     }
 
-    /// Finds the living session of a key. One whose timeout is over is not found, collected or not.
-    pub fn lookup(&self, key: &SessionKey, now: Now) -> Option<Found> {
-        self.find(key, now).map(|(_, found)| found)
+    /// Hashes a key once for all that is done with it: looking it up, making a session of it, [preparing](SessionTable::prepare).
+    #[inline]
+    pub fn probe(&self, key: SessionKey) -> Probe {
+        Probe { hash: key.words().hash(&self.seed), key }
     }
 
-    /// Finds the living session of a key and works on it.
+    /// Fetches what lookups of these keys will need into the processor's cache, all at once: a batch waits for memory
+    /// about as long as a single packet. Changes nothing and takes no lock. For up to some hundred keys: the cache is finite.
+    pub fn prepare(&self, probes: &[Probe]) {
+        let address = |probe: &Probe| self.address(probe.hash);
+        // The loads of each round do not depend on each other, so they overlap.
+        let mut fetched = 0;
+        for probe in probes {
+            let Address { shard, bucket, .. } = address(probe);
+            fetched ^=
+                self.shards.get(shard).and_then(|shard| shard.at(bucket)).map_or(0, |bucket| bucket.touch());
+        }
+        for probe in probes {
+            let Address { shard, bucket, tag } = address(probe);
+            let Some(bucket) = self.shards.get(shard).and_then(|shard| shard.at(bucket)) else { continue };
+            let mut known = false;
+            for Entry { index, .. } in bucket.entries(tag) {
+                known = true;
+                let (number, slot) = self.locate(index);
+                let card = self.shards.get(number).and_then(|shard| shard.cards.get(slot));
+                fetched ^= card.map_or(0, |card| u64::from(card.life().seen));
+            }
+            if !known {
+                fetched ^= self.shards.get(shard).map_or(0, |shard| shard.touch_next());
+            }
+        }
+        black_box(fetched);
+    }
+
+    /// Finds the living session of a key, without a lock. One whose timeout is over is not found, collected or not.
+    pub fn lookup(&self, key: &impl Keyed, now: Now) -> Option<Found> {
+        let address = self.address(key.hash_with(&self.seed));
+        let (found, standing) = self.find(&key.session_key().words(), address)?;
+        (standing.deadline() > tick(now)).then_some(found)
+    }
+
+    /// Finds the living session of a key and works on it: [`SessionTable::update`] without saying what was found.
     pub fn lookup_with<R>(
         &self,
-        key: &SessionKey,
+        key: &impl Keyed,
         now: Now,
         work: impl FnOnce(Side, &mut S, &mut Meta<'_>) -> R,
     ) -> Option<R> {
-        let (mut seat, found) = self.find(key, now)?;
-        self.work(&mut seat.slab, found.id, |state, meta| work(found.side, state, meta))
+        self.update(key, now, work).map(|(_, result)| result)
+    }
+
+    /// Finds the living session of a key and works on it, in one operation: what `work` is given cannot end or change
+    /// before it returns.
+    pub fn update<R>(
+        &self,
+        key: &impl Keyed,
+        now: Now,
+        work: impl FnOnce(Side, &mut S, &mut Meta<'_>) -> R,
+    ) -> Option<(Found, R)> {
+        let Address { shard, bucket, tag } = self.address(key.hash_with(&self.seed));
+        let words = key.session_key().words();
+        for bucket in self.shards.get(shard)?.chain(bucket) {
+            for Entry { index, side } in bucket.entries(tag) {
+                let (number, slot) = self.locate(index);
+                let Some(home) = self.shards.get(number) else { continue };
+                // Few others have the same tag. With the lock first, the card and the state are fetched at once.
+                let mut slab = lock(&home.slab);
+                let Some(standing) =
+                    home.cards.get(slot).and_then(|card| card.find(side, &words, |n| home.spare(n)))
+                else {
+                    continue;
+                };
+                if standing.deadline() <= tick(now) {
+                    return None;
+                }
+                let id = SessionId { index, generation: standing.life.generation };
+                let result = self.work(&mut slab, id, |state, meta| work(side, state, meta))?;
+                return Some((Found { id, side }, result));
+            }
+        }
+        None
     }
 
     /// Works on a session; `None` if it is gone.
@@ -223,17 +261,14 @@ impl<S> SessionTable<S> {
     pub fn read<R>(&self, id: SessionId, read: impl FnOnce(&S, &Info) -> R) -> Option<R> {
         let (shard, slot) = self.place(id)?;
         let slab = lock(&shard.slab);
-        let life = shard.current(id, slot)?;
-        let live = slab.live(slot)?;
-        Some(read(&live.state, &Info::new(id, life, live)))
+        let standing = shard.cards.get(slot)?.standing(id.generation)?;
+        Some(read(slab.state(slot)?, &Info::new(id, &standing)))
     }
 
-    /// Both keys of a session; `None` if it is gone.
+    /// Both keys of a session, without a lock; `None` if it is gone.
     pub fn keys(&self, id: SessionId) -> Option<[SessionKey; 2]> {
         let (shard, slot) = self.place(id)?;
-        let slab = lock(&shard.slab);
-        shard.current(id, slot)?;
-        Some(slab.keys(slab.live(slot)?))
+        shard.cards.get(slot)?.keys(id.generation, |number| shard.spare(number))
     }
 
     /// A packet of the session was seen at `last_seen`, by whoever needed no other look at it. Takes no lock; says whether the
@@ -241,89 +276,24 @@ impl<S> SessionTable<S> {
     #[inline]
     pub fn keep_alive(&self, id: SessionId, last_seen: Now) -> bool {
         let Some((shard, slot)) = self.place(id) else { return false };
-        let Some(life) = shard.life.get(slot as usize) else { return false };
-        let sign = Life { generation: id.generation, seen: tick(last_seen) }.word();
-        let known = Life::load(life);
-        if known.generation != id.generation {
-            return false;
-        }
-        // A slot's generation only grows: if the session goes between these two steps, the maximum is the newer one's.
-        known.seen >= tick(last_seen) || life.fetch_max(sign, Ordering::Relaxed) >> 32 == sign >> 32
+        shard.cards.get(slot).is_some_and(|card| card.sign(id.generation, tick(last_seen)))
     }
 
-    /// Makes a session under both keys or under none. `gone` is given what had to go: sessions that hold one of the keys but
-    /// whose timeout is over, and a half-open session that was displaced.
-    ///
-    /// # Errors
-    /// See [`InsertError`]; each is counted.
-    pub fn insert(
-        &self,
-        new: NewSession<S>,
-        now: Now,
-        mut gone: impl FnMut(Removed<S>),
-    ) -> Result<SessionId, InsertError> {
-        const ROUNDS: usize = 16;
-        let NewSession { forward, reverse, class, timeout, state } = new;
-        if forward == reverse {
-            return Err(InsertError::SameKey);
-        }
-        let keys = [forward, reverse];
-        let addresses = keys.map(|key| self.address(&key));
-        let home = &self.shards[addresses[0].shard];
-        let mut fresh = Some(Fresh { keys, class, timeout: ticks(timeout), state });
-        let mut error = InsertError::Full;
-        // One round is the rule; each further one has removed something that stood in the way.
-        for _ in 0..ROUNDS {
-            let blocker = {
-                let mut heads = Heads::lock(&self.shards, addresses);
-                match self.holder(&mut heads, &keys, addresses, now) {
-                    Some((side, id, true)) => {
-                        home.counters.conflicts.add();
-                        return Err(InsertError::Conflict { side, with: id });
-                    }
-                    Some((_, id, false)) => Some(id),
-                    None => match self.counts.reserve(class) {
-                        Err(Lacking::Room) => {
-                            error = InsertError::Full;
-                            None
-                        }
-                        Err(Lacking::Quota(class)) => {
-                            error = QuotaFull(class).into();
-                            None
-                        }
-                        Ok(()) => {
-                            if let Some(id) = self.settle(&mut heads, addresses, &mut fresh, now) {
-                                home.counters.inserted.add();
-                                return Ok(id);
-                            }
-                            self.counts.release(class);
-                            error = InsertError::Full;
-                            break;
-                        }
-                    },
-                }
-            };
-            if let Some(id) = blocker {
-                if let Some(removed) = self.take(id, Reason::Expired, |deadline, _| deadline <= tick(now)) {
-                    gone(removed);
-                }
-                continue;
-            }
-            let displaceable =
-                matches!(error, InsertError::Full | InsertError::Quota(QuotaFull(Class::HalfOpen)));
-            if self.when_full != WhenFull::EvictHalfOpen || !displaceable {
-                break;
-            }
-            match self.evict(addresses[0].shard) {
-                Some(removed) => gone(removed),
-                None => break,
-            }
-        }
-        match error {
-            InsertError::Quota(_) => home.counters.refused_quota.add(),
-            _ => home.counters.refused_full.add(),
-        }
-        Err(error)
+    /// [`SessionTable::keep_alive`] for what [`SessionId::to_credit`] said: how a flow cache tells of packets it has forwarded.
+    #[inline]
+    pub fn keep_alive_credit(&self, credit: u64, last_seen: Now) -> bool {
+        self.credited(credit).is_some_and(|id| self.keep_alive(id, last_seen))
+    }
+
+    /// The living session of a credit, without a lock. Of the lives of a slot 24 bits are compared: a credit that is kept while
+    /// 16,777,216 sessions come and go in one slot is taken for that of another.
+    #[inline]
+    pub fn credited(&self, credit: u64) -> Option<SessionId> {
+        let index = credit as u32;
+        let (number, slot) = self.locate(index);
+        let life = self.shards.get(number)?.cards.get(slot)?.life();
+        let id = SessionId { index, generation: life.generation };
+        (life.is_living() && id.to_credit() == credit & (u64::MAX >> 8)).then_some(id)
     }
 
     /// Removes a session with both its keys; `None` if it is gone already.
@@ -333,159 +303,68 @@ impl<S> SessionTable<S> {
 
     /// Removes a session if `condition` holds of it.
     pub fn remove_if(&self, id: SessionId, condition: impl Fn(&S) -> bool) -> Option<Removed<S>> {
-        self.take(id, Reason::Removed, |_, live| condition(&live.state))
+        self.take(id, Reason::Removed, |_, state| condition(state))
     }
 
-    /// Removes a session if, under all the locks, `condition` of its deadline and itself holds.
+    /// Removes a session if, under all the locks, `condition` of its standing and state holds. Every end goes through here, and
+    /// hands over the session exactly once.
     pub(crate) fn take(
         &self,
         id: SessionId,
         reason: Reason,
-        condition: impl Fn(u32, &Live<S>) -> bool,
+        condition: impl Fn(&Standing, &S) -> bool,
     ) -> Option<Removed<S>> {
-        let (shard, slot) = self.place(id)?;
-        let addresses = self.keys(id)?.map(|key| self.address(&key));
-        // The keys of a session never change, so these are the right chains as long as the generation is the same.
-        let mut heads = Heads::lock(&self.shards, addresses);
-        let (mut live, keys, seen, retired) = {
-            let mut slab = lock(&shard.slab);
-            let seen = shard.end(id, slot, |seen| {
-                slab.live(slot).is_some_and(|live| condition(seen.saturating_add(live.timeout), live))
-            })?;
-            let (live, keys) = slab.take(slot)?;
-            // From here on handles are stale; the chains still lead here, but nobody else can follow them.
-            let retired = id.generation == LAST_GENERATION;
-            if !retired {
-                slab.free(slot);
+        let (number, slot) = self.locate(id.index);
+        let shard = self.shards.get(number)?;
+        let card = shard.cards.get(slot)?;
+        // The keys of a session never change, so these are the right places as long as the generation is the same.
+        let keys = self.keys(id)?;
+        let addresses = keys.map(|key| self.address(key.hash_with(&self.seed)));
+        let mut locks = Locks::take(&self.shards, [number, addresses[0].shard, addresses[1].shard]);
+        let slab = locks.of(number)?;
+        let standing = card.end(id.generation, |standing| {
+            slab.state(slot).is_some_and(|state| condition(standing, state))
+        })?;
+        // From here on handles are stale and neither key finds it; nobody else can take it.
+        let state = shard.clean(slab, slot);
+        for (side, address) in [Side::Forward, Side::Reverse].into_iter().zip(addresses) {
+            let entry = Entry { index: id.index, side };
+            if let (Some(shard), Some(slab)) = (self.shards.get(address.shard), locks.of(address.shard)) {
+                shard.delist(slab, address, entry);
             }
-            (live, keys, seen, retired)
-        };
-        for side in [Side::Forward, Side::Reverse] {
-            self.unchain(&mut heads, addresses[side.index()], Entry { index: id.index, side }, &mut live);
         }
-        drop(heads);
-        if retired {
-            self.counts.release_retired(live.class);
-        } else {
-            self.counts.release(live.class);
+        let slab = locks.of(number)?;
+        // A slot whose generations are used up is not used again: the capacity shrinks by one.
+        if id.generation < LAST_GENERATION {
+            shard.free(slab, slot);
+            self.list(number, slab);
         }
+        shard.census.subtract(standing.class);
+        self.counts.leave(standing.class);
         shard.counters.ended(reason);
-        let info = Info::new(id, Life { generation: id.generation, seen }, &live);
-        Some(Removed { keys, state: live.state, info, reason })
+        drop(locks);
+        Some(Removed { keys, state: state?, info: Info::new(id, &standing), reason })
     }
 
-    /// Which living (`true`) or ended session holds one of the keys.
-    fn holder(
-        &self,
-        heads: &mut Heads<'_>,
-        keys: &[SessionKey; 2],
-        addresses: [Address; 2],
-        now: Now,
-    ) -> Option<(Side, SessionId, bool)> {
-        [Side::Forward, Side::Reverse].into_iter().find_map(|side| {
-            let address = addresses[side.index()];
-            let seat = self.seek(*heads.head(address), &keys[side.index()])?;
-            let (id, deadline) = self.identify(&seat)?;
-            Some((side, id, deadline > tick(now)))
-        })
-    }
-
-    /// Puts a session into a slot and its keys into the index. There is a slot, because its place is reserved; `None` only if
-    /// others were faster to each slot that was seen.
-    fn settle(
-        &self,
-        heads: &mut Heads<'_>,
-        addresses: [Address; 2],
-        fresh: &mut Option<Fresh<S>>,
-        now: Now,
-    ) -> Option<SessionId> {
-        let home = addresses[0].shard;
-        let count = self.shards.len();
-        // Twice around: a slot may be freed behind us while another is taken before us.
-        for step in 0..count * 2 {
-            let number = (home + step) & (count - 1);
-            let shard = &self.shards[number];
-            let mut slab = lock(&shard.slab);
-            let Some(slot) = slab.vacant() else { continue };
-            let index = self.index(number, slot);
-            let life = shard.life.get(slot as usize)?;
-            let fresh = fresh.take()?;
-            let born = Life { generation: Life::load(life).generation, seen: tick(now) };
-            life.store(born.word(), Ordering::Relaxed);
-            let mut chain = [0; 2];
-            for side in [Side::Forward, Side::Reverse] {
-                let entry = Entry { index, side }.encode();
-                chain[side.index()] = std::mem::replace(heads.head(addresses[side.index()]), entry);
+    /// Walks the chain of an address to the session of a key. Without the lock of its shard, what comes and goes meanwhile may be
+    /// found or not.
+    #[inline]
+    pub(crate) fn find(&self, words: &Words, address: Address) -> Option<(Found, Standing)> {
+        for bucket in self.shards.get(address.shard)?.chain(address.bucket) {
+            for Entry { index, side } in bucket.entries(address.tag) {
+                let (number, slot) = self.locate(index);
+                let Some(shard) = self.shards.get(number) else { continue };
+                let standing = shard
+                    .cards
+                    .get(slot)
+                    .and_then(|card| card.find(side, words, |number| shard.spare(number)));
+                if let Some(standing) = standing {
+                    let id = SessionId { index, generation: standing.life.generation };
+                    return Some((Found { id, side }, standing));
+                }
             }
-            let deadline = born.seen.saturating_add(fresh.timeout);
-            slab.fill(slot, fresh, chain, deadline);
-            return Some(SessionId { index, generation: born.generation });
         }
         None
-    }
-
-    fn find(&self, key: &SessionKey, now: Now) -> Option<(Seat<'_, S>, Found)> {
-        let address = self.address(key);
-        let index = lock(&self.shards[address.shard].index);
-        let seat = self.seek(index[address.bucket], key)?;
-        // The slab's lock holds the session; others may use the chain.
-        drop(index);
-        let (id, deadline) = self.identify(&seat)?;
-        let side = seat.at.side;
-        (deadline > tick(now)).then_some((seat, Found { id, side }))
-    }
-
-    /// Walks a chain to the entry of `key`. The lock of the chain's shard must be held.
-    fn seek(&self, head: u32, key: &SessionKey) -> Option<Seat<'_, S>> {
-        let mut next = Entry::decode(head);
-        while let Some(at) = next {
-            let (number, slot) = self.locate(at.index);
-            let slab = lock(&self.shards[number].slab);
-            let live = slab.live(slot)?;
-            if slab.key(live, at.side) == *key {
-                return Some(Seat { slab, at });
-            }
-            next = Entry::decode(live.chain[at.side.index()]);
-        }
-        None
-    }
-
-    /// The handle and the deadline of a session whose lock is held.
-    fn identify(&self, seat: &Seat<'_, S>) -> Option<(SessionId, u32)> {
-        let (number, slot) = self.locate(seat.at.index);
-        let life = Life::load(self.shards[number].life.get(slot as usize)?);
-        let deadline = life.seen.saturating_add(seat.slab.live(slot)?.timeout);
-        Some((SessionId { index: seat.at.index, generation: life.generation }, deadline))
-    }
-
-    /// Takes `entry`, whose session is already out of its slot, out of its chain.
-    fn unchain(&self, heads: &mut Heads<'_>, address: Address, entry: Entry, own: &mut Live<S>) {
-        let after = own.chain[entry.side.index()];
-        let head = heads.head(address);
-        if *head == entry.encode() {
-            *head = after;
-            return;
-        }
-        let mut next = Entry::decode(*head);
-        while let Some(at) = next {
-            let (number, slot) = self.locate(at.index);
-            let mut slab;
-            // Both keys of a session may lie in one chain.
-            let live = if at.index == entry.index {
-                &mut *own
-            } else {
-                slab = lock(&self.shards[number].slab);
-                let Some(live) = slab.live_mut(slot) else { break };
-                live
-            };
-            let link = &mut live.chain[at.side.index()];
-            if *link == entry.encode() {
-                *link = after;
-                return;
-            }
-            next = Entry::decode(*link);
-        }
-        debug_assert!(false, "an entry is missing in its chain");
     }
 
     /// Runs `work` on a session whose slab is locked, and files it anew if its deadline came closer or its class changed.
@@ -496,23 +375,51 @@ impl<S> SessionTable<S> {
         work: impl FnOnce(&mut S, &mut Meta<'_>) -> R,
     ) -> Option<R> {
         let (shard, slot) = self.place(id)?;
-        let before = shard.current(id, slot)?;
-        let live = slab.live_mut(slot)?;
-        let (class, deadline) = (live.class, before.seen.saturating_add(live.timeout));
-        let Live { state, class: new_class, timeout, .. } = live;
-        let mut meta = Meta::new(id, shard.life.get(slot as usize)?, &self.counts, new_class, timeout);
-        let result = work(state, &mut meta);
-        let after = Life::load(shard.life.get(slot as usize)?).seen.saturating_add(live.timeout);
-        if after < deadline || live.class != class {
-            slab.refile(slot, after);
+        let card = shard.current(id, slot)?;
+        let before = card.standing(id.generation)?;
+        let state = slab.place(slot)?.as_mut()?;
+        let result = work(state, &mut Meta::new(id, card, &self.counts, &shard.census));
+        let after = card.standing(id.generation)?;
+        if after.deadline() < before.deadline() || after.class != before.class {
+            slab.refile(&shard.cards, slot, after.class, after.deadline());
         }
         Some(result)
     }
 
-    pub(crate) fn address(&self, key: &SessionKey) -> Address {
-        let hash = self.seed.hash(key.words());
+    #[inline]
+    pub(crate) fn address(&self, hash: u64) -> Address {
         let shard = (hash >> 32) as usize & (self.shards.len() - 1);
-        Address { shard, bucket: self.shards[shard].bucket(hash as u32) }
+        // Shard, bucket and tag are of different bits.
+        let tag = ((hash >> 48) as u16).max(1);
+        Address { shard, bucket: self.shards[shard].bucket(hash as u32), tag }
+    }
+
+    /// Fetches both keys' buckets and the slot for a session at once.
+    #[inline]
+    pub(crate) fn touch(&self, addresses: [Address; 2]) {
+        let word = |address: Address| {
+            let bucket = self.shards.get(address.shard).and_then(|shard| shard.at(address.bucket));
+            bucket.map_or(0, |bucket| bucket.touch())
+        };
+        let next = self.shards.get(addresses[0].shard).map_or(0, |shard| shard.touch_next());
+        black_box(word(addresses[0]) ^ word(addresses[1]) ^ next);
+    }
+
+    /// Brings the list of shards with vacant slots in line with a shard that is locked.
+    #[inline]
+    pub(crate) fn list(&self, number: usize, slab: &mut Slab<S>) {
+        let any = slab.slots.any();
+        if any != slab.listed
+            && let Some(word) = self.roomy.get(number / 64)
+        {
+            slab.listed = any;
+            let bit = 1 << (number % 64);
+            if any {
+                word.fetch_or(bit, Ordering::Relaxed);
+            } else {
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The slot of a handle, if the table has it.
@@ -548,6 +455,8 @@ impl<S> std::fmt::Debug for SessionTable<S> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::insert::{InsertError, NewSession};
+    use std::time::Duration;
     use throughway_shared::flow::mapped;
 
     #[test]
@@ -558,8 +467,8 @@ mod tests {
             let (class, timeout) = (Class::Established, Duration::from_secs(9));
             NewSession { forward, reverse: forward.reversed(), class, timeout, state: number }
         };
-        for life in &table.shards[0].life {
-            life.store(Life { generation: LAST_GENERATION, seen: 0 }.word(), Ordering::Relaxed);
+        for slot in 0..2 {
+            table.shards[0].cards.ensure(slot, crate::card::Card::new).unwrap().age(LAST_GENERATION - 1);
         }
         let ids = [1, 2].map(|number| table.insert(new(number), Now(0), |_| {}).unwrap());
         assert_eq!(table.remove(ids[0]).map(|removed| removed.state), Some(1));

@@ -1,8 +1,7 @@
-//! Walking through all sessions, for `show sessions` and for export.
+//! Walking through all sessions, for `show sessions`, `clear` and export.
 
 use crate::key::SessionKey;
-use crate::session::{Info, SessionId};
-use crate::slab::Life;
+use crate::session::{Info, Reason, Removed, SessionId};
 use crate::sync::lock;
 use crate::table::SessionTable;
 
@@ -39,14 +38,68 @@ impl<S> SessionTable<S> {
         let slab = lock(&shard.slab);
         let end = cursor.slot.saturating_add(SLICE).min(slab.used());
         for slot in cursor.slot..end {
-            if let (Some(live), Some(life)) = (slab.live(slot), shard.life.get(slot as usize)) {
-                let life = Life::load(life);
+            let standing = shard.cards.get(slot).and_then(|card| card.present());
+            if let (Some(standing), Some(state)) = (standing, slab.state(slot)) {
                 let index = self.index(cursor.shard as usize, slot);
-                let id = SessionId { index, generation: life.generation };
-                show(&slab.keys(live), &live.state, &Info::new(id, life, live));
+                let id = SessionId { index, generation: standing.life.generation };
+                if let Some(keys) = self.keys(id) {
+                    show(&keys, state, &Info::new(id, &standing));
+                }
             }
         }
-        if end < slab.used() {
+        self.after(cursor, end, slab.used())
+    }
+
+    /// A slice of a walk that shows only what is `wanted`: that is asked without a lock, so sessions that are not wanted
+    /// keep no worker waiting. Otherwise as [`SessionTable::walk`].
+    pub fn walk_where(
+        &self,
+        cursor: Cursor,
+        mut wanted: impl FnMut(&[SessionKey; 2], &Info) -> bool,
+        mut show: impl FnMut(&[SessionKey; 2], &S, &Info),
+    ) -> Option<Cursor> {
+        let shard = self.shards.get(cursor.shard as usize)?;
+        let end = cursor.slot.saturating_add(SLICE).min(shard.cards.limit());
+        for slot in cursor.slot..end {
+            let Some((keys, info)) = self.glance(cursor.shard as usize, slot) else { continue };
+            if wanted(&keys, &info) {
+                self.read(info.id, |state, info| show(&keys, state, info));
+            }
+        }
+        self.after(cursor, end, shard.cards.limit())
+    }
+
+    /// Ends the sessions of the next slice of slots that are `wanted` ([`Reason::Cleared`]), and says where to go on; `None` at the
+    /// end. `wanted` is asked once without a lock, of keys and standing only. `gone` runs without any lock.
+    pub fn clear(
+        &self,
+        cursor: Cursor,
+        mut wanted: impl FnMut(&[SessionKey; 2], &Info) -> bool,
+        mut gone: impl FnMut(Removed<S>),
+    ) -> Option<Cursor> {
+        let shard = self.shards.get(cursor.shard as usize)?;
+        let end = cursor.slot.saturating_add(SLICE).min(shard.cards.limit());
+        for slot in cursor.slot..end {
+            let Some((keys, info)) = self.glance(cursor.shard as usize, slot) else { continue };
+            if wanted(&keys, &info)
+                && let Some(removed) = self.take(info.id, Reason::Cleared, |_, _| true)
+            {
+                gone(removed);
+            }
+        }
+        self.after(cursor, end, shard.cards.limit())
+    }
+
+    /// Keys and standing of the session in a slot, without a lock.
+    fn glance(&self, number: usize, slot: u32) -> Option<([SessionKey; 2], Info)> {
+        let standing = self.shards.get(number)?.cards.get(slot)?.present()?;
+        let id = SessionId { index: self.index(number, slot), generation: standing.life.generation };
+        Some((self.keys(id)?, Info::new(id, &standing)))
+    }
+
+    /// Where a walk goes on after slot `end` of so many.
+    fn after(&self, cursor: Cursor, end: u32, slots: u32) -> Option<Cursor> {
+        if end < slots {
             return Some(Cursor { slot: end, ..cursor });
         }
         let next = cursor.shard + 1;

@@ -29,11 +29,29 @@ pub(crate) struct Link {
 impl Link {
     /// The link of a slot that is in no list.
     pub(crate) const DETACHED: Link = Link { previous: NOWHERE, next: NOWHERE };
+
+    /// What a vacant slot holds instead: the next one.
+    pub(crate) fn vacant(next: u32) -> Link {
+        Link { previous: NOWHERE, next }
+    }
+
+    pub(crate) fn next(self) -> u32 {
+        self.next
+    }
+
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.previous) << 32 | u64::from(self.next)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Link {
+        Link { previous: (bits >> 32) as u32, next: bits as u32 }
+    }
 }
 
 /// Where the links lie.
 pub(crate) trait Links {
-    fn link(&mut self, slot: u32) -> &mut Link;
+    fn link(&self, slot: u32) -> Link;
+    fn set_link(&mut self, slot: u32, link: Link);
 }
 
 #[derive(Clone, Copy)]
@@ -76,7 +94,7 @@ impl Wheel {
     pub(crate) fn file(&mut self, links: &mut impl Links, lane: usize, slot: u32, deadline: u32) {
         let list = self.place(lane, deadline);
         let last = self.lists[list as usize].last;
-        *links.link(slot) = Link { previous: last, next: ENDS | list };
+        links.set_link(slot, Link { previous: last, next: ENDS | list });
         self.set_next(links, last, slot);
         self.lists[list as usize].last = slot;
         self.mark(list);
@@ -84,13 +102,14 @@ impl Wheel {
 
     /// Takes a slot out of its list, if it is in one.
     pub(crate) fn unlink(&mut self, links: &mut impl Links, slot: u32) {
-        let Link { previous, next } = std::mem::replace(links.link(slot), Link::DETACHED);
+        let Link { previous, next } = links.link(slot);
         if previous == NOWHERE {
             return;
         }
+        links.set_link(slot, Link::DETACHED);
         self.set_next(links, previous, next);
         if next & ENDS == 0 {
-            links.link(next).previous = previous;
+            links.set_link(next, Link { previous, ..links.link(next) });
         } else {
             self.lists[(next & !ENDS) as usize].last = previous;
             self.mark(next & !ENDS);
@@ -152,7 +171,7 @@ impl Wheel {
 
     fn set_next(&mut self, links: &mut impl Links, previous: u32, next: u32) {
         if previous & ENDS == 0 {
-            links.link(previous).next = next;
+            links.set_link(previous, Link { next, ..links.link(previous) });
         } else {
             self.lists[(previous & !ENDS) as usize].first = next;
         }
@@ -183,8 +202,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     impl Links for Vec<Link> {
-        fn link(&mut self, slot: u32) -> &mut Link {
-            &mut self[slot as usize]
+        fn link(&self, slot: u32) -> Link {
+            self[slot as usize]
+        }
+
+        fn set_link(&mut self, slot: u32, link: Link) {
+            self[slot as usize] = link;
         }
     }
 

@@ -196,6 +196,60 @@ fn a_session_takes_at_most_128_bytes_with_both_keys() {
         measured[0], measured[1], measured[2], measured[3]
     );
     assert!(measured[..3].iter().all(|&bytes| bytes > 100.0 && bytes <= 128.0), "{measured:?}");
+    // A state that leaves a bit pattern unused needs no word beside it to mark a vacant place.
+    let table =
+        SessionTable::<([u64; 3], bool)>::new(Config { up_front: true, ..Config::new(SESSIONS, SEED) });
+    assert!(table.memory() as f64 / f64::from(SESSIONS) <= 117.5);
     // The second pair of addresses is kept apart.
     assert!(measured[3] <= 172.0, "{measured:?}");
+}
+
+#[test]
+fn a_credit_is_56_bits_and_reaches_its_session_only() {
+    let table = SessionTable::new(Config::new(4, SEED));
+    let mut before = add(&table, 1, Class::Established, 60, seconds(1));
+    let mut credits = vec![before.to_credit()];
+    for _ in 0..100 {
+        table.remove(before).unwrap();
+        // The same slot again: only the generation differs.
+        let id = add(&table, 1, Class::Established, 60, seconds(1));
+        assert_eq!(id.to_credit() as u32, before.to_credit() as u32);
+        before = id;
+        credits.push(id.to_credit());
+    }
+    let last = credits.pop().unwrap();
+    assert!(credits.iter().all(|&credit| credit >> 56 == 0 && table.credited(credit).is_none()));
+    assert!(credits.iter().all(|&credit| !table.keep_alive_credit(credit, seconds(50))));
+    assert_eq!(table.credited(last), Some(before));
+    assert!(table.keep_alive_credit(last, seconds(50)));
+    assert_eq!(table.expire(seconds(100), 1000, |_| {}).expired, 0);
+    assert_eq!(table.credited(u64::MAX), None);
+    assert_eq!(table.expire(seconds(111), 1000, |_| {}).expired, 1);
+    assert_eq!((table.credited(last), table.keep_alive_credit(last, seconds(112))), (None, false));
+}
+
+#[test]
+fn a_session_finds_a_slot_elsewhere_when_the_shards_of_its_keys_have_none() {
+    // Hash values decide where a slot is looked for first; all of them must be given out.
+    for seed in 0..50 {
+        let config = Config { shards: Some(256), ..Config::new(300, Seed([seed, 1])) };
+        let table = SessionTable::new(config);
+        for number in 0..300 {
+            add(&table, number, Class::Established, 60, seconds(1));
+        }
+        assert!((0..300).all(|number| table.lookup(&key(number), seconds(2)).is_some()));
+        let mut gone = 0;
+        let mut cursor = Some(throughway_session::Cursor::default());
+        while let Some(at) = cursor {
+            cursor = table.clear(
+                at,
+                |_, _| true,
+                |removed| {
+                    assert_eq!(removed.reason, Reason::Cleared);
+                    gone += 1;
+                },
+            );
+        }
+        assert_eq!((gone, table.len(), table.stats().cleared), (300, 0, 300));
+    }
 }

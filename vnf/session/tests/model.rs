@@ -10,7 +10,7 @@ use throughway_session::{
     Class, Config, Cursor, InsertError, NewSession, QuotaFull, Reason, Removed, Seed, SessionId, SessionKey,
     SessionTable, Side, WhenFull,
 };
-use throughway_vnf::Now;
+use throughway_vnf::{Credit, FunctionTag, Now};
 
 const TICK: u64 = 1 << 26;
 
@@ -32,14 +32,28 @@ impl Entry {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Insert { forward: SessionKey, reverse: SessionKey, class: Class, timeout: Duration },
+    Insert {
+        forward: SessionKey,
+        reverse: SessionKey,
+        class: Class,
+        timeout: Duration,
+    },
     Lookup(SessionKey),
-    Touch { pick: usize, timeout: Duration, class: Option<Class> },
-    KeepAlive { pick: usize, ago: u64 },
+    Touch {
+        pick: usize,
+        timeout: Duration,
+        class: Option<Class>,
+    },
+    KeepAlive {
+        pick: usize,
+        ago: u64,
+    },
     Remove(usize),
     Advance(u64),
     Expire(usize),
     Walk,
+    /// Ends the sessions of one port.
+    Clear(u8),
 }
 
 struct World {
@@ -104,8 +118,15 @@ impl World {
         let number = self.next;
         self.next += 1;
         let mut gone = vec![];
-        let new = NewSession { forward, reverse, class, timeout, state: number };
-        let result = self.table.insert(new, Now(self.now), |removed| gone.push(removed));
+        let result = if number.is_multiple_of(2) {
+            let new = NewSession { forward, reverse, class, timeout, state: number };
+            self.table.insert(new, Now(self.now), |removed| gone.push(removed))
+        } else {
+            let [forward, reverse] = [forward, reverse].map(|key| self.table.probe(key));
+            self.table.prepare(&[forward, reverse]);
+            let new = NewSession { forward, reverse, class, timeout, state: number };
+            self.table.insert(new, Now(self.now), |removed| gone.push(removed))
+        };
         let mut gone = gone.into_iter();
 
         let expected = 'expected: {
@@ -166,6 +187,10 @@ impl World {
                 assert_eq!(entry.keys[found.side as usize], key);
                 let state = self.table.lookup_with(&key, now, |side, state, meta| (side, *state, meta.id()));
                 assert_eq!(state, Some((found.side, entry.number, entry.id)));
+                let probe = self.table.probe(key);
+                self.table.prepare(&[probe, self.table.probe(key.reversed())]);
+                assert_eq!(self.table.lookup(&probe, now), Some(found));
+                assert_eq!(self.table.update(&probe, now, |side, _, _| side), Some((found, found.side)));
             }
             Step::Touch { pick, timeout, class } => {
                 let Some(id) = self.pick(pick) else { return };
@@ -194,7 +219,13 @@ impl World {
                 let Some(id) = self.pick(pick) else { return };
                 let last_seen = self.now.saturating_sub(ago);
                 let expected = self.entry(id).map(|entry| entry.seen = entry.seen.max(last_seen / TICK));
-                assert_eq!(self.table.keep_alive(id, Now(last_seen)), expected.is_some());
+                let kept = if pick.is_multiple_of(2) {
+                    self.table.keep_alive(id, Now(last_seen))
+                } else {
+                    let credit = Credit::new(FunctionTag(7), id.to_credit());
+                    self.table.keep_alive_credit(credit.id(), Now(last_seen))
+                };
+                assert_eq!(kept, expected.is_some());
             }
             Step::Remove(pick) => {
                 let Some(id) = self.pick(pick) else { return };
@@ -225,6 +256,18 @@ impl World {
                 }
                 assert!(sweep.done || sweep.looked_at == budget, "stopped for no reason");
             }
+            Step::Clear(port) => {
+                let (mut gone, mut cursor) = (vec![], Some(Cursor::default()));
+                while let Some(at) = cursor {
+                    let wanted = |keys: &[SessionKey; 2], _: &_| keys[0].source_port[1] == port;
+                    cursor = self.table.clear(at, wanted, |removed| gone.push(removed));
+                }
+                for removed in gone {
+                    assert_eq!(removed.reason, Reason::Cleared);
+                    assert_eq!(self.forget(&removed).keys[0].source_port[1], port);
+                }
+                assert!(self.present.iter().all(|entry| entry.keys[0].source_port[1] != port));
+            }
             Step::Walk => {
                 let mut shown = vec![];
                 let mut cursor = Some(Cursor::default());
@@ -235,6 +278,15 @@ impl World {
                 assert_eq!(shown.len(), self.present.len());
                 let numbers: BTreeSet<u64> = shown.iter().map(|(number, ..)| *number).collect();
                 assert_eq!(numbers, self.present.iter().map(|entry| entry.number).collect());
+                let (mut few, mut cursor) = (0, Some(Cursor::default()));
+                while let Some(at) = cursor {
+                    let wanted = |keys: &[SessionKey; 2], _: &_| keys[0].source_port[1] == 0;
+                    cursor = self.table.walk_where(at, wanted, |keys, state, info| {
+                        assert!(wanted(keys, info) && shown.contains(&(*state, *keys, *info)));
+                        few += 1;
+                    });
+                }
+                assert_eq!(few, shown.iter().filter(|(_, keys, _)| keys[0].source_port[1] == 0).count());
                 for (_, keys, info) in shown {
                     let entry = self.entry(info.id).expect("shown with a stale handle");
                     assert_eq!((keys, info.class), (entry.keys, entry.class));
@@ -256,7 +308,7 @@ impl World {
             assert_eq!(self.table.keys(id), entry.map(|entry| entry.keys));
         }
         let stats = self.table.stats();
-        let left = stats.inserted - stats.removed - stats.expired - stats.evicted;
+        let left = stats.inserted - stats.removed - stats.expired - stats.evicted - stats.cleared;
         assert_eq!(left as usize, self.present.len());
     }
 }
@@ -300,6 +352,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => prop_oneof![0u64..3 * TICK, 0u64..100 * TICK, 0u64..20_000 * TICK].prop_map(Step::Advance),
         3 => prop_oneof![0usize..4, Just(1000)].prop_map(Step::Expire),
         1 => Just(Step::Walk),
+        1 => (0u8..2).prop_map(Step::Clear),
     ]
 }
 

@@ -87,6 +87,12 @@ fn churn_from_all_sides_keeps_the_table_whole() {
                         }
                         4 | 5 => {
                             let key = if random.below(2) == 0 { forward } else { reverse };
+                            // Without a lock: whatever is found has had this key.
+                            if let Some(found) = table.lookup(&key, now)
+                                && let Some(keys) = table.keys(found.id)
+                            {
+                                assert_eq!(keys[found.side as usize], key, "found another's session");
+                            }
                             table.lookup_with(&key, now, |side, state, meta| {
                                 assert_eq!(state.0[side as usize], key, "found another's session");
                                 meta.touch(now, Duration::from_millis(random.below(2000)));
