@@ -169,7 +169,13 @@ impl Policy {
 }
 
 /// Whether a packet is within a limit; charges it as far as the purpose wants.
-fn within<'p>(limit: &'p Arc<Limit>, load: &Load<'_>, purpose: Purpose<'_>, answer: &mut Answer<'p>) -> bool {
+fn within<'p>(
+    limit: &'p Arc<Limit>,
+    load: &Load<'_>,
+    purpose: Purpose<'_>,
+    explain: bool,
+    answer: &mut Answer<'p>,
+) -> bool {
     let held = limit.is_held();
     match purpose {
         Purpose::Police if !limit.counts_every_packet() => true,

@@ -5,7 +5,6 @@ use throughway_session::{Class, SessionId, SessionKey, Side, WhenFull};
 use throughway_vnf::{DropReason, Now, Packet, Verdict};
 
 use crate::ask::{Looked, Purpose, Question};
-use crate::embedded;
 use crate::fragments::{Entered, Fate, Piece};
 use crate::function::{Firewall, is_related, verdict_of};
 use crate::policy::Policy;
@@ -134,8 +133,7 @@ impl Firewall {
         let (key, upper) = match subject(packet.bytes(), received, headers, &shared.options) {
             Subject::Connection(key, upper) => (key, upper),
             Subject::Error => {
-                let key = embedded::session_key(packet.bytes(), received, shared.options.zone);
-                let known = key.is_some_and(|key| is_related(shared, headers, &key, now));
+                let known = is_related(shared, packet, now);
                 let state = if known { State::Related } else { State::Invalid };
                 return consult(policy, packet, &by_state(state), Purpose::Judge, now, steps);
             }
@@ -252,7 +250,7 @@ fn consult(
             if answer.by.is_none() {
                 steps.push(Step::Default);
             }
-            verdict_of(&answer)
+            verdict_of(&answer, packet.headers())
         }
         None if matches!(fields.state, State::Related | State::Established) => Verdict::Continue,
         None => Verdict::Drop(DropReason::InvalidState),

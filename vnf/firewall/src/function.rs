@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use throughway_packet::parse::TCP;
 use throughway_packet::{Flags, Headers};
 use throughway_session::{
     Class, InsertError, NewSession, QuotaFull, SessionId, SessionKey, Side, SourceError,
@@ -11,7 +12,7 @@ use throughway_vnf::{
 };
 
 use crate::ask::{Answer, Purpose, Question};
-use crate::embedded;
+use crate::embedded::session_key;
 use crate::fragments::{Entered, Fate, Piece};
 use crate::limits::Limit;
 use crate::policy::Policy;
@@ -99,8 +100,7 @@ impl Firewall {
         match subject(packet.bytes(), &received, &headers, &self.shared.options) {
             Subject::Connection(key, upper) => self.connection(policy, packet, &headers, &key, &upper, now),
             Subject::Error => {
-                let key = embedded::session_key(packet.bytes(), &received, self.shared.options.zone);
-                let known = key.is_some_and(|key| is_related(&self.shared, &headers, &key, now));
+                let known = is_related(&self.shared, packet, now);
                 let state = if known { State::Related } else { State::Invalid };
                 (self.alone(policy, packet, &headers, state, now), None)
             }
@@ -131,7 +131,7 @@ impl Firewall {
         // Nothing stays that could give it back.
         release(answer.hold, &fields.source, &fields.destination);
         answer.state.add(1, fields.length.into());
-        verdict_of(&answer)
+        verdict_of(&answer, headers)
     }
 
     fn connection(
@@ -212,7 +212,7 @@ impl Firewall {
             packet.judge_each();
         }
         answer.state.add(1, fields.length.into());
-        verdict_of(&answer)
+        verdict_of(&answer, headers)
     }
 
     /// Asks the rules about a session that is known. `again`: whether it may stay at all, else whether this packet may pass.
@@ -239,7 +239,7 @@ impl Firewall {
             if again {
                 self.shared.end(id);
             }
-            return Some(verdict_of(&answer));
+            return Some(verdict_of(&answer, headers));
         }
         if again {
             let (released, updated) = sessions
@@ -291,7 +291,7 @@ impl Firewall {
         let len = fields.length.into();
         if answer.ending != Ending::Allow {
             answer.state.add(1, len);
-            return Some((verdict_of(&answer), None));
+            return Some((verdict_of(&answer, headers), None));
         }
         let give_back = |source| {
             release(answer.hold, &key.source, &key.destination);
@@ -349,10 +349,11 @@ impl Firewall {
     }
 }
 
-/// Whether an ICMP error about the packet with this key is about a session: the error goes to the host that has sent the
-/// packet.
-pub(crate) fn is_related(shared: &Shared, headers: &Headers, key: &SessionKey, now: Now) -> bool {
-    key.source == headers.key.destination && shared.sessions.lookup(key, now).is_some()
+/// Whether an ICMP error is about a session: about a packet of it, and sent to the host that has sent that packet.
+pub(crate) fn is_related(shared: &Shared, packet: &Packet<'_>, now: Now) -> bool {
+    let key = packet.embedded().and_then(|embedded| session_key(&embedded, shared.options.zone));
+    let right = key.filter(|key| key.source == packet.headers().key.destination);
+    right.is_some_and(|key| shared.sessions.lookup(&key, now).is_some())
 }
 
 /// Says how long the answer of a session holds, and on what it depends.
@@ -373,17 +374,19 @@ fn release(hold: Option<&Arc<Limit>>, source: &[u8; 16], destination: &[u8; 16])
     }
 }
 
-pub(crate) fn verdict_of(answer: &Answer<'_>) -> Verdict {
+/// What the function says when the rules say this.
+pub(crate) fn verdict_of(answer: &Answer<'_>, headers: &Headers) -> Verdict {
     let by_rule = answer.by.is_some();
     match answer.ending {
         Ending::Allow => Verdict::Continue,
         Ending::Reject(with) => {
             let reason = if by_rule { DropReason::FirewallReject } else { DropReason::FirewallDefault };
-            let error = match with {
-                RejectWith::Icmp(error) => error,
-                RejectWith::TcpReset => IcmpError::AdminProhibited,
+            let reply = match with {
+                RejectWith::Icmp(error) => Reply::Icmp(error),
+                RejectWith::TcpReset if headers.key.protocol == TCP => Reply::TcpReset,
+                RejectWith::TcpReset => Reply::Icmp(IcmpError::AdminProhibited),
             };
-            Verdict::Reject(reason, Reply::Icmp(error))
+            Verdict::Reject(reason, reply)
         }
         // Answers are final; these would be drops if they were not.
         Ending::Drop | Ending::Jump(_) | Ending::Continue => {

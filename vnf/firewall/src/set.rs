@@ -141,6 +141,19 @@ impl AddressSet {
         ipv4.chain(ipv6)
     }
 
+    /// Its ranges of one family as numbers.
+    pub(crate) fn bits(&self, family: Family) -> Vec<(u128, u128)> {
+        match family {
+            Family::Ipv4 => self.ipv4.iter().map(|&(a, b)| (u128::from(a), u128::from(b))).collect(),
+            Family::Ipv6 => self.ipv6.clone(),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.ipv4) + size_of_val(&*self.ipv6)
+    }
+
     /// How many ranges are left after joining what touches.
     pub fn len(&self) -> usize {
         self.ipv4.len() + self.ipv6.len()
@@ -153,7 +166,7 @@ impl AddressSet {
 }
 
 /// Sorts, and joins ranges that overlap or touch.
-fn merge<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, next: impl Fn(T) -> Option<T>) {
+pub(crate) fn merge<T: Copy + Ord>(ranges: &mut Vec<(T, T)>, next: impl Fn(T) -> Option<T>) {
     ranges.sort_unstable();
     ranges.dedup_by(|later, kept| {
         let touches = next(kept.1).is_none_or(|next| later.0 <= next);

@@ -1,18 +1,18 @@
 //! Bounds: floods, full tables, and anything at all.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod wall;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::*;
 use proptest::prelude::*;
 use throughway_firewall::{DefaultAction, Firewall, Options, PolicyConfig};
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{PortId, parse};
 use throughway_session::{Class, WhenFull};
 use throughway_vnf::{Batch, Context, DropReason, Function, Packet, Verdict};
+use wall::*;
 
 fn open() -> PolicyConfig {
     PolicyConfig { default: DefaultAction::Allow, ..PolicyConfig::default() }

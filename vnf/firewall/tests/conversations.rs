@@ -1,15 +1,15 @@
 //! Golden conversations: who may say what when, protocol by protocol.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod wall;
 
 use std::time::Duration;
 
-use common::*;
 use throughway_firewall::Options;
 use throughway_packet::build::PacketBuilder;
 use throughway_session::Class;
 use throughway_vnf::Verdict;
+use wall::*;
 
 /// `>` is a segment of the opener, `<` one of the other side; with the verdict and the state afterwards.
 type Steps = &'static [(char, u8, Verdict, &'static str)];

@@ -1,11 +1,11 @@
 //! ICMP errors: those about a session pass, forged ones do not.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod wall;
 
-use common::*;
 use throughway_firewall::{Ending, PolicyConfig, State};
 use throughway_packet::build::PacketBuilder;
+use wall::*;
 
 /// An error from `router` to `to` about a frame: as much of it as `quote` bytes.
 fn error(router: &str, to: &str, frame: &[u8], quote: usize) -> Vec<u8> {
@@ -86,8 +86,8 @@ fn errors_about_queries_and_over_extension_headers() {
     assert_eq!(wall.raw(&error(ROUTERS[1], a, &packet.finish(), 200)), PASS);
     let first = &packet.clone().payload(&[0; 100]).fragments(64)[0];
     assert_eq!(wall.raw(&error(ROUTERS[1], a, first, 200)), PASS, "a first fragment has ports");
-    // Only extension headers, for ever.
-    let endless = (0..8).fold(between(a, b), |packet, _| packet.extension(60, &[0; 6]));
+    // One extension header more than is followed.
+    let endless = (0..9).fold(between(a, b), |packet, _| packet.extension(60, &[0; 6]));
     assert_eq!(wall.raw(&error(ROUTERS[1], a, &endless.udp(5000, 53).finish(), 200)), INVALID);
 }
 

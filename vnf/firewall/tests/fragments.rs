@@ -1,13 +1,13 @@
 //! Fragments: every order, overlaps, copies, and bounds.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod wall;
 
 use std::time::Duration;
 
-use common::*;
 use proptest::prelude::*;
 use throughway_vnf::{DropReason, Verdict};
+use wall::*;
 
 const BEFORE_FIRST: Verdict = Verdict::Drop(DropReason::FragmentBeforeFirst);
 const OVERLAP: Verdict = Verdict::Drop(DropReason::FragmentOverlap);

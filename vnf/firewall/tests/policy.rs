@@ -1,26 +1,30 @@
 //! Rules at work: endings, limits, logs, marks, counters, reloads.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod wall;
 
 use std::time::Duration;
 
-use common::*;
 use throughway_firewall::explain::{Met, Step};
 use throughway_firewall::show::SessionView;
 use throughway_firewall::{
     Actions, DefaultAction, Ending, Group, GroupId, LimitConfig, LimitId, Matches, Measure, Per,
-    PolicyConfig, PolicyError, RejectWith, Rule, State, Unit,
+    PolicyConfig, PolicyError, PortMatch, RejectWith, Rule, State, Unit,
 };
 use throughway_packet::{PortId, parse};
 use throughway_vnf::events::{Fate, What};
 use throughway_vnf::{Answer, DropReason, IcmpError, Packet, Slot, Verdict};
+use wall::*;
 
 const A: &str = "10.0.0.1";
 const B: &str = "198.51.100.7";
 
 fn protocol(number: u8) -> Matches {
     Matches { protocols: vec![number], ..Matches::default() }
+}
+
+fn port(number: u16) -> PortMatch {
+    PortMatch { ranges: vec![number..=number], ..PortMatch::default() }
 }
 
 fn limited(id: u32, matches: Matches, ending: Ending, limit: u16) -> Rule {
@@ -40,7 +44,9 @@ const PER_SOURCE: Per = Per::Source { ipv4: 32, ipv6: 64 };
 
 #[test]
 fn the_first_rule_that_decides_decides() {
+    let reset = Matches { destination_ports: Some(port(113)), ..protocol(6) };
     let rules = vec![
+        rule(8, reset, Ending::Reject(RejectWith::TcpReset)),
         rule(1, protocol(6), Ending::Reject(RejectWith::Icmp(IcmpError::PortUnreachable))),
         rule(2, from("10.0.0.0/24"), Ending::Continue),
         rule(3, from("10.0.0.0/24"), Ending::Jump(GroupId(0))),
@@ -52,10 +58,14 @@ fn the_first_rule_that_decides_decides() {
     let reject = |reason, error| Verdict::Reject(reason, Answer::Icmp(error));
     let tcp = wall.send(&between(A, B).tcp(1, 2, SYN));
     assert_eq!(tcp, reject(DropReason::FirewallReject, IcmpError::PortUnreachable));
+    let tcp = wall.send(&between(A, B).tcp(1, 113, SYN));
+    assert_eq!(tcp, Verdict::Reject(DropReason::FirewallReject, Answer::TcpReset));
     assert_eq!(wall.send(&between(A, B).udp(1, 2)), RULE);
     assert_eq!(wall.send(&between(A, B).protocol(47)), PASS);
     let default = wall.send(&between(B, A).udp(1, 2));
     assert_eq!(default, reject(DropReason::FirewallDefault, IcmpError::AdminProhibited));
+    let default = wall.send(&between(B, A).tcp(1, 2, ACK));
+    assert_eq!(default, INVALID, "resets are for those who may have opened");
     let counts = [1, 2, 3, 9, 4].map(|rule| wall.packets_of_rule(Some(rule)));
     assert_eq!(counts, [1, 2, 2, 1, 1]);
     assert_eq!(wall.packets_of_rule(None), 1);

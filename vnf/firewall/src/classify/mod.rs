@@ -1,10 +1,15 @@
 //! Rules → the first one that matches.
 
+mod boxes;
+mod check;
 mod flatten;
+mod lists;
+mod tree;
 
-use crate::reference;
-use crate::rule::{Actions, Fields, Group, GroupId, PacketFields, Rule};
+use crate::rule::{Actions, Family, Fields, Group, GroupId, PacketFields, Rule};
+use check::Check;
 use flatten::Flat;
+use tree::Tree;
 
 /// How deep jumps may lead from group to group.
 pub const MAX_DEPTH: usize = 16;
@@ -90,6 +95,13 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     groups: Vec<Group>,
     flat: Vec<Flat>,
+    /// What a search hands out, close together.
+    outcomes: Vec<Match>,
+    /// Of each rule in flattened order, its number among the checks: what a group's rule asks for is kept once.
+    sources: Vec<u32>,
+    checks: Vec<Check>,
+    ipv4: Tree<u32>,
+    ipv6: Tree<u128>,
     depends: PacketFields,
 }
 
@@ -100,10 +112,35 @@ impl RuleSet {
     /// [`CompileError`]: jumps to nowhere, in circles or too deep; too many rules.
     pub fn compile(rules: Vec<Rule>, groups: Vec<Group>) -> Result<RuleSet, CompileError> {
         let flat = flatten::flatten(&rules, &groups)?;
+        let all = || rules.iter().chain(groups.iter().flat_map(|group| &group.rules));
+        let checks: Vec<Check> = all().map(|rule| Check::of(&rule.matches)).collect();
+        let mut first = rules.len() as u32;
+        let starts: Vec<u32> = groups
+            .iter()
+            .map(|group| {
+                let start = first;
+                first += group.rules.len() as u32;
+                start
+            })
+            .collect();
+        let start = |flat: &Flat| flat.group.map_or(0, |group| starts[usize::from(group.0)]);
+        let sources = flat.iter().map(|flat| start(flat) + flat.rule).collect();
         let depends = flat
             .iter()
             .fold(PacketFields::NONE, |all, flat| all | flat.rule(&rules, &groups).matches.packet_fields());
-        Ok(RuleSet { rules, groups, flat, depends })
+        let ipv4 = Tree::build(&boxes::boxes(&rules, &groups, &flat));
+        let ipv6 = Tree::build(&boxes::boxes(&rules, &groups, &flat));
+        let outcomes = flat.iter().enumerate().map(|(index, flat)| {
+            let rule = flat.rule(&rules, &groups);
+            Match {
+                index: RuleIndex(index as u32),
+                exceeded: RuleIndex(flat.last),
+                id: rule.id,
+                actions: rule.actions,
+            }
+        });
+        let outcomes = outcomes.collect();
+        Ok(RuleSet { rules, groups, flat, outcomes, sources, checks, ipv4, ipv6, depends })
     }
 
     /// The first rule that matches. Does not allocate.
@@ -118,15 +155,24 @@ impl RuleSet {
         self.search(fields, after.0.saturating_add(1))
     }
 
+    #[inline]
     fn search(&self, fields: &Fields, from: u32) -> Classified {
-        let found = reference::first_match(&self.rules, &self.groups, fields, RuleIndex(from));
-        let found = found.map(|(index, rule)| Match {
-            index,
-            exceeded: self.flat.get(index.0 as usize).map_or(index, |flat| RuleIndex(flat.last)),
-            id: rule.id,
-            actions: rule.actions,
-        });
-        Classified { found, depends: self.depends }
+        let check = |index| boxes::holds(&self.flat, &self.checks, &self.sources, index, fields);
+        let best = match fields.family {
+            Family::Ipv4 => self.ipv4.search(fields, from, check),
+            Family::Ipv6 => self.ipv6.search(fields, from, check),
+        };
+        Classified { found: self.outcomes.get(best.index as usize).copied(), depends: best.depends }
+    }
+
+    /// Bytes of what a look-up reads: trees, checks and outcomes. Sets are shared and tell their own ([`crate::AddressSet::memory`]).
+    pub fn memory(&self) -> usize {
+        self.ipv4.memory()
+            + self.ipv6.memory()
+            + size_of_val(&*self.flat)
+            + size_of_val(&*self.sources)
+            + size_of_val(&*self.checks)
+            + size_of_val(&*self.outcomes)
     }
 
     /// The fields in the conditions of any rule that may differ between packets of one flow. Without any, every answer holds
