@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use throughway_packet::parse::TCP;
 use throughway_packet::{Flags, Headers};
 use throughway_session::{
-    Class, InsertError, NewSession, QuotaFull, SessionId, SessionKey, Side, SourceError,
+    Class, InsertError, NewSession, Probe, QuotaFull, SessionId, SessionKey, Side, SourceError,
 };
 use throughway_vnf::{
-    Answer as Reply, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
+    Answer as Reply, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
 };
 
 use crate::ask::{Answer, Purpose, Question};
@@ -56,22 +57,40 @@ impl Firewall {
         &self.shared
     }
 
-    fn judge_by(&self, policy: &Policy, packet: &mut Packet<'_>, now: Now) -> Verdict {
+    /// What a packet is about, with the key's hash.
+    fn subject(&self, packet: &Packet<'_>) -> Subject<Probe> {
+        let subject = subject(packet.bytes(), packet.received(), packet.headers(), &self.shared.options);
+        subject.with(|key| self.shared.sessions.probe(key))
+    }
+
+    fn judge_by(
+        &self,
+        policy: &Policy,
+        packet: &mut Packet<'_>,
+        subject: &Subject<Probe>,
+        now: Now,
+    ) -> Verdict {
         if packet.received().flags.has(Flags::FRAGMENT) {
             packet.judge_each();
-            return self.fragment(policy, packet, now);
+            return self.fragment(policy, packet, subject, now);
         }
-        self.whole(policy, packet, now).0
+        self.whole(policy, packet, subject, now).0
     }
 
     /// First fragments are judged as whole packets are, later ones share their fate.
-    fn fragment(&self, policy: &Policy, packet: &mut Packet<'_>, now: Now) -> Verdict {
+    fn fragment(
+        &self,
+        policy: &Policy,
+        packet: &mut Packet<'_>,
+        subject: &Subject<Probe>,
+        now: Now,
+    ) -> Verdict {
         let Some(piece) = Piece::of(packet.bytes(), packet.received()) else {
             return Verdict::Drop(DropReason::BadFragment);
         };
         match self.shared.fragments.enter(&piece, now) {
             Entered::First => {
-                let (verdict, session) = self.whole(policy, packet, now);
+                let (verdict, session) = self.whole(policy, packet, subject, now);
                 let fate = match verdict {
                     Verdict::Continue => Ok(()),
                     Verdict::Drop(reason) | Verdict::Reject(reason, _) => Err(reason),
@@ -95,10 +114,10 @@ impl Firewall {
         }
     }
 
-    fn whole(&self, policy: &Policy, packet: &mut Packet<'_>, now: Now) -> Judged {
-        let (received, headers) = (*packet.received(), *packet.headers());
-        match subject(packet.bytes(), &received, &headers, &self.shared.options) {
-            Subject::Connection(key, upper) => self.connection(policy, packet, &headers, &key, &upper, now),
+    fn whole(&self, policy: &Policy, packet: &mut Packet<'_>, subject: &Subject<Probe>, now: Now) -> Judged {
+        let headers = *packet.headers();
+        match subject {
+            Subject::Connection(key, upper) => self.connection(policy, packet, &headers, key, upper, now),
             Subject::Error => {
                 let known = is_related(&self.shared, packet, now);
                 let state = if known { State::Related } else { State::Invalid };
@@ -139,13 +158,13 @@ impl Firewall {
         policy: &Policy,
         packet: &mut Packet<'_>,
         headers: &Headers,
-        key: &SessionKey,
+        probe: &Probe,
         upper: &Upper,
         now: Now,
     ) -> Judged {
         let mut policed = false;
         for _ in 0..ROUNDS {
-            let step = self.shared.sessions.lookup_with(key, now, |side, tracked, meta| {
+            let step = self.shared.sessions.lookup_with(probe, now, |side, tracked, meta| {
                 let id = meta.id();
                 let again = tracked.judged_by < policy.rejudge_before;
                 if again || (tracked.policed && side == Side::Forward && !policed) {
@@ -182,7 +201,7 @@ impl Firewall {
                     }
                     policed = side == Side::Forward;
                 }
-                None => match self.open(policy, packet, headers, key, upper, now) {
+                None => match self.open(policy, packet, headers, probe.key(), upper, now) {
                     Some(judged) => return judged,
                     // Another worker was faster: the packet belongs to its session.
                     None => continue,
@@ -400,14 +419,22 @@ impl Function for Firewall {
 
     fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict {
         let policy = self.shared.policy.read();
-        self.judge_by(&policy, packet, context.now)
+        let subject = self.subject(packet);
+        self.judge_by(&policy, packet, &subject, context.now)
     }
 
-    /// As one by one; the rules are read once.
+    /// As one by one; but the rules are read once, and what the session table will be asked is fetched together.
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
         let policy = self.shared.policy.read();
-        for packet in batch.living() {
-            let verdict = self.judge_by(&policy, packet, context.now);
+        let subjects: ArrayVec<_, BATCH> = batch.living().map(|packet| self.subject(packet)).collect();
+        let connection = |subject: &Subject<Probe>| match subject {
+            Subject::Connection(probe, _) => Some(*probe),
+            _ => None,
+        };
+        let probes: ArrayVec<Probe, BATCH> = subjects.iter().filter_map(connection).collect();
+        self.shared.sessions.prepare(&probes);
+        for (packet, subject) in batch.living().zip(&subjects) {
+            let verdict = self.judge_by(&policy, packet, subject, context.now);
             packet.settle(verdict);
         }
     }

@@ -63,7 +63,9 @@ fn each_bound_has_its_own_reason() {
     let mut wall = Wall::new(Options { per_source: Some(2), ..options() }, open());
     let udp = |port| between("10.0.0.1", "198.51.100.7").udp(port, 53);
     let verdicts = [1, 2, 3].map(|port| wall.send(&udp(port)));
-    assert_eq!(verdicts, [PASS, PASS, Verdict::Drop(DropReason::TooManySessionsOfSource)]);
+    let refused = Verdict::Drop(DropReason::TooManySessionsOfSource);
+    assert_eq!(verdicts, [PASS, PASS, refused]);
+    assert_eq!(wall.send(&udp(3)), refused, "what was refused has not been counted down");
     assert_eq!(wall.send(&between("10.0.0.2", "198.51.100.7").udp(1, 53)), PASS);
     wall.wait(Duration::from_secs(31));
     assert_eq!(wall.send(&udp(3)), PASS);

@@ -36,9 +36,9 @@ pub(crate) enum Upper {
 
 /// What a packet is about.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Subject {
-    /// A connection, known or not.
-    Connection(SessionKey, Upper),
+pub(crate) enum Subject<K> {
+    /// A connection, known or not, and its key.
+    Connection(K, Upper),
     /// An ICMP error about some other packet.
     Error,
     /// Something that connections are not followed for: neighbour discovery, multicast listeners.
@@ -47,9 +47,26 @@ pub(crate) enum Subject {
     Nothing,
 }
 
+impl<K> Subject<K> {
+    /// With the key in another form.
+    pub(crate) fn with<L>(self, form: impl FnOnce(K) -> L) -> Subject<L> {
+        match self {
+            Subject::Connection(key, upper) => Subject::Connection(form(key), upper),
+            Subject::Error => Subject::Error,
+            Subject::Untracked => Subject::Untracked,
+            Subject::Nothing => Subject::Nothing,
+        }
+    }
+}
+
 /// What a packet with these headers is about. `bytes` is the frame, and `received` its headers as it came in; the key is that of
 /// the headers as edited so far.
-pub(crate) fn subject(bytes: &[u8], received: &Headers, headers: &Headers, options: &Options) -> Subject {
+pub(crate) fn subject(
+    bytes: &[u8],
+    received: &Headers,
+    headers: &Headers,
+    options: &Options,
+) -> Subject<SessionKey> {
     let mut key = SessionKey::of(&headers.key, options.zone);
     let payload = bytes.get(usize::from(received.l4)..usize::from(received.end)).unwrap_or_default();
     let whole = !headers.flags.has(Flags::FRAGMENT);
