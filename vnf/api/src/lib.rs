@@ -8,16 +8,19 @@
 //! * [`verdict`]: what a function says of a packet; [`DropReason`], the one list of reasons why packets die.
 //! * [`credit`]: whom the packets of a flow are credited to, when they take the short way past the functions.
 //! * [`counters`]: single-writer counters that other threads may read.
+//! * [`events`]: what functions tell the control side, through a bounded queue.
 //! * [`snapshot`]: immutable tables, published by the control side and read once per batch.
 #![forbid(unsafe_code)]
 
 pub mod counters;
 pub mod credit;
+pub mod events;
 pub mod packet;
 pub mod snapshot;
 pub mod verdict;
 
 pub use credit::{Credit, Credits, FunctionTag, Seen};
+pub use events::{Event, EventQueue, Events};
 pub use packet::{BATCH, Batch, Packet};
 pub use snapshot::Snapshot;
 pub use throughway_flow::{Dependencies, Generations, Slot};

@@ -130,6 +130,30 @@ reasons! {
     NoBackend = "no-backend",
     /// Load balancer: a TCP segment that does not fit the state of its connection.
     BalancerInvalidState = "balancer-invalid-state",
+    /// A rule of a firewall says drop; its counter and its log name it.
+    FirewallRule = "firewall-rule",
+    /// A rule of a firewall says reject; the sender is told.
+    FirewallReject = "firewall-reject",
+    /// No rule of the firewall decided, and its default is not to allow.
+    FirewallDefault = "firewall-default",
+    /// The packet belongs to no known connection and cannot open one, or does not fit its connection; no rule that names the state `invalid` allows it.
+    InvalidState = "invalid-state",
+    /// The session table is full, and no half-open session could make room: raise the limit on sessions.
+    SessionTableFull = "session-table-full",
+    /// The source has as many sessions as one may have.
+    TooManySessionsOfSource = "too-many-sessions-of-source",
+    /// As many half-open sessions as there may be, and none may be displaced.
+    HalfOpenLimit = "half-open-limit",
+    /// A later fragment whose first one was not seen: it cannot be judged, and a function cannot hold it.
+    FragmentBeforeFirst = "fragment-before-first",
+    /// The fragment overlaps another one of its datagram, or disagrees with where the datagram ends: all that follow of it are dropped.
+    FragmentOverlap = "fragment-overlap",
+    /// The very fragment was seen already; the first one was sent on.
+    DuplicateFragment = "duplicate-fragment",
+    /// The datagram has more fragments than are kept track of.
+    TooManyFragments = "too-many-fragments",
+    /// Fragments of too many datagrams are on their way at the same time.
+    FragmentTableFull = "fragment-table-full",
 
     /// The transmit ring stayed full.
     TransmitRingFull = "transmit-ring-full",

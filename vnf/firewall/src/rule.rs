@@ -118,6 +118,12 @@ impl States {
         self.0 >> state as u8 & 1 != 0
     }
 
+    /// The states of both.
+    #[inline]
+    pub const fn with(self, others: States) -> States {
+        States(self.0 | others.0)
+    }
+
     /// One bit per state, by its number.
     #[inline]
     pub const fn bits(self) -> u8 {

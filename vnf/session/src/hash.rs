@@ -18,7 +18,7 @@ impl std::fmt::Debug for Seed {
 impl Seed {
     /// SipHash-1-3 of whole 64-bit words, as of their little-endian bytes.
     #[inline]
-    pub(crate) fn hash<const WORDS: usize>(&self, words: [u64; WORDS]) -> u64 {
+    pub fn hash<const WORDS: usize>(&self, words: [u64; WORDS]) -> u64 {
         siphash::<1, 3, WORDS>(self.0, words)
     }
 }

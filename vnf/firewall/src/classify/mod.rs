@@ -95,6 +95,8 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     groups: Vec<Group>,
     flat: Vec<Flat>,
+    /// What a search hands out, close together.
+    outcomes: Vec<Match>,
     /// Of each rule in flattened order, its number among the checks: what a group's rule asks for is kept once.
     sources: Vec<u32>,
     checks: Vec<Check>,
@@ -128,7 +130,17 @@ impl RuleSet {
             .fold(PacketFields::NONE, |all, flat| all | flat.rule(&rules, &groups).matches.packet_fields());
         let ipv4 = Tree::build(&boxes::boxes(&rules, &groups, &flat));
         let ipv6 = Tree::build(&boxes::boxes(&rules, &groups, &flat));
-        Ok(RuleSet { rules, groups, flat, sources, checks, ipv4, ipv6, depends })
+        let outcomes = flat.iter().enumerate().map(|(index, flat)| {
+            let rule = flat.rule(&rules, &groups);
+            Match {
+                index: RuleIndex(index as u32),
+                exceeded: RuleIndex(flat.last),
+                id: rule.id,
+                actions: rule.actions,
+            }
+        });
+        let outcomes = outcomes.collect();
+        Ok(RuleSet { rules, groups, flat, outcomes, sources, checks, ipv4, ipv6, depends })
     }
 
     /// The first rule that matches. Does not allocate.
@@ -150,26 +162,17 @@ impl RuleSet {
             Family::Ipv4 => self.ipv4.search(fields, from, check),
             Family::Ipv6 => self.ipv6.search(fields, from, check),
         };
-        let found = self.flat.get(best.index as usize).map(|flat| {
-            let rule = flat.rule(&self.rules, &self.groups);
-            Match {
-                index: RuleIndex(best.index),
-                exceeded: RuleIndex(flat.last),
-                id: rule.id,
-                actions: rule.actions,
-            }
-        });
-        Classified { found, depends: best.depends }
+        Classified { found: self.outcomes.get(best.index as usize).copied(), depends: best.depends }
     }
 
-    /// Bytes of what a look-up reads: trees, checks and rules. Sets are shared and tell their own ([`crate::AddressSet::memory`]).
+    /// Bytes of what a look-up reads: trees, checks and outcomes. Sets are shared and tell their own ([`crate::AddressSet::memory`]).
     pub fn memory(&self) -> usize {
         self.ipv4.memory()
             + self.ipv6.memory()
             + size_of_val(&*self.flat)
             + size_of_val(&*self.sources)
             + size_of_val(&*self.checks)
-            + size_of_val(&*self.rules)
+            + size_of_val(&*self.outcomes)
     }
 
     /// The fields in the conditions of any rule that may differ between packets of one flow. Without any, every answer holds

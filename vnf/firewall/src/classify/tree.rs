@@ -184,7 +184,7 @@ impl<A: Address> Builder<'_, A> {
         for &number in &boxes {
             let (first, last) = self.span(number, &cut);
             let copies = last - first;
-            if copies >= SPAN || copies > self.spare {
+            if copies >= SPAN.min(cut.keys.len()) || copies > self.spare {
                 rest.push(number);
             } else {
                 self.spare -= copies;
@@ -295,7 +295,7 @@ impl<A: Address> Builder<'_, A> {
         let mut rest = 0.0;
         for &number in sample {
             let (first, last) = self.span(number, &cut);
-            if last - first >= SPAN {
+            if last - first >= SPAN.min(cut.keys.len()) {
                 rest += scale;
             } else {
                 sizes[first..=last].iter_mut().for_each(|size| *size += scale);

@@ -1,0 +1,243 @@
+//! Virtual reassembly: later fragments get the verdict of their first one.
+//!
+//! Nothing is held back, so a fragment that comes before its first one is dropped: it cannot be judged, and to let it through
+//! would let anybody past the rules who sends the first fragment last. Overlapping fragments end the whole datagram
+//! (RFC 5722; RFC 8200, section 4.5), exact copies end alone. That the first fragment holds the upper-layer
+//! header (RFC 1858, RFC 3128, RFC 7112) is seen to by parsing.
+
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use throughway_packet::Headers;
+use throughway_session::{
+    Class, Config, InsertError, NewSession, Seed, SessionId, SessionKey, SessionTable, Side,
+};
+use throughway_vnf::{DropReason, Now};
+
+/// More fragments of a datagram are not followed: 64 of 1280 bytes are more than a datagram can have.
+pub(crate) const MOST: usize = 64;
+
+/// The longest that fragments are waited for (RFC 8200, section 4.5).
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    key: SessionKey,
+    /// Bytes before it, and behind it, in the fragmentable part.
+    start: u16,
+    end: u16,
+    last: bool,
+}
+
+/// The reverse key of a datagram is never looked up; this bit keeps it apart from every forward key.
+const REVERSE: u16 = 1 << 15;
+
+impl Piece {
+    /// Of a frame with these headers, which is a fragment.
+    pub(crate) fn of(bytes: &[u8], headers: &Headers) -> Option<Piece> {
+        let packet = bytes.get(usize::from(headers.l3)..usize::from(headers.end))?;
+        let (id, word, header_len) =
+            if headers.is_ipv4() { ipv4_fragment(packet)? } else { ipv6_fragment(packet)? };
+        let start = word & 0xfff8;
+        let end = start.checked_add(u16::try_from(packet.len().checked_sub(header_len)?).ok()?)?;
+        let [a, b, c, d] = id.to_be_bytes();
+        let key = SessionKey {
+            source: headers.key.source,
+            destination: headers.key.destination,
+            source_port: [a, b],
+            destination_port: [c, d],
+            zone: headers.key.ingress & !REVERSE,
+            // RFC 8200, section 4.5: not part of it in IPv6.
+            protocol: if headers.is_ipv4() { headers.key.protocol } else { 0 },
+        };
+        Some(Piece { key, start, end, last: word & 1 == 0 })
+    }
+
+    pub(crate) fn is_first(&self) -> bool {
+        self.start == 0
+    }
+}
+
+/// Identification, offset in bytes with "more" as the lowest bit, and what precedes the data.
+fn ipv4_fragment(packet: &[u8]) -> Option<(u32, u16, usize)> {
+    let header = packet.first_chunk::<20>()?;
+    let word = u16::from_be_bytes([header[6], header[7]]);
+    let id = u16::from_be_bytes([header[4], header[5]]);
+    Some((id.into(), word << 3 | word >> 13 & 1, usize::from(header[0] & 0x0f) * 4))
+}
+
+/// As [`ipv4_fragment`], from the fragment header.
+fn ipv6_fragment(packet: &[u8]) -> Option<(u32, u16, usize)> {
+    let mut next = *packet.get(6)?;
+    let mut at = 40;
+    for _ in 0..=throughway_packet::parse::MAX_EXTENSIONS {
+        let &[following, len, high, low, a, b, c, d] = packet.get(at..)?.first_chunk::<8>()?;
+        let len = usize::from(len);
+        at += match next {
+            44 => {
+                let id = u32::from_be_bytes([a, b, c, d]);
+                return Some((id, u16::from_be_bytes([high, low]) & 0xfff9, at + 8));
+            }
+            0 | 43 | 60 => (len + 1) * 8,
+            51 => (len + 2) * 4,
+            _ => return None,
+        };
+        next = following;
+    }
+    None
+}
+
+/// What was decided about a first fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fate {
+    /// Passes, or ended for this reason.
+    pub(crate) verdict: Result<(), DropReason>,
+    /// The session it belongs to.
+    pub(crate) session: Option<(SessionId, Side)>,
+}
+
+/// A datagram of which fragments are awaited.
+#[derive(Clone, Debug)]
+struct Datagram {
+    fate: Fate,
+    /// Those that were seen: first byte, and the one behind the last.
+    seen: ArrayVec<(u16, u16), MOST>,
+    /// Where it ends, once the last fragment was seen.
+    end: Option<u16>,
+    /// Why everything that follows is dropped.
+    spoilt: Option<DropReason>,
+}
+
+impl Datagram {
+    fn add(&mut self, piece: &Piece) -> Result<(), DropReason> {
+        if let Some(reason) = self.spoilt {
+            return Err(reason);
+        }
+        let Piece { start, end, last, .. } = *piece;
+        if self.seen.contains(&(start, end)) && (!last || self.end == Some(end)) {
+            return Err(DropReason::DuplicateFragment);
+        }
+        let overlaps = self.seen.iter().any(|&(from, to)| start < to && from < end);
+        let beyond = match self.end {
+            Some(known) => last || end > known,
+            None => last && self.seen.iter().any(|&(_, to)| to > end),
+        };
+        let spoilt = if overlaps || beyond {
+            Some(DropReason::FragmentOverlap)
+        } else if self.seen.try_push((start, end)).is_err() {
+            Some(DropReason::TooManyFragments)
+        } else {
+            None
+        };
+        if last && spoilt.is_none() {
+            self.end = Some(end);
+        }
+        self.spoilt = spoilt;
+        spoilt.map_or(Ok(()), Err)
+    }
+
+    /// Nothing overlaps, so lengths add up.
+    fn is_complete(&self) -> bool {
+        let bytes: u32 = self.seen.iter().map(|&(from, to)| u32::from(to - from)).sum();
+        self.end.is_some_and(|end| u32::from(end) == bytes)
+    }
+}
+
+/// What a fragment is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entered {
+    /// The first of its datagram: to be judged, then [remembered](Fragments::remember).
+    First,
+    /// A later one, whose first was seen.
+    Follows(Fate),
+    /// It ends here.
+    Refused(DropReason),
+}
+
+/// Datagrams of which fragments are awaited.
+pub(crate) struct Fragments {
+    table: SessionTable<Datagram>,
+    capacity: u32,
+    timeout: Duration,
+}
+
+impl Fragments {
+    pub(crate) fn new(datagrams: u32, timeout: Duration, seed: Seed) -> Fragments {
+        let table = SessionTable::new(Config::new(datagrams, seed));
+        Fragments { table, capacity: datagrams.max(1), timeout: timeout.min(LONGEST) }
+    }
+
+    /// How many datagrams there are.
+    pub(crate) fn len(&self) -> u32 {
+        self.table.len()
+    }
+
+    /// Whether no other datagram has room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.capacity
+    }
+
+    /// Takes note of a fragment.
+    pub(crate) fn enter(&self, piece: &Piece, now: Now) -> Entered {
+        let found = self.table.lookup_with(&piece.key, now, |_, datagram, meta| {
+            let added = datagram.add(piece);
+            (added.map(|()| datagram.fate), datagram.is_complete().then(|| meta.id()))
+        });
+        match found {
+            Some((added, complete)) => {
+                // The identification may be used again.
+                if let Some(id) = complete {
+                    self.table.remove(id);
+                }
+                added.map_or_else(Entered::Refused, Entered::Follows)
+            }
+            None if piece.is_first() => Entered::First,
+            None => Entered::Refused(DropReason::FragmentBeforeFirst),
+        }
+    }
+
+    /// What [`Fragments::enter`] would say, changing nothing.
+    pub(crate) fn peek(&self, piece: &Piece, now: Now) -> Entered {
+        let found = self.table.lookup(&piece.key, now);
+        match found.and_then(|found| self.table.read(found.id, |datagram, _| datagram.clone())) {
+            Some(mut datagram) => match datagram.add(piece) {
+                Ok(()) => Entered::Follows(datagram.fate),
+                Err(reason) => Entered::Refused(reason),
+            },
+            None if piece.is_first() => Entered::First,
+            None => Entered::Refused(DropReason::FragmentBeforeFirst),
+        }
+    }
+
+    /// Keeps what was decided about a first fragment for those that follow.
+    ///
+    /// # Errors
+    /// The first fragment has to be dropped itself: no room, or another worker judges a copy of it.
+    pub(crate) fn remember(&self, piece: &Piece, fate: Fate, now: Now) -> Result<(), DropReason> {
+        // What is dropped anyway must not fill the table: without an entry, the rest ends as "before first".
+        if fate.verdict.is_err() && self.table.len() >= self.capacity / 2 {
+            return Ok(());
+        }
+        let mut seen = ArrayVec::new();
+        let _ = seen.try_push((piece.start, piece.end));
+        let reverse = SessionKey { zone: piece.key.zone | REVERSE, ..piece.key };
+        let new = NewSession {
+            forward: piece.key,
+            reverse,
+            class: Class::Established,
+            timeout: self.timeout,
+            state: Datagram { fate, seen, end: piece.last.then_some(piece.end), spoilt: None },
+        };
+        match self.table.insert(new, now, |_| {}) {
+            Ok(_) => Ok(()),
+            Err(InsertError::Conflict { .. } | InsertError::SameKey) => Err(DropReason::DuplicateFragment),
+            Err(InsertError::Full | InsertError::Quota(_)) => Err(DropReason::FragmentTableFull),
+        }
+    }
+
+    /// Forgets datagrams whose time is over, in a bounded slice.
+    pub(crate) fn expire(&self, now: Now, budget: usize) {
+        self.table.expire(now, budget, |_| {});
+    }
+}
