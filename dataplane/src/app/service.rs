@@ -14,6 +14,7 @@ use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
+use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
@@ -110,6 +111,7 @@ pub struct Service {
     progress: Vec<Progress>,
     figures: Figures,
     generations: Arc<Generations>,
+    states: States,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
@@ -165,7 +167,8 @@ impl Service {
 
         let (wanted, wanted_from) = bounded(WANTED);
         let generations = Arc::new(Generations::default());
-        let blueprint = Blueprint::on(&config, opened.ground())?;
+        let states = States::new(seed(), Arc::clone(&generations));
+        let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -220,6 +223,7 @@ impl Service {
             progress,
             figures,
             generations,
+            states,
             mirror,
             steering,
             attachments,
@@ -262,13 +266,13 @@ impl Service {
         if !restart.is_empty() {
             return Err(format!("these changes need a restart of the service:\n{}", restart.join("\n")));
         }
-        let figures = &mut self.figures;
+        let (figures, states) = (&mut self.figures, &self.states);
         let workers = self.workers.len();
         let followed = self.mirror.routers();
-        let programs = self.mirror.replace_routers(|ground| {
-            let blueprint = Blueprint::on(&config, ground).map_err(|error| error.to_string())?;
+        let (blueprint, programs) = self.mirror.replace_routers(|ground| {
+            let blueprint = Blueprint::on(&config, ground, states).map_err(|error| error.to_string())?;
             let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
-            Ok::<_, String>((blueprint.routers(), programs))
+            Ok::<_, String>((blueprint.routers(), (blueprint, programs)))
         })?;
         if let Err(error) = self.install(programs) {
             // `install` has put the old chains back; their tables are brought up to date and followed again.
@@ -276,9 +280,11 @@ impl Service {
             self.generations.bump([Slot::CONFIG]);
             return Err(error.to_string());
         }
+        blueprint.publish();
         // What the old chains did to a flow is not done any more from here on.
         self.generations.bump([Slot::CONFIG]);
         self.figures.retain(&config);
+        self.states.retain(&config);
         self.config = config;
         Ok(Reloaded {
             changes: changes.iter().map(ToString::to_string).collect(),

@@ -3,11 +3,13 @@
 //! Each kind of function has its file. [`Blueprint`] holds what all workers share of the functions; from it every worker gets
 //! a [`Program`] of its own.
 
+pub mod firewall;
 pub mod marker;
 pub mod router;
+pub mod state;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use throughway_config::{Config, FunctionKind};
 use throughway_vnf::{FunctionTag, Snapshot};
@@ -16,6 +18,7 @@ use crate::chain::{AnyFunction, Chain, NamedFunction, Program};
 use crate::host::HostFacts;
 use crate::rib::{Kernel, Rib};
 use crate::stats::{ChainStats, FunctionStats};
+use state::States;
 
 /// A function that cannot be built although its configuration is valid.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +33,8 @@ pub struct AssembleError {
 enum AssembleReason {
     #[error(transparent)]
     Rules(#[from] throughway_marker::RuleError),
-    #[error("the kind `{0}` cannot be built yet")]
-    NotBuilt(&'static str),
+    #[error(transparent)]
+    Firewall(#[from] state::FirewallError),
 }
 
 /// What is shared by all workers: made once per configuration.
@@ -46,6 +49,19 @@ pub struct Blueprint {
 enum Shared {
     Router(RouterSpec),
     Marker(Arc<throughway_marker::Rules>),
+    Firewall(FirewallSpec),
+}
+
+/// A firewall with its sessions, and the rules that this blueprint brings to them.
+struct FirewallSpec {
+    shared: Arc<throughway_firewall::Shared>,
+    policy: Mutex<Option<throughway_firewall::Policy>>,
+}
+
+impl std::fmt::Debug for FirewallSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.shared.fmt(f)
+    }
 }
 
 /// A router that the kernel mirror keeps up to date.
@@ -77,11 +93,12 @@ impl Blueprint {
     pub fn new(config: &Config, facts: &HostFacts) -> Result<Self, AssembleError> {
         let (routes, ports) = crate::rib::facts::routes(facts);
         let kernel = Kernel { routes: &routes, ports: &ports };
-        Blueprint::on(config, Ground { facts, kernel, running: &[] })
+        let states = States::new(0, Arc::default());
+        Blueprint::on(config, Ground { facts, kernel, running: &[] }, &states)
     }
 
-    /// Builds everything of `config` that workers share.
-    pub fn on(config: &Config, ground: Ground<'_>) -> Result<Self, AssembleError> {
+    /// Builds everything of `config` that workers share; stateful functions keep their tables, which are in `states`.
+    pub fn on(config: &Config, ground: Ground<'_>, states: &States) -> Result<Self, AssembleError> {
         let functions = config.functions.iter().map(|function| {
             let name = function.name.to_string();
             let shared = match &function.kind {
@@ -96,9 +113,11 @@ impl Blueprint {
                     marker::rules(marker)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
-                kind => {
-                    let source = AssembleReason::NotBuilt(kind.word());
-                    return Err(AssembleError { function: name, source });
+                FunctionKind::Firewall(firewall) => {
+                    let (shared, policy) = states
+                        .firewall(&name, firewall)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?;
+                    Shared::Firewall(FirewallSpec { shared, policy: Mutex::new(policy) })
                 }
             };
             Ok((name, shared))
@@ -123,9 +142,21 @@ impl Blueprint {
     pub fn routers(&self) -> Vec<RouterSpec> {
         let routers = self.functions.iter().filter_map(|(_, shared)| match shared {
             Shared::Router(spec) => Some(spec.clone()),
-            Shared::Marker(_) => None,
+            _ => None,
         });
         routers.collect()
+    }
+
+    /// Brings the rules of this blueprint to the sessions of functions that run already. Cannot fail; to be called once the
+    /// programs are in force.
+    pub fn publish(&self) {
+        for (_, shared) in &self.functions {
+            if let Shared::Firewall(spec) = shared
+                && let Some(policy) = spec.policy.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                spec.shared.publish(policy);
+            }
+        }
     }
 
     /// What worker `worker` runs. Figures of functions and chains that were there before go on.
@@ -139,6 +170,9 @@ impl Blueprint {
                 }
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))
+                }
+                Shared::Firewall(spec) => {
+                    AnyFunction::Firewall(throughway_firewall::Firewall::new(Arc::clone(&spec.shared)))
                 }
             };
             let stats = figures.function(worker, name, function.kind());
