@@ -3,7 +3,7 @@
 mod boxes;
 mod check;
 mod flatten;
-mod lists;
+pub(crate) mod lists;
 mod tree;
 
 use crate::rule::{Actions, Family, Fields, Group, GroupId, PacketFields, Rule};
