@@ -99,8 +99,8 @@ impl From<IpAddr> for AddressRange {
     }
 }
 
-/// A set of addresses of both families. A look-up reads one block of a cache line or two for each factor of eight to sixteen in
-/// the number of ranges, whatever they are. 8 bytes and a fifteenth for each IPv4 range, twice that for sets of IPv6 networks up to
+/// A set of addresses of both families. A look-up reads one block of one or two cache lines for each factor of sixteen (of eight
+/// for what is not whole IPv6 networks) in the number of ranges, whatever they are. 8 bytes and a fifteenth for each IPv4 range, twice that for sets of IPv6 networks up to
 /// /64, four times for other IPv6 ranges.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct AddressSet {
@@ -111,7 +111,7 @@ pub struct AddressSet {
 #[derive(Clone, PartialEq, Eq)]
 enum Ipv6 {
     /// Whole /64 networks only: the upper halves.
-    Networks(Steps<u64, 8>),
+    Networks(Steps<u64, 16>),
     Any(Steps<u128, 8>),
 }
 
