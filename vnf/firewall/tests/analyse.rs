@@ -1,4 +1,5 @@
 //! What is reported is so, and the plain cases are found.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Random rules whose conditions meet often, and the packets at their edges.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
