@@ -81,6 +81,20 @@ fn who_may_let_a_packet_go_on_covers_nothing() {
 }
 
 #[test]
+fn a_large_set_does_not_cover_its_gaps() {
+    let host = |number: u8| std::net::IpAddr::from([10, 0, 0, number]);
+    let even = Arc::new(AddressSet::new((0..100).map(|number| host(2 * number).into())));
+    let wide = AddressMatch { sets: vec![even], ..AddressMatch::default() };
+    let pair = AddressMatch {
+        ranges: vec![AddressRange::new(host(190), host(191)).unwrap()],
+        ..AddressMatch::default()
+    };
+    let of = |source| Matches { source: Some(source), ..Matches::default() };
+    let rules = [rule(of(wide), Ending::Drop), rule(of(pair), Ending::Drop)];
+    assert_eq!(analyse(&rules, &[], &[]), []);
+}
+
+#[test]
 fn overlapping_sets_are_named() {
     let set = |texts: &[&str]| {
         Arc::new(AddressSet::new(

@@ -1,4 +1,7 @@
-//! Membership in sorted ranges: a search tree without pointers.
+//! Membership in sorted ranges.
+//!
+//! Large sets whose values are spread (most are) have a table over the first bits in which they differ: it says where the few
+//! values lie among which to look. The others, and who makes all his values meet in one place, get a search tree without pointers.
 //!
 //! A set of ranges is a list of values behind which membership changes. They lie in blocks of one or two cache lines; each level above
 //! holds the last value of each block below it. A search counts in one block per level how many values are smaller:
@@ -12,6 +15,12 @@ pub(super) trait Number: Copy + Ord + Default + fmt::Debug {
     const MAX: Self;
     fn above(self) -> Option<Self>;
     fn below(self) -> Option<Self>;
+    /// How many low bits hold all bits in which the two differ.
+    fn differing(self, other: Self) -> u32;
+    /// Without its low bits.
+    fn without(self, low: u32) -> Self;
+    /// `self - base`, which is not negative, without its low bits.
+    fn slot(self, base: Self, low: u32) -> usize;
 }
 
 macro_rules! number {
@@ -24,6 +33,16 @@ macro_rules! number {
             }
             fn below(self) -> Option<Self> {
                 self.checked_sub(1)
+            }
+            fn differing(self, other: Self) -> u32 {
+                Self::BITS - (self ^ other).leading_zeros()
+            }
+            fn without(self, low: u32) -> Self {
+                self & <$kind>::MAX.checked_shl(low).unwrap_or(0)
+            }
+            #[inline]
+            fn slot(self, base: Self, low: u32) -> usize {
+                usize::try_from(self.wrapping_sub(base) >> low).unwrap_or(usize::MAX)
             }
         }
     )+};
@@ -42,9 +61,69 @@ impl<T: Number, const B: usize> Block<T, B> {
     }
 }
 
+/// Fewer values than this get no table.
+const LARGE: usize = 1024;
+
+/// The most values that a slot of the table may lead to.
+const CROWDED: u32 = 40;
+
+/// A table over the first bits in which values differ.
+#[derive(Clone, PartialEq, Eq)]
+struct Table<T> {
+    /// The first value, without the bits that differ.
+    base: T,
+    /// How many bits lie below those that choose the slot.
+    shift: u32,
+    /// Where the values of each slot begin, and of the one behind the last.
+    starts: Box<[u32]>,
+    keys: Box<[T]>,
+}
+
+impl<T: Number> Table<T> {
+    /// `None` if there are too few values, or many in one slot.
+    fn new(keys: &[T]) -> Option<Table<T>> {
+        let (&first, &last) = (keys.first()?, keys.last()?);
+        if keys.len() < LARGE || keys.len() > u32::MAX as usize {
+            return None;
+        }
+        let width = first.differing(last);
+        // Four to eight values a slot.
+        let bits = (keys.len().ilog2() - 2).min(width);
+        let (base, shift) = (first.without(width), width - bits);
+        let mut starts = vec![0u32; (1 << bits) + 1];
+        keys.iter().for_each(|key| starts[key.slot(base, shift) + 1] += 1);
+        if starts.iter().any(|&count| count > CROWDED) {
+            return None;
+        }
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += *start;
+            *start = sum;
+        }
+        Some(Table { base, shift, starts: starts.into(), keys: keys.into() })
+    }
+
+    /// How many values are smaller.
+    #[inline]
+    fn rank(&self, value: T) -> usize {
+        if value < self.base {
+            return 0;
+        }
+        let slot = value.slot(self.base, self.shift);
+        let (Some(&from), Some(&to)) = (self.starts.get(slot), self.starts.get(slot.saturating_add(1)))
+        else {
+            return self.keys.len();
+        };
+        let keys = self.keys.get(from as usize..to as usize).unwrap_or_default();
+        from as usize + keys.iter().map(|&key| usize::from(key < value)).sum::<usize>()
+    }
+}
+
 /// A set of numbers, in blocks of `B`.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Steps<T, const B: usize> {
+    /// Instead of the levels.
+    table: Option<Table<T>>,
     /// The values behind which membership changes come last.
     levels: Vec<Box<[Block<T, B>]>>,
     /// How many of these there are.
@@ -55,7 +134,7 @@ pub(super) struct Steps<T, const B: usize> {
 
 impl<T, const B: usize> Default for Steps<T, B> {
     fn default() -> Self {
-        Steps { levels: Vec::new(), len: 0, begins_inside: false }
+        Steps { table: None, levels: Vec::new(), len: 0, begins_inside: false }
     }
 }
 
@@ -74,6 +153,10 @@ impl<T: Number, const B: usize> Steps<T, B> {
             }
         }
         let len = keys.len();
+        let table = Table::new(&keys);
+        if table.is_some() {
+            return Steps { table, levels: Vec::new(), len, begins_inside };
+        }
         let mut levels = Vec::new();
         while !keys.is_empty() {
             let blocks: Box<[Block<T, B>]> = keys
@@ -93,22 +176,27 @@ impl<T: Number, const B: usize> Steps<T, B> {
             levels.push(blocks);
         }
         levels.reverse();
-        Steps { levels, len, begins_inside }
+        Steps { table, levels, len, begins_inside }
     }
 
     #[inline]
     pub(super) fn contains(&self, value: T) -> bool {
-        let rank = self
-            .levels
-            .iter()
-            .fold(0, |block, level| block * B + level.get(block).map_or(0, |block| block.rank(value)));
+        let rank = match &self.table {
+            Some(table) => table.rank(value),
+            None => self
+                .levels
+                .iter()
+                .fold(0, |block, level| block * B + level.get(block).map_or(0, |block| block.rank(value))),
+        };
         (rank % 2 == 1) != self.begins_inside
     }
 
     /// The ranges again.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (T, T)> + '_ {
-        let keys = self.levels.last().into_iter().flat_map(|blocks| blocks.iter()).flat_map(|block| block.0);
-        let mut ends = keys.take(self.len);
+        let blocks =
+            self.levels.last().into_iter().flat_map(|blocks| blocks.iter()).flat_map(|block| block.0);
+        let table = self.table.iter().flat_map(|table| table.keys.iter().copied());
+        let mut ends = blocks.take(self.len).chain(table);
         let mut start = self.begins_inside.then_some(T::ZERO);
         let mut over = false;
         std::iter::from_fn(move || {
@@ -133,7 +221,9 @@ impl<T: Number, const B: usize> Steps<T, B> {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.levels.iter().map(|level| size_of_val(&**level)).sum()
+        let table = |table: &Table<T>| size_of_val(&*table.starts) + size_of_val(&*table.keys);
+        self.levels.iter().map(|level| size_of_val(&**level)).sum::<usize>()
+            + self.table.as_ref().map_or(0, table)
     }
 }
 
@@ -165,6 +255,17 @@ mod tests {
             check(&ranges);
             check(&[vec![(0, 1)], ranges.clone()].concat());
             check(&[ranges, vec![(u32::MAX - 7, u32::MAX)]].concat());
+        }
+    }
+
+    #[test]
+    fn every_edge_of_large_sets_spread_and_crowded() {
+        let spread: Vec<_> = (0..2000u32).map(|n| (n * 2_000_003 + 9, n * 2_000_003 + 9 + n)).collect();
+        let close: Vec<_> = (0..2000u32).map(|n| (n * 4 + 9, n * 4 + 10)).collect();
+        let crowded = [close.clone(), vec![(1 << 31, 1 << 31)]].concat();
+        for (ranges, table) in [(spread, true), (close, true), (crowded, false)] {
+            assert_eq!(Steps::<u32, 4>::new(ranges.iter().copied()).table.is_some(), table);
+            check(&ranges);
         }
     }
 }
