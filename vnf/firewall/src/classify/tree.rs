@@ -21,8 +21,7 @@ const LEAF: usize = 8;
 /// Nodes on the longest path.
 const MAX_DEPTH: usize = 32;
 
-/// There may always be so many nodes, beside two for each box: ten times what rules people write have needed. If they are used
-/// up, leaves grow.
+/// There may always be so many nodes, beside two for each box. If they are used up, leaves grow.
 const LEAST_NODES: usize = 1024;
 
 /// A box that spans more parts than this goes to the rest.
