@@ -148,9 +148,11 @@ impl Changes {
     }
 
     fn router(&mut self, path: &str, old: (&Config, &Router), new: (&Config, &Router)) {
-        let Router { table, kernel_routes, routes } = new.1;
+        let Router { table, kernel_routes, urpf, mss, routes } = new.1;
         self.value(format!("{path}.table"), old.1.table, *table);
         self.value(format!("{path}.kernel-routes"), old.1.kernel_routes, *kernel_routes);
+        self.value(format!("{path}.urpf"), old.1.urpf, *urpf);
+        self.value(format!("{path}.mss"), old.1.mss, *mss);
         let lines = |config: &Config, routes: &[Route]| -> Vec<String> {
             routes.iter().map(|route| describe_route(config, route)).collect()
         };

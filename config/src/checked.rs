@@ -25,7 +25,7 @@ pub use chains::Chain;
 pub use functions::{Function, FunctionKind};
 pub use interfaces::{Checksum, FailMode, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
-pub use router::{Route, Router, TableId, Target};
+pub use router::{Mss, Route, Router, TableId, Target, Urpf};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
 pub use workers::{CORES, Poll, Workers};

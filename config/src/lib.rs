@@ -23,7 +23,8 @@ pub mod value;
 pub use change::Change;
 pub use checked::{
     Api, CORES, Chain, Checksum, Config, FailMode, Family, Function, FunctionId, FunctionKind, Interface,
-    InterfaceId, MarkRule, Marker, Metrics, Poll, Route, Router, TableId, Target, Workers, XdpMode, ZeroCopy,
+    InterfaceId, MarkRule, Marker, Metrics, Mss, Poll, Route, Router, TableId, Target, Urpf, Workers,
+    XdpMode, ZeroCopy,
 };
 pub use error::{Errors, Problem, Severity, Span, Warning};
 pub use schema::schema;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use throughway_config::{Config, Errors, FunctionKind, Target};
+use throughway_config::{Config, Errors, FunctionKind, Mss, Target, Urpf};
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -133,6 +133,8 @@ functions:
   core:
     router:
       table: 100
+      urpf: strict
+      mss: 1360
       routes:
         - { prefix: "::/0", via: "fe80::1", interface: wan }
         - { prefix: 10.9.0.0/16, blackhole: true, metric: 5 }
@@ -166,6 +168,7 @@ api: { socket: run/api.sock }
     let core = config.function(config.function_named("core").unwrap());
     let FunctionKind::Router(router) = &core.kind else { panic!("{core:?}") };
     assert_eq!((router.table.0, router.kernel_routes), (100, true));
+    assert_eq!((router.urpf, router.mss), (Urpf::Strict, Mss::Bytes(1360)));
     let targets: Vec<_> =
         router.routes.iter().map(|route| (route.prefix.to_string(), route.target, route.metric)).collect();
     assert_eq!(

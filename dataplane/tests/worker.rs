@@ -218,6 +218,68 @@ fn without_frames_for_all_fragments_none_is_sent() {
     bench.assert_balance();
 }
 
+const OPTIONS: &str = "\
+interfaces: { lan: { device: lan0 }, wan: { device: wan0 }, dmz: { device: dmz0 } }
+functions: { core: { router: { urpf: strict, mss: auto } } }
+chains: { all: { from: [lan, wan, dmz], run: [core] } }
+";
+
+/// A SYN that announces an MSS of 1460, with right checksums.
+fn syn(from: [u8; 4], to: [u8; 4], flags: u8, mss: u16) -> Vec<u8> {
+    let [high, low] = mss.to_be_bytes();
+    let packet = PacketBuilder::ipv4(from, to).ethernet(BOX_LAN, HOST_LAN).tcp(1, 2, flags);
+    let mut frame = packet.payload(&[2, 4, high, low]).finish();
+    frame[46] = 0x60;
+    let headers = parse(&frame, LAN).unwrap();
+    assert!(throughway_packet::apply::recompute_checksums(&headers, &mut frame));
+    frame
+}
+
+#[test]
+fn connections_agree_on_what_both_links_take() {
+    let mut bench = Bench::new(OPTIONS, &facts());
+    let announced = |frame: &[u8]| {
+        assert!(checksum::verify(frame, &parse(frame, LAN).unwrap()));
+        u16::from_be_bytes([frame[56], frame[57]])
+    };
+    // The dmz has MTU 1400, the others 1500. The SYN goes to the lan, what it announces holds for the way back too.
+    for flags in [0x02, 0x12] {
+        let mut from_dmz = syn([10, 3, 0, 10], [10, 1, 0, 10], flags, 1460);
+        from_dmz[..6].copy_from_slice(&BOX_DMZ);
+        bench.receive(DMZ, &from_dmz);
+        assert_eq!(announced(&bench.sent(LAN)[0]), 1360);
+        bench.receive(LAN, &syn([10, 1, 0, 10], [10, 2, 0, 10], flags, 1460));
+        assert_eq!(announced(&bench.sent(WAN)[0]), 1460);
+        bench.receive(LAN, &syn([10, 1, 0, 10], [10, 2, 0, 10], flags, 536));
+        assert_eq!(announced(&bench.sent(WAN)[0]), 536, "never raised");
+    }
+    bench.receive(DMZ, &syn([10, 3, 0, 10], [10, 1, 0, 10], 0x10, 1460));
+    assert_eq!(announced(&bench.sent(LAN)[0]), 1460, "no SYN");
+    bench.assert_balance();
+}
+
+#[test]
+fn a_source_that_packets_could_not_be_sent_to_is_dropped() {
+    let packet =
+        |from: [u8; 4], to: [u8; 4]| PacketBuilder::ipv4(from, to).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
+    let elsewhere = packet([10, 2, 0, 99], [10, 2, 0, 10]).finish();
+    let nowhere = packet([203, 0, 113, 9], [10, 2, 0, 10]).finish();
+    let right = packet([10, 1, 0, 99], [10, 2, 0, 10]).finish();
+    for (mode, passing) in [("strict", vec![&right]), ("loose", vec![&right, &elsewhere])] {
+        let mut bench = Bench::new(&OPTIONS.replace("strict", mode), &facts());
+        // Twice: the second time the flow is known.
+        for _ in 0..2 {
+            for frame in [&right, &elsewhere, &nowhere] {
+                bench.receive(LAN, frame);
+                assert_eq!(bench.sent(WAN).len(), usize::from(passing.contains(&frame)), "{mode}");
+            }
+        }
+        let dropped = 2 * (3 - passing.len()) as u64;
+        assert_eq!(bench.drops(LAN, DropReason::ReversePath), dropped, "{mode}");
+        bench.assert_balance();
+    }
+}
+
 #[test]
 fn malformed_and_unroutable_packets_have_their_reasons() {
     let mut bench = Bench::new(CONFIG, &facts());

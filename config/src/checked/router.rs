@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::*;
-use crate::value::{Flag, Number, Prefix, Value};
+use crate::value::{Flag, Number, Prefix, Value, words};
 
 /// A router: longest prefix match over a table of the kernel and static routes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,6 +14,10 @@ pub struct Router {
     pub table: TableId,
     /// Whether the table is mirrored at all; if not, only `routes` count.
     pub kernel_routes: bool,
+    /// Which source addresses packets may have.
+    pub urpf: Urpf,
+    /// To what the maximum segment size of TCP connections is lowered.
+    pub mss: Mss,
     /// Static routes. No two have the same prefix and metric.
     pub routes: Vec<Route>,
 }
@@ -25,6 +29,72 @@ pub struct TableId(pub u32);
 impl TableId {
     /// The table that `ip route` shows.
     pub const MAIN: TableId = TableId(254);
+}
+
+words! {
+    /// Which source addresses packets may have (RFC 3704).
+    Urpf, "reverse path check", default Off:
+    /// Any.
+    Off = "off",
+    /// Those that there is a route to, be it the default route.
+    Loose = "loose",
+    /// Those that there is a route to by the interface that the packet came in on.
+    Strict = "strict",
+}
+
+/// To what the maximum segment size (MSS) of TCP connections is lowered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Mss {
+    /// It stays.
+    #[default]
+    Off,
+    /// To what fits the interfaces that the connection passes.
+    Auto,
+    /// To so many bytes, 64 to 65495.
+    Bytes(u16),
+}
+
+/// The smallest MSS that can be asked for, in bytes: below, segments would carry next to nothing.
+const SMALLEST_MSS: u32 = 64;
+/// The largest that IPv4 can carry.
+const LARGEST_MSS: u32 = 65_495;
+
+impl fmt::Display for Mss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mss::Off => f.write_str("off"),
+            Mss::Auto => f.write_str("auto"),
+            Mss::Bytes(bytes) => bytes.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for Mss {
+    type Err = Misread;
+
+    fn from_str(text: &str) -> Result<Self, Misread> {
+        match text {
+            "off" => Ok(Mss::Off),
+            "auto" => Ok(Mss::Auto),
+            _ if text.bytes().all(|b| b.is_ascii_digit()) => {
+                let bytes = text.parse::<Number<SMALLEST_MSS, LARGEST_MSS>>()?.get();
+                Ok(Mss::Bytes(u16::try_from(bytes).unwrap_or(u16::MAX)))
+            }
+            _ => Err(Misread::new(format!("`{text}` is not a segment size"))
+                .help("expected `auto`, `off` or a number of bytes such as `1360`")),
+        }
+    }
+}
+
+impl Value for Mss {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({
+            "oneOf": [
+                { "enum": ["off", "auto"] },
+                { "type": "integer", "minimum": SMALLEST_MSS, "maximum": LARGEST_MSS },
+            ],
+        })
+    }
 }
 
 /// A static route.
@@ -106,6 +176,8 @@ impl Router {
         if let (Some(table), Some(Flag::False)) = (&raw.table, kernel_routes) {
             report.warning(table.span, "`table` has no effect with `kernel-routes: false`");
         }
+        let urpf = raw.urpf.read_or(Urpf::default(), report);
+        let mss = raw.mss.read_or(Mss::default(), report);
         let written = raw.routes.as_deref().unwrap_or_default();
         let routes: Vec<_> = written.iter().map(|route| Route::check(route, known, report)).collect();
         report_duplicates(written, &routes, report);
@@ -115,6 +187,8 @@ impl Router {
         Some(Router {
             table: table?,
             kernel_routes: kernel_routes?.into(),
+            urpf: urpf?,
+            mss: mss?,
             routes: routes.into_iter().collect::<Option<_>>()?,
         })
     }

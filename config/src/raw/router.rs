@@ -1,7 +1,7 @@
 //! The router.
 
 use super::*;
-use crate::checked::TableId;
+use crate::checked::{Mss, TableId, Urpf};
 use crate::value::{Address, Flag, Name, Number, Prefix};
 
 /// A router: longest prefix match over a table of the kernel and static routes.
@@ -12,6 +12,12 @@ pub(crate) struct Router {
     pub(crate) table: Option<Written<TableId>>,
     /// Whether that table is mirrored at all. Default: true.
     pub(crate) kernel_routes: Option<Written<Flag>>,
+    /// Which source addresses packets may have: those that the table has a route to (`loose`), by the interface they come from
+    /// (`strict`). Default: off.
+    pub(crate) urpf: Option<Written<Urpf>>,
+    /// To what the maximum segment size of TCP connections is lowered: what fits the interfaces (`auto`), or a number of bytes.
+    /// Default: off.
+    pub(crate) mss: Option<Written<Mss>>,
     /// Static routes.
     pub(crate) routes: Option<Vec<At<Route>>>,
 }

@@ -97,7 +97,8 @@ impl Blueprint {
         let functions = self.functions.iter().map(|(name, shared)| {
             let function = match shared {
                 Shared::Router(spec) => {
-                    AnyFunction::Router(throughway_router::Router::new(spec.tables.clone()))
+                    let router = throughway_router::Router::new(spec.tables.clone());
+                    AnyFunction::Router(router.with_options(router::options(&spec.config)))
                 }
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))

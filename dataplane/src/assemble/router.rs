@@ -6,7 +6,8 @@ use std::sync::Arc;
 use throughway_config::{Router, Target};
 use throughway_packet::PortId;
 use throughway_router::{
-    Fib, FibBuilder, InterfaceAddress, Neighbours, NextHop, NextHops, Port, Ports, Route, Tables,
+    Fib, FibBuilder, InterfaceAddress, Mss, Neighbours, NextHop, NextHops, Options, Port, Ports, Route,
+    Tables, Urpf,
 };
 use throughway_vnf::Prefix;
 
@@ -19,6 +20,21 @@ pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>) -> Tabl
     let neighbours =
         facts.neighbours.iter().map(|neighbour| (PortId(neighbour.port), neighbour.address, neighbour.mac));
     Tables { ports, neighbours: Arc::new(neighbours.collect::<Neighbours>()), fib }
+}
+
+/// What a router does beside routing.
+pub fn options(config: &Router) -> Options {
+    let urpf = match config.urpf {
+        throughway_config::Urpf::Off => Urpf::Off,
+        throughway_config::Urpf::Loose => Urpf::Loose,
+        throughway_config::Urpf::Strict => Urpf::Strict,
+    };
+    let mss = match config.mss {
+        throughway_config::Mss::Off => Mss::Keep,
+        throughway_config::Mss::Auto => Mss::Links,
+        throughway_config::Mss::Bytes(bytes) => Mss::Bytes(bytes),
+    };
+    Options { urpf, mss }
 }
 
 fn ports(facts: &HostFacts) -> Ports {

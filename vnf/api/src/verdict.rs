@@ -88,6 +88,8 @@ reasons! {
     NoEgress = "no-egress",
     /// Source or destination address that never may be forwarded (unspecified, loopback, multicast, broadcast, link-local source).
     MartianAddress = "martian-address",
+    /// No route leads back to the source address, or none by the interface that the packet came in on (reverse path check, RFC 3704).
+    ReversePath = "reverse-path",
     /// The destination is one of the host's own addresses: the steering program gives those to the kernel, so it reached a worker only in a race, or in a replay.
     LocalDestination = "local-destination",
     /// TTL or hop limit ran out; the sender is told.

@@ -7,6 +7,7 @@
 //! * [`fib`]: longest prefix match for IPv4 and IPv6, immutable once built.
 //! * [`route`]: what a lookup leads to, and the choice among several next hops.
 //! * [`martian`]: addresses that are never forwarded.
+//! * [`options`]: the reverse path check, and the MSS of TCP connections.
 //! * [`process`]: the function: one packet's way through the checks, in their order.
 //! * [`originate`]: routes packets that the data plane sends itself (ICMP errors).
 #![forbid(unsafe_code)]
@@ -14,12 +15,14 @@
 pub mod fib;
 mod hash;
 pub mod martian;
+pub mod options;
 pub mod originate;
 pub mod process;
 pub mod route;
 pub mod tables;
 
 pub use fib::{Fib, FibBuilder};
+pub use options::{Mss, Options, Urpf};
 pub use originate::Origin;
 pub use process::{Counters, Router};
 pub use route::{NextHop, NextHops, Route};

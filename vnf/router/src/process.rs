@@ -11,6 +11,7 @@ use throughway_vnf::{
 
 use crate::hash;
 use crate::martian::is_martian;
+use crate::options::{Options, Urpf};
 use crate::originate::Origin;
 use crate::route::{NextHops, Route};
 use crate::tables::Tables;
@@ -30,13 +31,20 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Router {
     tables: Snapshot<Tables>,
+    options: Options,
     counters: Arc<Counters>,
 }
 
 impl Router {
     /// A router over tables that the control side publishes. Every worker makes its own over the same tables.
     pub fn new(tables: Snapshot<Tables>) -> Router {
-        Router { tables, counters: Arc::default() }
+        Router { tables, options: Options::default(), counters: Arc::default() }
+    }
+
+    /// The same router with options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Router {
+        Router { options, ..self }
     }
 
     /// What this worker's router has seen, for other threads to read.
@@ -64,26 +72,35 @@ impl Function for Router {
     const KIND: &'static str = "router";
 
     fn judge(&mut self, packet: &mut Packet<'_>, _: &Context) -> Verdict {
-        forward(&self.tables.read(), &self.counters, packet)
+        forward(&self.tables.read(), &self.options, &self.counters, packet)
     }
 
     /// As one by one, with the tables read once: all packets of a batch see the same.
     fn process(&mut self, batch: &mut Batch<'_>, _: &Context) {
         let tables = self.tables.read();
         for packet in batch.living() {
-            let verdict = forward(&tables, &self.counters, packet);
+            let verdict = forward(&tables, &self.options, &self.counters, packet);
             packet.settle(verdict);
         }
     }
 }
 
-/// The order of RFC 1812, section 5.2.1: addresses, route, then what is about forwarding only. So a packet without a route
+/// The order of RFC 1812, section 5.2.1: addresses (where they come from, RFC 3704, if asked for), route, then what is about forwarding only. So a packet without a route
 /// is told so whatever its TTL is, as Linux does, and a local one never runs out of hops (section 5.3.1).
-fn forward(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>) -> Verdict {
+fn forward(tables: &Tables, options: &Options, counters: &Counters, packet: &mut Packet<'_>) -> Verdict {
     let headers = packet.headers();
     if is_martian(headers.source()) || is_martian(headers.destination()) {
         return Verdict::Drop(DropReason::MartianAddress);
     }
+    if options.urpf != Urpf::Off {
+        let (source, ingress) = (headers.source(), headers.ingress());
+        counters.lookups.add(1);
+        packet.depends_on(Slot::route(source));
+        if !options.urpf.admits(tables.fib.lookup(source), ingress) {
+            return Verdict::Drop(DropReason::ReversePath);
+        }
+    }
+    let headers = packet.headers();
     counters.lookups.add(1);
     let route = Slot::route(headers.destination());
     packet.depends_on(route);
@@ -105,12 +122,18 @@ fn forward(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>) -> Ver
         return reject(DropReason::HopLimitExceeded, IcmpError::HopLimitExceeded);
     }
     match next_hops {
-        Some(next_hops) => send(tables, counters, packet, next_hops),
+        Some(next_hops) => send(tables, options, counters, packet, next_hops),
         None => Verdict::Drop(DropReason::EgressNotOurs),
     }
 }
 
-fn send(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>, next_hops: &NextHops) -> Verdict {
+fn send(
+    tables: &Tables,
+    options: &Options,
+    counters: &Counters,
+    packet: &mut Packet<'_>,
+    next_hops: &NextHops,
+) -> Verdict {
     let headers = packet.headers();
     let hop = next_hops.choose(|| hash::of_flow(headers));
     let Some(egress) = tables.ports.get(hop.port) else { return Verdict::Drop(DropReason::EgressNotOurs) };
@@ -130,6 +153,7 @@ fn send(tables: &Tables, counters: &Counters, packet: &mut Packet<'_>, next_hops
     let next_hop = hop.address(headers.destination());
     packet.depends_on(Slot::neighbour(hop.port, next_hop));
     packet.limit_len(mtu);
+    options.mss.clamp(tables, packet, mtu);
     packet.edit(Edit::DecrementHops);
     packet.edit(Edit::Egress(hop.port));
     match tables.neighbours.get(hop.port, next_hop) {
