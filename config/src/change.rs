@@ -6,6 +6,7 @@
 use std::fmt::{self, Display};
 
 mod firewall;
+mod nat;
 
 use crate::checked::{
     Api, Chain, Config, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route, Router, Target,
@@ -147,6 +148,7 @@ impl Changes {
                 (FunctionKind::Firewall(was), FunctionKind::Firewall(is)) => {
                     self.firewall(&path, (old, was), (new, is))
                 }
+                (FunctionKind::Nat(was), FunctionKind::Nat(is)) => self.nat(&path, (old, was), (new, is)),
                 (was, is) => self.push(path, format!("{} → {}, without its state", was.word(), is.word())),
             }
         }
