@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Display};
 
+mod balancer;
 mod firewall;
 mod nat;
 
@@ -149,6 +150,9 @@ impl Changes {
                     self.firewall(&path, (old, was), (new, is))
                 }
                 (FunctionKind::Nat(was), FunctionKind::Nat(is)) => self.nat(&path, (old, was), (new, is)),
+                (FunctionKind::LoadBalancer(was), FunctionKind::LoadBalancer(is)) => {
+                    self.balancer(&path, was, is);
+                }
                 (was, is) => self.push(path, format!("{} → {}, without its state", was.word(), is.word())),
             }
         }

@@ -13,9 +13,11 @@ use crate::raw::{At, Entries, Entry, OneOrMany, Raw, ReadOr, Written};
 use crate::suggest;
 use crate::value::{Misread, Name};
 
+mod balancer;
 mod chains;
 mod firewall;
 mod functions;
+mod health;
 mod interfaces;
 mod marker;
 mod matches;
@@ -27,9 +29,11 @@ mod shadow;
 mod track;
 mod workers;
 
+pub use balancer::{Affinity, Backend, BalancerSource, Forwarding, LoadBalancer, Service, WhenAllDown};
 pub use chains::Chain;
 pub use firewall::{DefaultVerdict, Firewall, Group, GroupId, RejectWith, Rule, RuleAction};
 pub use functions::{Function, FunctionKind};
+pub use health::{Health, Probe};
 pub use interfaces::{Checksum, FailMode, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
 pub use matches::{Addresses, Match, Ports, Several, State, TcpFlag, TcpFlags};

@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod balancer;
 mod chains;
 mod firewall;
 mod functions;
@@ -21,6 +22,7 @@ mod sets;
 mod shape;
 mod workers;
 
+pub(crate) use balancer::{Backend, Health, LoadBalancer, Service};
 pub(crate) use chains::Chain;
 pub(crate) use firewall::{Firewall, Rule, Timeouts, Track};
 pub(crate) use functions::{Function, Kind};

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Firewall(Firewall),
     /// Translates addresses and ports.
     Nat(Nat),
+    /// Spreads connections over servers.
+    LoadBalancer(LoadBalancer),
     /// A key that is no kind.
     #[schemars(skip)]
     Unknown,
@@ -35,7 +37,8 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The keys that name kinds.
-    pub(crate) const WORDS: &'static [&'static str] = &["router", "marker", "firewall", "nat"];
+    pub(crate) const WORDS: &'static [&'static str] =
+        &["router", "marker", "firewall", "nat", "load-balancer"];
 
     fn read<'de, A: MapAccess<'de>>(key: &str, access: &mut A) -> Result<Self, A::Error> {
         Ok(match key {
@@ -43,6 +46,7 @@ impl Kind {
             "marker" => Kind::Marker(access.next_value()?),
             "firewall" => Kind::Firewall(access.next_value()?),
             "nat" => Kind::Nat(access.next_value()?),
+            "load-balancer" => Kind::LoadBalancer(access.next_value()?),
             _ => {
                 access.next_value::<IgnoredAny>()?;
                 Kind::Unknown
