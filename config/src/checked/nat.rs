@@ -7,7 +7,7 @@ use super::shadow::{report_overlaps, report_shadowed, report_short_timeouts, rep
 use super::track::number;
 use super::*;
 use crate::raw::{Given, SourceRule};
-use crate::value::{AddressRange, Flag, Forward, Number, PortRange, Prefix, Protocol, words};
+use crate::value::{AddressRange, Flag, Number, PortRange, Prefix, words};
 
 /// A network address and port translator.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,21 +84,6 @@ pub struct PortBlocks {
     pub deterministic: bool,
 }
 
-/// How destinations are translated.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct DestinationNat {
-    /// Which packets, as [`SourceNat::matches`]; never all.
-    pub matches: Match,
-    /// Where they go. A range of ports is as long as the only one in `matches.to_port`; a prefix as the only one in
-    /// `matches.destination`.
-    pub to: Forward,
-    /// What their source becomes, of the same family (twice NAT).
-    pub twice: Option<IpAddr>,
-    /// Where the rule stands in the file.
-    pub place: Span,
-}
-
 words! {
     /// What behaviour depends on, in the terms of RFC 4787.
     Dependence, "behaviour":
@@ -120,14 +105,11 @@ impl Nat {
         let outside = Nat::check_outside(&raw.outside, known, report);
         let source_rules = raw.source.as_deref().unwrap_or_default();
         let destination_rules = raw.destination.as_deref().unwrap_or_default();
-        for place in [
-            source_rules.get(MOST_RULES).map(|rule| rule.span),
-            destination_rules.get(MOST_RULES).map(|rule| rule.span),
-        ] {
-            if let Some(place) = place {
-                report.error(place, format!("there are more than {MOST_RULES} rules"));
-                return None;
-            }
+        let source_end = source_rules.get(MOST_RULES).map(|rule| rule.span);
+        let destination_end = destination_rules.get(MOST_RULES).map(|rule| rule.span);
+        if let Some(place) = source_end.or(destination_end) {
+            report.error(place, format!("there are more than {MOST_RULES} rules"));
+            return None;
         }
         if source_rules.is_empty() && destination_rules.is_empty() {
             report.warning(raw.outside.span, "the translator has no rules: it translates nothing");
@@ -371,7 +353,7 @@ pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
 }
 
 /// The ranges of a match that names them, not what they are not.
-fn ranges(addresses: Option<&Several<Addresses>>) -> Option<Vec<AddressRange>> {
+pub(super) fn ranges(addresses: Option<&Several<Addresses>>) -> Option<Vec<AddressRange>> {
     let Several { not: false, any_of } = addresses? else { return None };
     let ranges = any_of.iter().map(|addresses| match addresses {
         Addresses::Range(range) => Some(*range),
@@ -429,7 +411,7 @@ fn check_deterministic(
 }
 
 /// One prefix takes the place of another, which must be as long.
-fn check_one_to_one(
+pub(super) fn check_one_to_one(
     key: &str,
     addresses: Option<&Several<Addresses>>,
     to: Prefix,
@@ -451,93 +433,6 @@ fn check_one_to_one(
     if from.get().len() != length {
         let misread = Misread::new(format!("`{from}` and `{to}` are not of the same size"));
         report.error(place, misread.help(format!("expected a prefix of /{}", from.get().len())));
-        return None;
-    }
-    Some(())
-}
-
-impl DestinationNat {
-    fn check(
-        At { value: raw, span }: &At<crate::raw::DestinationRule>,
-        known: &Known<'_>,
-        report: &mut Report<'_>,
-    ) -> Option<Self> {
-        let matches = Match::check_nat(&raw.matches.value, known, report);
-        let to = raw.to.read(report);
-        let twice = given(&raw.twice, report);
-        let (matches, to, twice) = (matches?, to?, twice?.map(|address| address.0));
-        if matches.matches_everything() {
-            let misread = Misread::new("this forwards every packet");
-            report.error(raw.matches.span, misread.help("say which: `match: { destination: … }`"));
-            return None;
-        }
-        if let Some(range) = ranges(matches.destination.as_ref())
-            .unwrap_or_default()
-            .iter()
-            .find(|range| range.is_ipv4() != to.is_ipv4())
-        {
-            let misread = Misread::new(format!("`{range}` and `{to}` are of two families"));
-            report.error(raw.to.span, misread.help("families are not translated"));
-            return None;
-        }
-        match to {
-            Forward::Prefix(prefix) => {
-                check_one_to_one("destination", matches.destination.as_ref(), prefix, raw.to.span, report)?;
-            }
-            Forward::Address(address, ports) => {
-                if let Some(what) = unusable(address) {
-                    report.error(raw.to.span, format!("`{address}` is {what}, which no host can be"));
-                    return None;
-                }
-                if let Some(ports) = ports {
-                    check_forward_ports(&matches, ports, raw.to.span, report)?;
-                }
-            }
-        }
-        if let (Some(twice), Some(written)) = (twice, raw.twice.as_ref()) {
-            if twice.is_ipv4() != to.is_ipv4() {
-                report.error(written.span, format!("`{twice}` and `{to}` are of two families"));
-                return None;
-            }
-            if let Some(what) = unusable(twice) {
-                report.error(written.span, format!("`{twice}` is {what}, which no host can be"));
-                return None;
-            }
-        }
-        Some(DestinationNat { matches, to, twice, place: *span })
-    }
-}
-
-fn check_forward_ports(
-    matches: &Match,
-    ports: PortRange,
-    place: Span,
-    report: &mut Report<'_>,
-) -> Option<()> {
-    let have_ports = matches.protocol.as_ref().is_some_and(|several| {
-        !several.not && several.any_of.iter().all(|protocol: &Protocol| protocol.has_ports())
-    });
-    if !have_ports {
-        let misread = Misread::new(format!("the port {ports} for packets that may have none"));
-        report.error(place, misread.help("match `protocol: tcp`, `udp` or `sctp`"));
-        return None;
-    }
-    if ports.first() == ports.last() {
-        return Some(());
-    }
-    let length = |range: &PortRange| range.last() - range.first();
-    let one = match &matches.to_port {
-        Some(Several { not: false, any_of }) => match any_of.as_slice() {
-            [Ports::Range(range)] => Some(range),
-            _ => None,
-        },
-        _ => None,
-    };
-    if !one.is_some_and(|range| length(range) == length(&ports)) {
-        let misread = Misread::new(format!("the ports {ports} for another number of ports"));
-        let count = u32::from(length(&ports)) + 1;
-        report
-            .error(place, misread.help(format!("match one range of {count} ports, or forward to one port")));
         return None;
     }
     Some(())
