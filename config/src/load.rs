@@ -10,7 +10,7 @@ use crate::raw::Raw;
 use crate::value::Misread;
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and the files of sets that it names.
     ///
     /// # Errors
     ///
@@ -27,6 +27,7 @@ impl Config {
     }
 
     /// Checks `text`, which is called `name` in what is said of it. The folder of `name` is where relative paths start.
+    /// The files of sets that it names are read.
     ///
     /// # Errors
     ///

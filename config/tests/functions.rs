@@ -149,7 +149,7 @@ fn every_key_of_a_match_arrives() {
     let track = &firewall.track;
     assert_eq!((track.mid_stream, track.sequence_check, track.rejudge), (MidStream::PickUp, true, true));
 
-    // What is described is what was written, all of it, and reads back as the same.
+    // What is described is what was written, all of it.
     let lines: Vec<String> = firewall.rules.iter().map(|rule| config.describe(firewall, rule)).collect();
     assert_eq!(
         lines,
