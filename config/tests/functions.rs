@@ -193,6 +193,16 @@ fn what_is_hardly_meant_in_a_firewall_is_a_warning() {
     );
 }
 
+#[test]
+fn sixteen_jumps_may_follow_each_other() {
+    let groups: String =
+        (1..16).map(|n| format!("        g{n}: [ {{ jump: {{}}, to: g{} }} ]\n", n + 1)).collect();
+    let (config, warnings) = load(&wrap(&format!(
+        "    firewall:\n      default: drop\n      rules: [ {{ jump: {{}}, to: g1 }} ]\n      groups:\n{groups}        g16: [ {{ drop: {{}} }} ]"
+    )));
+    assert_eq!((firewall(&config).groups.len(), warnings), (16, Vec::new()));
+}
+
 /// A folder of its own that is removed at the end.
 struct Folder(PathBuf);
 
@@ -329,6 +339,7 @@ fn what_is_hardly_meant_in_a_translator_is_a_warning() {
         - { match: { destination: 203.0.113.1, protocol: [tcp, udp], port: 80-90 }, to: 10.0.0.1 }
         - { match: { destination: 203.0.113.1, protocol: tcp, port: 79-80 }, to: 10.0.0.2 }
         - { match: { destination: 203.0.113.1, protocol: udp, port: [81, 85-90] }, to: 10.0.0.3 }
+        - { match: { destination: 203.0.113.1, protocol: udp, port: 85-95 }, to: 10.0.0.4 }
       limits: { sessions-per-host: 2000 }
       timeouts: { udp: 30s }"#,
     ));
@@ -339,8 +350,8 @@ fn what_is_hardly_meant_in_a_translator_is_a_warning() {
             "12:11 this rule is never reached ^ the rule at line 11 matches all of it",
             "13:45 `203.0.113.7-203.0.113.9` overlaps with the pool `203.0.113.0/29` ^ of the rule at line 11: they compete for ports",
             "17:11 this rule is never reached ^ the rule at line 15 matches all of it",
-            "18:36 `sessions-per-host` is 2000, but a host has 1000 ports at most ^ by the blocks of the rule at line 11",
-            "19:24 `udp` is short for a translator ^ RFC 4787 wants at least 2m",
+            "19:36 `sessions-per-host` is 2000, but a host has 1000 ports at most ^ by the blocks of the rule at line 11",
+            "20:24 `udp` is short for a translator ^ RFC 4787 wants at least 2m",
         ]
     );
 }

@@ -170,7 +170,7 @@ proptest! {
             text.splice(start..end, put.chars());
         }
         let text: String = text.into_iter().collect();
-        if let Err(errors) = Config::parse("damaged.yaml", &text) {
+        if let Err(errors) = Config::parse("examples/damaged.yaml", &text) {
             prop_assert!(!errors.problems().is_empty());
             prop_assert!(errors.to_string().contains("damaged.yaml"));
             // A lone carriage return ends a line for YAML only.
