@@ -28,6 +28,7 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use zerocopy::FromZeros;
@@ -172,14 +173,29 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
         }
         let mut offset = together;
         while count > 0 && offset < K::WIDTH {
-            let mut left = 0;
-            for place in 0..count {
-                let index = walking[place % TOGETHER];
+            // Three short loops rather than a long one: what the processor looks ahead reaches over all of a short one, so
+            // that the misses of all keys overlap. First the heads are fetched, then read, then the words fetched.
+            let mut fetched = 0;
+            for &index in &walking[..count] {
+                let base = (values.get(usize::from(index)).map_or(0, |word| word & VALUE)) as usize * UNIT;
+                fetched ^= self.nodes.get(base).map_or(0, |word| word.load(Ordering::Acquire));
+            }
+            black_box(fetched);
+            let mut places = [0usize; TOGETHER];
+            for (place, &index) in places.iter_mut().zip(&walking[..count]) {
                 let at = usize::from(index);
-                let (Some(key), Some(value)) = (keys.get(at), values.get_mut(at)) else { continue };
-                *value = self.step(*value, key.octet(offset));
+                let (Some(key), Some(value)) = (keys.get(at), values.get(at)) else { continue };
+                *place = self.place(*value, key.octet(offset)).unwrap_or(usize::MAX);
+            }
+            let mut left = 0;
+            for step in 0..count {
+                let index = walking[step];
+                let word = self.nodes.get(places[step]).map_or(0, |word| word.load(Ordering::Acquire));
+                if let Some(value) = values.get_mut(usize::from(index)) {
+                    *value = word;
+                }
                 walking[left % TOGETHER] = index;
-                left += (*value >> 31) as usize;
+                left += (word >> 31) as usize;
             }
             count = left;
             offset += STRIDE;
@@ -203,10 +219,16 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
     /// The word of a slot of the node that `word` leads to.
     #[inline]
     fn step(&self, word: u32, slot: usize) -> u32 {
+        let place = self.place(word, slot).and_then(|place| self.nodes.get(place));
+        place.map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Where that word lies.
+    #[inline]
+    fn place(&self, word: u32, slot: usize) -> Option<usize> {
         let base = (word & VALUE) as usize * UNIT;
-        let Some(head) = self.nodes.get(base..base + HEAD) else { return 0 };
-        let run = run(head, slot);
-        self.nodes.get(base + HEAD + run).map_or(0, |word| word.load(Ordering::Acquire))
+        let head = self.nodes.get(base..base + HEAD)?;
+        Some(base + HEAD + run(head, slot))
     }
 
     /// Bytes in use.
