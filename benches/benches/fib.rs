@@ -36,7 +36,7 @@ const ROUTES: u64 = 256;
 fn route(number: u64) -> Route {
     let gateway = |number: u64| IpAddr::from([192, 0, 2, number as u8]);
     let hop = |port: u64| NextHop::gateway(PortId(port as u16), gateway(number));
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         Route::Forward(NextHops::new([hop(number % 8), hop(number % 8 + 1)]).unwrap())
     } else {
         Route::via(hop(number % 8))
