@@ -275,7 +275,7 @@ fn a_source_that_packets_could_not_be_sent_to_is_dropped() {
             }
         }
         let dropped = 2 * (3 - passing.len()) as u64;
-        assert_eq!(bench.drops(LAN, DropReason::ReversePath), dropped, "{mode}");
+        assert_eq!(bench.drops(LAN, DropReason::SpoofedSource), dropped, "{mode}");
         bench.assert_balance();
     }
 }

@@ -35,6 +35,8 @@ enum AssembleReason {
     Rules(#[from] throughway_marker::RuleError),
     #[error(transparent)]
     Firewall(#[from] state::FirewallError),
+    #[error("the kind `{0}` cannot be built yet")]
+    NotBuilt(&'static str),
 }
 
 /// What is shared by all workers: made once per configuration.
@@ -113,6 +115,10 @@ impl Blueprint {
                     marker::rules(marker)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
+                kind @ (FunctionKind::Nat(_) | FunctionKind::LoadBalancer(_)) => {
+                    let source = AssembleReason::NotBuilt(kind.word());
+                    return Err(AssembleError { function: name, source });
+                }
                 FunctionKind::Firewall(firewall) => {
                     let (shared, policy) = states
                         .firewall(&name, firewall)

@@ -77,7 +77,7 @@ impl World {
 /// What the table must say, made in the most simple way from everything there is.
 fn naive(config: &throughway_config::Router, world: &World) -> BTreeMap<Prefix, Route> {
     let up = |port: PortId| world.host.ports[port.index()].up;
-    let ports = crate::assemble::router::ports(&world.host);
+    let ports = crate::assemble::router::ports(&world.host, config);
     let mut table = BTreeMap::new();
     for prefix in prefixes() {
         let mut offers: Vec<(u32, u8, Route)> = Vec::new();

@@ -118,7 +118,7 @@ mod tests {
     use throughway_packet::{checksum, parse};
     use throughway_vnf::IcmpError;
 
-    use super::super::Setup;
+    use super::super::{Setup, Worker};
     use super::*;
     use crate::assemble::{Blueprint, Figures};
     use crate::host::{HostFacts, NeighbourFacts};
@@ -156,15 +156,16 @@ chains: { all: { from: lan, run: [core] } }
 
     /// What is sent in answer to `received`.
     fn answered(worker: &mut Worker<MemoryIo>, received: &[u8], answer: Answer) -> Option<Vec<u8>> {
+        let engine = &mut worker.engine;
         let headers = parse(received, PortId(0)).expect("a packet");
-        let mut frame = worker.io.allocate().expect("a frame");
+        let mut frame = engine.io.allocate().expect("a frame");
         assert!(frame.set_len(received.len()));
         frame.bytes_mut().copy_from_slice(received);
-        worker.answer(&frame, 0, &headers, answer, &Context { now: Now(10_000_000_000) });
-        worker.io.release(frame);
-        worker.send();
-        let sent = worker.io.sent(PortId(0)).pop();
-        assert_eq!(worker.io.outstanding(), 0);
+        engine.answer(&frame, 0, &headers, answer, &Context { now: Now(10_000_000_000) });
+        engine.io.release(frame);
+        engine.send();
+        let sent = engine.io.sent(PortId(0)).pop();
+        assert_eq!(engine.io.outstanding(), 0);
         sent
     }
 
@@ -188,7 +189,7 @@ chains: { all: { from: lan, run: [core] } }
             assert_eq!(answered(&mut worker, &udp, Answer::TcpReset), None, "a datagram has no reset");
             assert!(answered(&mut worker, &udp, Answer::Icmp(IcmpError::PortUnreachable)).is_some());
         }
-        assert_eq!((worker.stats.originated.get(), worker.stats.answers_suppressed.get()), (4, 2));
+        assert_eq!((worker.stats().originated.get(), worker.stats().answers_suppressed.get()), (4, 2));
     }
 
     #[test]
