@@ -120,7 +120,7 @@ reasons! {
     /// More tunnels were to be put on or taken off one after the other than can be.
     TunnelTooDeep = "tunnel-too-deep",
     /// The packet that was to be taken out of its tunnel is malformed.
-    BadTunnelled = "bad-tunnelled-packet",
+    BadTunnelled = "bad-tunnelled",
     /// The tunnel met congestion, and the packet in it cannot carry the mark (RFC 6040, section 4.2).
     CongestionMarkLost = "congestion-mark-lost",
     /// The packet had to be cut into fragments, and could not be: there was no free frame, or the MTU is too small.
