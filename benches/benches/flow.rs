@@ -315,7 +315,7 @@ fn learn(cache: &mut FlowCache, probe: &Probe, frame: &mut [u8], round: &Round<'
         dependencies: dependencies(&headers),
         credits: Credits::default(),
         limit: 1500,
-                silence: u64::MAX,
+        silence: u64::MAX,
     };
     cache.install(probe, &new, round, |_| ());
     probe.apply(&action, frame);

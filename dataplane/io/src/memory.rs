@@ -162,11 +162,8 @@ impl MemoryIo {
     /// Makes `ports` ports that share `frames` frames, each for packets of up to `frame_size` bytes ([`HEADROOM`] comes on top).
     #[must_use]
     pub fn new(ports: usize, frames: usize, frame_size: usize) -> Self {
-        let port = || Port {
-            receive: Vec::with_capacity(frames),
-            sent: Vec::with_capacity(frames),
-            capacity: None,
-        };
+        let port =
+            || Port { receive: Vec::with_capacity(frames), sent: Vec::with_capacity(frames), capacity: None };
         Self { pool: Pool::new(frames, frame_size), ports: (0..ports).map(|_| port()).collect() }
     }
 
