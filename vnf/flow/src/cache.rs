@@ -10,6 +10,7 @@
 //!
 //! So a flood of flows that never send a second packet fights for the ways on probation among itself.
 
+use throughway_packet::PortId;
 use throughway_shared::action::Action;
 
 use crate::bucket::{Bucket, CREDITED, ESTABLISHED, Matches, WAYS, elapsed, scale, tag, tick, ticks};
@@ -17,7 +18,7 @@ use crate::entry::{Cold, ENDLESS, Entry};
 use crate::generation::Epoch;
 use crate::key::{Hasher, Key};
 use crate::own::Records;
-use crate::peek::Probe;
+use crate::peek::{Probe, peek};
 use crate::template::Templates;
 
 /// There is room for one template (see [`crate::template`]) for so many flows, and for [`FEWEST_TEMPLATES`] at least.
@@ -199,15 +200,29 @@ impl FlowCache {
         &self.policy
     }
 
-    /// Hashes a batch of flows and fetches what their lookups will touch, all of them together: the memory answers them
-    /// side by side. [`FlowCache::lookup`] is for probes that went through here.
+    /// The flow of a frame, as [`peek()`](crate::peek()) tells, and hashed: for [`FlowCache::fetch`].
+    #[inline(always)]
+    pub fn peek(&self, frame: &[u8], ingress: PortId) -> Option<Probe> {
+        let mut probe = peek(frame, ingress)?;
+        probe.hash = self.hasher.hash(&probe.key);
+        Some(probe)
+    }
+
+    /// Hashes a batch of flows, and fetches them.
     #[inline]
     pub fn prepare(&mut self, probes: &mut [Probe]) {
-        // Passes of a few instructions a packet, so that the loads of many packets fit into the processor's window together.
-        // A load that is used for nothing does what a prefetch would.
         for probe in probes.iter_mut() {
             probe.hash = self.hasher.hash(&probe.key);
         }
+        self.fetch(probes);
+    }
+
+    /// Fetches what the lookups of a batch of hashed flows will touch, all of them together: the memory answers them side by
+    /// side. [`FlowCache::lookup`] is for probes that went through here.
+    #[inline]
+    pub fn fetch(&mut self, probes: &mut [Probe]) {
+        // Passes of a few instructions a packet, so that the loads of many packets fit into the processor's window together.
+        // A load that is used for nothing does what a prefetch would.
         let mut fetched = 0u64;
         for probe in probes.iter() {
             if let Some(bucket) = self.buckets.get(self.first(probe.hash)) {

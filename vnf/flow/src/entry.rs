@@ -5,13 +5,13 @@
 //! path, ageing and output need is in the cold part (44 bytes). Together 112 bytes for every flow the cache has room for,
 //! and 40 more for one whose action replaces IPv6 addresses.
 
-use throughway_shared::action::{Action, edits};
+use throughway_shared::action::Action;
 use throughway_shared::flow::FlowKey;
 
 use crate::bucket::{Bucket, WAYS};
 use crate::generation::Dependencies;
 use crate::key::{Key, unpair};
-use crate::own::{Form, Own, Record, Records, narrow_address};
+use crate::own::{Form, Record, Records};
 use crate::template::{self, Template};
 
 /// One flow, as far as a hit needs it: one cache line.
@@ -70,23 +70,29 @@ impl Entry {
     /// The action, made whole again.
     #[inline(always)]
     pub(crate) fn action(&self, template: &Template, records: &Records) -> Option<Action> {
-        let made = template.action.edits;
-        let own = match self.form {
-            Form::Narrow => {
-                let [_, addresses, l3_delta, _] = self.addresses;
-                let (source, destination) = unpair(addresses);
-                Own {
-                    source: narrow_address(source, made & edits::SOURCE != 0),
-                    destination: narrow_address(destination, made & edits::DESTINATION != 0),
-                    ports: self.own,
-                    l3_delta: l3_delta as u16,
-                    l4_delta: self.l4_delta,
-                }
-            }
-            Form::Plain => Own { ports: self.own, l4_delta: self.l4_delta, ..Own::default() },
-            Form::Apart => records.get(self.own)?,
-        };
-        Some(own.with(&template.action))
+        if self.form == Form::Apart {
+            return self.action_apart(template, records);
+        }
+        // The template, and a few words into it. What is not edited is zero, here as there.
+        let narrow = if self.form == Form::Narrow { u64::MAX } else { 0 };
+        let [_, addresses, l3_delta, _] = self.addresses.map(|word| word & narrow);
+        let (source, destination) = unpair(addresses);
+        let mut action = template.action;
+        if let (Some(last), Some(other)) =
+            (action.source.last_chunk_mut(), action.destination.last_chunk_mut())
+        {
+            (*last, *other) = (source, destination);
+        }
+        let [a, b, c, d] = self.own.to_ne_bytes();
+        (action.source_port, action.destination_port) = ([a, b], [c, d]);
+        (action.l3_delta, action.l4_delta) = (l3_delta as u16, self.l4_delta);
+        Some(action)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn action_apart(&self, template: &Template, records: &Records) -> Option<Action> {
+        records.get(self.own).map(|own| own.with(&template.action))
     }
 }
 
