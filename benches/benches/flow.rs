@@ -135,7 +135,7 @@ impl Bench {
             self.cache.prepare(probes);
             for (probe, frame) in probes.iter().zip(self.frames.chunks_mut(self.stride)) {
                 if let Some(action) = self.cache.lookup(probe, &round) {
-                    probe.apply(&action, &mut frame[..FRAME]);
+                    probe.apply(action, &mut frame[..FRAME]);
                     egress += u64::from(action.egress);
                     hits += 1;
                 }
@@ -236,7 +236,7 @@ fn installs(table: &Table, ipv4: bool, flows: usize, capacity: usize, name: &str
                     for (number, probe) in probes[..packets.len()].iter().enumerate() {
                         let frame = &mut bench.frames[number * FRAME..][..FRAME];
                         if let Some(action) = bench.cache.lookup(probe, &round) {
-                            probe.apply(&action, frame);
+                            probe.apply(action, frame);
                             continue;
                         }
                         learn(&mut bench.cache, probe, frame, &round);
@@ -292,7 +292,7 @@ fn flood(table: &Table, name: &str) {
                     offered += u64::from(*ours);
                     if let Some(action) = bench.cache.lookup(probe, &round) {
                         found += u64::from(*ours);
-                        probe.apply(&action, frame);
+                        probe.apply(action, frame);
                     } else {
                         learn(&mut bench.cache, probe, frame, &round);
                     }

@@ -75,7 +75,7 @@ impl<I: PacketIo> Engine<I> {
                 divided = true;
                 continue;
             }
-            probe.apply(&action, frame);
+            probe.apply(action, frame);
             left = (left.0 + 1, left.1 + len);
             let egress = PortId(action.egress);
             *fate = Fate::Send(egress);

@@ -132,6 +132,8 @@ pub struct FlowCache {
     pub(crate) harvesting: usize,
     /// When the present round of harvesting began, and the one before (ns).
     pub(crate) rounds: [u64; 2],
+    /// The action of the last hit, made whole.
+    composed: Action,
     /// Where loads that only fetch go, so that nobody thinks them useless.
     fetched: u64,
 }
@@ -161,6 +163,7 @@ impl FlowCache {
             ageing: 0,
             harvesting: 0,
             rounds: [0; 2],
+            composed: Action::nothing(),
             fetched: 0,
         }
     }
@@ -242,7 +245,7 @@ impl FlowCache {
 
     /// What to do with a packet, and counts it; `None`: let it walk the chain.
     #[inline(always)]
-    pub fn lookup(&mut self, probe: &Probe, round: &Round<'_>) -> Option<Action> {
+    pub fn lookup(&mut self, probe: &Probe, round: &Round<'_>) -> Option<&Action> {
         let mut place = probe.place as usize;
         if !self.is_at(place, &probe.key) {
             place = self.search(probe)?;
@@ -266,7 +269,9 @@ impl FlowCache {
             self.stats.unfit += 1;
             return None;
         }
-        let action = entry.action(template, &self.records)?;
+        if !entry.compose(template, &self.records, &mut self.composed) {
+            return None;
+        }
         let (packets, many) = entry.packets.overflowing_add(1);
         let (bytes, much) = entry.bytes.overflowing_add(u32::from(probe.len));
         entry.packets = packets;
@@ -281,7 +286,7 @@ impl FlowCache {
             *stamp = round.tick | *stamp & CREDITED | if proven { ESTABLISHED } else { 0 };
         }
         self.stats.hits += 1;
-        Some(action)
+        Some(&self.composed)
     }
 
     /// Whether the flow of this key is at a place.

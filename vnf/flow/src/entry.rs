@@ -67,32 +67,40 @@ impl Entry {
         if whole.is_ipv4() { Key([a, 0, 0, 0, u64::from(self.ports), template.context]) } else { whole }
     }
 
-    /// The action, made whole again.
+    /// Makes the action whole again, in `action`: a template, and a few words into it. Passing it by value would cost more
+    /// than everything else here. Says whether it could (it can).
     #[inline(always)]
-    pub(crate) fn action(&self, template: &Template, records: &Records) -> Option<Action> {
+    pub(crate) fn compose(&self, template: &Template, records: &Records, action: &mut Action) -> bool {
+        *action = template.action;
         if self.form == Form::Apart {
-            return self.action_apart(template, records);
+            return self.compose_apart(records, action);
         }
-        // The template, and a few words into it. What is not edited is zero, here as there.
+        // What is not edited is zero, here as there.
         let narrow = if self.form == Form::Narrow { u64::MAX } else { 0 };
-        let [_, addresses, l3_delta, _] = self.addresses.map(|word| word & narrow);
-        let (source, destination) = unpair(addresses);
-        let mut action = template.action;
-        if let (Some(last), Some(other)) =
-            (action.source.last_chunk_mut(), action.destination.last_chunk_mut())
-        {
-            (*last, *other) = (source, destination);
+        let [_, addresses, l3_delta, _] = self.addresses;
+        let (source, destination) = unpair(addresses & narrow);
+        if let Some(last) = action.source.last_chunk_mut() {
+            *last = source;
+        }
+        if let Some(last) = action.destination.last_chunk_mut() {
+            *last = destination;
         }
         let [a, b, c, d] = self.own.to_ne_bytes();
-        (action.source_port, action.destination_port) = ([a, b], [c, d]);
-        (action.l3_delta, action.l4_delta) = (l3_delta as u16, self.l4_delta);
-        Some(action)
+        action.source_port = [a, b];
+        action.destination_port = [c, d];
+        action.l3_delta = (l3_delta & narrow) as u16;
+        action.l4_delta = self.l4_delta;
+        true
     }
 
     #[cold]
     #[inline(never)]
-    fn action_apart(&self, template: &Template, records: &Records) -> Option<Action> {
-        records.get(self.own).map(|own| own.with(&template.action))
+    fn compose_apart(&self, records: &Records, action: &mut Action) -> bool {
+        let own = records.get(self.own);
+        if let Some(own) = own {
+            *action = own.with(action);
+        }
+        own.is_some()
     }
 }
 

@@ -85,7 +85,7 @@ fn run(flows: u64, capacity: usize, steps: &[Step]) {
                 cache.prepare(&mut probes);
                 for (number, probe) in numbers.iter().zip(&probes) {
                     let truth = judge(*number, &versions);
-                    let found = cache.lookup(probe, &round).as_ref().map(mark);
+                    let found = cache.lookup(probe, &round).map(mark);
                     assert!(found.is_none_or(|found| found == truth), "a wrong answer for flow {number}");
                     let silent = model.get(number).map_or(0, |(seen, _)| now - seen);
                     if found.is_some() {
