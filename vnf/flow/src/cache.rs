@@ -21,7 +21,7 @@ use crate::own::Records;
 use crate::peek::{Probe, peek};
 use crate::template::Templates;
 
-/// There is room for one template (see [`crate::template`]) for so many flows, and for [`FEWEST_TEMPLATES`] at least.
+/// There is room for one template (`template.rs`) for so many flows, and for [`FEWEST_TEMPLATES`] at least.
 const FLOWS_PER_TEMPLATE: usize = 64;
 /// See [`FLOWS_PER_TEMPLATE`].
 const FEWEST_TEMPLATES: usize = 1024;

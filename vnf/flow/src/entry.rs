@@ -1,7 +1,7 @@
 //! What is kept of a flow, to the byte.
 //!
 //! A hit touches two cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and one entry (64
-//! bytes). What flows have in common is in their [template](crate::template), of which there are few. What only the slow
+//! bytes). What flows have in common is in their template (`template.rs`), of which there are few. What only the slow
 //! path, ageing and output need is in the cold part (44 bytes). Together 112 bytes for every flow the cache has room for,
 //! and 40 more for one whose action replaces IPv6 addresses.
 
