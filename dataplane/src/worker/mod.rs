@@ -228,8 +228,7 @@ impl<I: PacketIo> Engine<I> {
     }
 
     fn batch(&mut self, port: PortId, context: &Context, round: &Round<'_>) {
-        let bytes = self.received.iter().map(|frame| frame.bytes().len() as u64).sum();
-        self.stats.received(port, self.received.len(), bytes);
+        let packets = self.received.len();
         if self.settings.get(port.index()).is_some_and(|settings| settings.recompute_checksums) {
             for frame in &mut self.received {
                 if let Ok(headers) = throughway_packet::parse(frame.bytes(), port) {
@@ -239,8 +238,11 @@ impl<I: PacketIo> Engine<I> {
         }
         let chain = self.program.chain_of(port);
         if self.flows.is_some() && chain.is_some() {
-            self.known(port, chain, round);
+            let bytes = self.known(port, chain, round);
+            self.stats.received(port, packets, bytes);
         } else {
+            let bytes = self.received.iter().map(|frame| frame.bytes().len() as u64).sum();
+            self.stats.received(port, packets, bytes);
             std::mem::swap(&mut self.received, &mut self.unknown);
         }
         if !self.unknown.is_empty() {
