@@ -60,7 +60,8 @@ fn megabytes(bytes: usize) -> String {
 }
 
 fn main() {
-    let size: u32 = std::env::args().nth(1).map_or(1_000_000, |text| text.parse().expect("a number of prefixes"));
+    let size: u32 =
+        std::env::args().nth(1).map_or(1_000_000, |text| text.parse().expect("a number of prefixes"));
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
     ip("link set lo up\nlink add wan0 type veth peer name far0\nlink set wan0 up\nlink set far0 up\n\
         address add 10.255.0.1/24 dev wan0\n");
@@ -87,7 +88,11 @@ fn main() {
     let mut mirror = Mirror::open().unwrap();
     let opened = begun.elapsed();
     println!("opening the mirror: {opened:?}, {:?} more than reading", opened.saturating_sub(raw[1]));
-    println!("  memory: {} resident, {} at most by its own account", megabytes(resident() - before), megabytes(mirror.state().routes.memory()));
+    println!(
+        "  memory: {} resident, {} at most by its own account",
+        megabytes(resident() - before),
+        megabytes(mirror.state().routes.memory())
+    );
 
     let mut host = HostFacts::invented([("wan".to_owned(), "wan0".to_owned())]);
     host.ports[0].ifindex = mirror.state().link_named("wan0").unwrap().index;
@@ -98,7 +103,11 @@ fn main() {
     let before = resident();
     let begun = Instant::now();
     let mut rib = Rib::new(config, &host, Kernel { routes: &mirror.state().routes, ports: &ports });
-    println!("making the forwarding table: {:?}, {} resident", begun.elapsed(), megabytes(resident() - before));
+    println!(
+        "making the forwarding table: {:?}, {} resident",
+        begun.elapsed(),
+        megabytes(resident() - before)
+    );
     assert!(rib.fib().ipv4_prefixes() >= size as usize);
 
     // Changes wait in the socket, so that what is measured is our side alone.
@@ -107,7 +116,12 @@ fn main() {
     for round in 1..=5 {
         let mut lines = String::new();
         for number in 0..flaps {
-            let _ = writeln!(lines, "route replace {}/24 via {} proto bird", prefix(number * (size / flaps)), gateway(number + round));
+            let _ = writeln!(
+                lines,
+                "route replace {}/24 via {} proto bird",
+                prefix(number * (size / flaps)),
+                gateway(number + round)
+            );
         }
         ip(&lines);
         let begun = Instant::now();
