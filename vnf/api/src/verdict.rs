@@ -85,6 +85,10 @@ reasons! {
     NoEgress = "no-egress",
     /// Source or destination address that never may be forwarded (unspecified, loopback, multicast, broadcast, link-local source).
     MartianAddress = "martian-address",
+    /// Source or destination address that is reserved and in use nowhere (class E, the discard prefix, IPv4-mapped); a port may be told to forward them.
+    ReservedAddress = "reserved-address",
+    /// No route leads back to the source, or none by the port it came in on: its address is forged, or routing is not symmetric and strict checking is wrong here.
+    SpoofedSource = "spoofed-source",
     /// The destination is one of the host's own addresses: the steering program gives those to the kernel, so it reached a worker only in a race, or in a replay.
     LocalDestination = "local-destination",
     /// TTL or hop limit ran out; the sender is told.
