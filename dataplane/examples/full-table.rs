@@ -46,7 +46,7 @@ fn prefix(number: u32) -> std::net::Ipv4Addr {
 }
 
 fn gateway(number: u32) -> String {
-    format!("10.255.0.{}", 2 + number % GATEWAYS)
+    format!("198.18.0.{}", 2 + number % GATEWAYS)
 }
 
 /// Resident memory of this process, in bytes.
@@ -64,7 +64,7 @@ fn main() {
         std::env::args().nth(1).map_or(1_000_000, |text| text.parse().expect("a number of prefixes"));
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
     ip("link set lo up\nlink add wan0 type veth peer name far0\nlink set wan0 up\nlink set far0 up\n\
-        address add 10.255.0.1/24 dev wan0\n");
+        address add 198.18.0.1/24 dev wan0\n");
     let mut lines = String::new();
     for number in 0..size {
         let _ = writeln!(lines, "route add {}/24 via {} proto bird", prefix(number), gateway(number));
