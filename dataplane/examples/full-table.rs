@@ -111,7 +111,7 @@ fn main() {
     assert!(rib.fib().ipv4_prefixes() >= size as usize);
 
     // Changes wait in the socket, so that what is measured is our side alone.
-    let flaps = size.min(100_000);
+    let flaps = size.min(50_000);
     let mut rates = Vec::new();
     for round in 1..=5 {
         let mut lines = String::new();
