@@ -121,6 +121,10 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     /// Adds a prefix or changes its value. When it fails, nothing has changed.
     pub(super) fn insert(&mut self, entry: Entry<K>) -> Result<(), Full> {
         let Entry { key, len, value } = entry;
+        // There was no address space for it.
+        if self.trie.root.is_empty() {
+            return Err(Full);
+        }
         if len <= ROOT {
             for slot in span(key, len, 0, ROOT) {
                 let word = self.load(Place::Root(slot));
@@ -405,6 +409,9 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     /// Adds many prefixes to an empty trie: sorted, without doubles, shorter ones before those that they contain. Returns
     /// those that there was no room for.
     pub(super) fn build(&mut self, entries: &[Entry<K>]) -> Vec<Entry<K>> {
+        if self.trie.root.is_empty() {
+            return entries.to_vec();
+        }
         for entry in entries.iter().filter(|entry| entry.len <= ROOT) {
             for slot in span(entry.key, entry.len, 0, ROOT) {
                 self.store(Place::Root(slot), leaf(entry.value, entry.len));

@@ -91,7 +91,8 @@ impl Interner {
             free: Vec::new(),
             retired: Vec::new(),
             lost: Lost::default(),
-            most: most.saturating_add(DEFAULTS),
+            // What a word of a trie can hold.
+            most: most.min(1 << 25).saturating_add(DEFAULTS),
         }
     }
 

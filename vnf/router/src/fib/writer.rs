@@ -41,7 +41,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Several times what a full table of the Internet of 2026 takes.
     fn default() -> Self {
-        Limits { ipv4: 256 << 20, ipv6: 256 << 20, routes: 1 << 20 }
+        Limits { ipv4: 64 << 20, ipv6: 64 << 20, routes: 1 << 20 }
     }
 }
 
