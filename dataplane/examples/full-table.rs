@@ -115,13 +115,10 @@ fn main() {
     let mut rates = Vec::new();
     for round in 1..=5 {
         let mut lines = String::new();
-        for number in 0..flaps {
-            let _ = writeln!(
-                lines,
-                "route replace {}/24 via {} proto bird",
-                prefix(number * (size / flaps)),
-                gateway(number + round)
-            );
+        for number in (0..flaps).map(|number| number * (size / flaps)) {
+            // Never the gateway that it has: of that the kernel says nothing.
+            let gateway = gateway(number + round);
+            let _ = writeln!(lines, "route replace {}/24 via {gateway} proto bird", prefix(number));
         }
         ip(&lines);
         let begun = Instant::now();
