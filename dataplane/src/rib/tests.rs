@@ -279,7 +279,7 @@ fn happen(world: &mut World, ribs: &mut [Rib], event: &Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn prefix_by_prefix_is_what_making_it_anew_gives(events in events()) {
