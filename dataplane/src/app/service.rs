@@ -17,6 +17,7 @@ use super::remembered::Remembered;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
+use crate::control::events::Writer;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
@@ -111,7 +112,9 @@ pub struct Service {
     progress: Vec<Progress>,
     figures: Figures,
     generations: Arc<Generations>,
-    states: States,
+    states: Arc<States>,
+    /// Writes what functions tell, until the service is dropped.
+    _events: Writer,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
@@ -167,7 +170,7 @@ impl Service {
 
         let (wanted, wanted_from) = bounded(WANTED);
         let generations = Arc::new(Generations::default());
-        let states = States::new(seed(), Arc::clone(&generations));
+        let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
         let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
@@ -211,6 +214,7 @@ impl Service {
         let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
         let mirror =
             opened.follow(blueprint.routers(), wanted_from, stats, Arc::clone(&generations), watcher)?;
+        let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         Ok(Service {
@@ -223,6 +227,7 @@ impl Service {
             progress,
             figures,
             generations,
+            _events: events,
             states,
             mirror,
             steering,
@@ -381,6 +386,16 @@ impl Service {
         self.figures.functions()
     }
 
+    /// The firewalls, by name.
+    pub fn firewalls(&self) -> Vec<(String, Arc<throughway_firewall::Shared>)> {
+        self.states.firewalls()
+    }
+
+    /// How many events of functions were lost because nobody could write them fast enough.
+    pub fn lost_events(&self) -> u64 {
+        self.states.events().lost()
+    }
+
     /// At most `most` flows of every worker's cache that `filter` accepts, by worker.
     pub fn flows(
         &self,
@@ -456,6 +471,10 @@ fn seed() -> u128 {
     use std::hash::{BuildHasher, RandomState};
     let draw = || u128::from(RandomState::new().hash_one(0u8));
     draw() << 64 | draw()
+}
+
+fn names_of(config: &Config) -> Vec<String> {
+    config.interfaces.iter().map(|interface| interface.name.to_string()).collect()
 }
 
 fn settings(config: &Config) -> Vec<PortSettings> {

@@ -55,6 +55,11 @@ enum Command {
         #[command(flatten)]
         api: Api,
     },
+    /// End sessions of the firewalls before their time: their next packets are judged anew.
+    Sessions {
+        #[command(subcommand)]
+        command: Sessions,
+    },
     /// Show the running service's state.
     Show {
         /// What to show.
@@ -95,6 +100,20 @@ struct Api {
     /// The service's API socket.
     #[arg(long = "api", value_name = "SOCKET", default_value = throughway_config::Api::DEFAULT_SOCKET)]
     socket: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+enum Sessions {
+    /// Those that all given conditions hold for; with --all, every session.
+    Clear {
+        #[command(flatten)]
+        filter: Filter,
+        /// Every session: has to be said.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        api: Api,
+    },
 }
 
 /// Which of the flows to show.
@@ -159,6 +178,10 @@ enum What {
     Drops,
     /// What the workers' flow caches know (--address, --port, --protocol, --interface, --limit).
     Flows,
+    /// The firewalls' rules, with what they have counted.
+    Rules,
+    /// The firewalls' sessions (--address, --port, --protocol, --limit).
+    Sessions,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
 }
@@ -174,6 +197,8 @@ impl What {
             What::Neighbours => "neighbours",
             What::Drops => "drops",
             What::Flows => "flows",
+            What::Rules => "rules",
+            What::Sessions => "sessions",
             What::Host => "host",
         }
     }
@@ -284,6 +309,14 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::from(2));
             }
             client::show(what.name(), &filter.into(), &api.socket, json)
+        }
+        Command::Sessions { command: Sessions::Clear { filter, all, api } } => {
+            let options = filter.into();
+            if options == crate::control::show::Options::default() && !all {
+                output::complain("error: say which sessions (--address, --port, --protocol), or --all");
+                return Ok(ExitCode::from(2));
+            }
+            client::clear_sessions(&options, &api.socket)
         }
         Command::Replay(replay) => offline::replay(&replay),
         Command::Explain(explain) => offline::explain(&explain),

@@ -1,5 +1,6 @@
 //! The running state as JSON: what `throughway show` prints. Every answer is an array of flat objects, or one object.
 
+pub mod firewall;
 mod flows;
 
 pub use flows::end;
@@ -44,6 +45,8 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
         "flows" => flows::flows(service, options)?,
+        "rules" => firewall::rules(service),
+        "sessions" => firewall::sessions(service, options),
         "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
     })

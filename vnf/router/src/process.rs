@@ -259,7 +259,6 @@ fn send(
         // IPv4 without DF (RFC 1812, section 5.2.6).
         packet.fragment_to(mtu);
     }
-    let headers = packet.headers();
 
     let next_hop = hop.address(packet.routed_by());
     packet.depends_on(Slot::neighbour(hop.port, next_hop));
