@@ -3,6 +3,7 @@
 //! Each kind of function has its file. [`Blueprint`] holds what all workers share of the functions; from it every worker gets
 //! a [`Program`] of its own.
 
+pub mod findings;
 pub mod firewall;
 pub mod marker;
 pub mod router;

@@ -10,6 +10,7 @@ use throughway_vnf::{Context, Now};
 
 use super::output::{columns, complain, print, table};
 use super::{Explain, Failure, Lab, Replay};
+use crate::assemble::findings::findings;
 use crate::assemble::{Blueprint, Figures};
 use crate::explain;
 use crate::host::HostFacts;
@@ -37,6 +38,13 @@ pub(super) fn check(path: &Path, as_json: bool) -> Result<ExitCode, Failure> {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
+    for function in &config.functions {
+        if let throughway_config::FunctionKind::Firewall(firewall) = &function.kind {
+            for line in findings(&function.name, firewall) {
+                complain(&format!("warning: {line}"));
+            }
+        }
+    }
     let names = |ids: &[throughway_config::FunctionId]| -> Vec<String> {
         ids.iter().map(|id| config.function(*id).name.to_string()).collect()
     };
