@@ -1,4 +1,4 @@
-//! What functions tell the control side: log lines of rules, and later blocks of ports handed out.
+//! What functions tell the control side: log lines of rules, and blocks of ports handed out.
 //!
 //! A function puts a plain value into a bounded queue; the control side takes it out, formats it and writes it where it is
 //! wanted. Nobody waits: when the queue is full, the event is lost and counted.
@@ -45,12 +45,29 @@ pub struct RuleLog {
     pub suppressed: u64,
 }
 
+/// A host got a block of outside ports, or gave it back (RFC 6888, section 4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortBlock {
+    /// The host inside, network order; IPv4 in its mapped form.
+    pub inside: [u8; 16],
+    /// The outside address, in the same form.
+    pub outside: [u8; 16],
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+    /// Whether it was given, else given back.
+    pub allocated: bool,
+}
+
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum What {
     /// See [`RuleLog`].
     Rule(RuleLog),
+    /// See [`PortBlock`].
+    Block(PortBlock),
 }
 
 /// One thing that happened.

@@ -127,6 +127,14 @@ reasons! {
     NatConflict = "nat-conflict",
     /// NAT: the session table is full.
     NatSessionTableFull = "nat-session-table-full",
+    /// NAT: the host inside has as many sessions as a host may have.
+    NatHostLimit = "nat-host-limit",
+    /// NAT: to an outside address and port that no host inside has.
+    NatNoMapping = "nat-no-mapping",
+    /// NAT: an ICMP error about a packet of no session.
+    NatUnrelatedError = "nat-unrelated-error",
+    /// NAT: an ICMP message that is neither a query nor an error: nothing tells whose it is (RFC 5508, section 5).
+    NatNotTranslatable = "nat-not-translatable",
 
     /// Load balancer: no backend of the service takes new connections.
     NoBackend = "no-backend",

@@ -1,26 +1,25 @@
 //! The function: one packet's way through sessions, mappings and rules.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use throughway_packet::headers::octets;
-use throughway_packet::{Flags, Headers};
+use arrayvec::ArrayVec;
+use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
-use throughway_session::tcp::Event;
-use throughway_session::{Class, InsertError, SessionId, SessionKey, Side, translate};
+use throughway_session::tcp::{Event, flags::RST};
+use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
-use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict};
+use throughway_vnf::{BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict};
 
-use crate::pool::Wanted;
-use crate::ports::Parity;
-use crate::rule::{DestinationRule, Filtering, Mapping, SourceRule, SourceTarget, carry_over};
-use crate::shared::{Mapped, Rules, Shared, end_of, inside_key, outside_key};
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+use crate::fragments::{Fate, datagram_key};
+use crate::plan::{Planner, answered};
+use crate::related::{session_of, translate_error};
+use crate::shared::{Rules, Session, Shared, end_of, flags};
 
 /// Sessions that are looked at for their age between two batches.
 const AGED: usize = 64;
+
+/// How often a packet begins anew because another worker changed its session meanwhile.
+const ROUNDS: usize = 2;
 
 /// The NAT, as one worker holds it.
 #[derive(Debug)]
@@ -31,12 +30,18 @@ pub struct Nat {
     random: u64,
 }
 
-/// What a new connection becomes.
-struct Plan {
-    /// As it leaves.
-    translated: SessionKey,
-    /// The mapping it uses, counted up for it.
-    mapping: Option<SessionId>,
+/// A verdict, and the session that translated the packet.
+type Judged = (Verdict, Option<(SessionId, Side)>);
+
+/// What a packet means for its session.
+struct Step {
+    event: Event,
+    /// How long the answer holds while nothing is seen; `None`: for this packet alone.
+    silence: Option<u64>,
+    /// Whether seeing more of the flow keeps the session alive.
+    keeps: bool,
+    /// Whether the called host has answered for the first time.
+    answers: bool,
 }
 
 impl Nat {
@@ -45,6 +50,16 @@ impl Nat {
         let [a, b] = shared.options.seed;
         let random = a.rotate_left(17) ^ b ^ (worker + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Nat { shared, rules, random: random | 1 }
+    }
+
+    /// What it shares with the others.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The rules in force.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.read_owned()
     }
 
     fn random(&mut self, now: Now) -> u64 {
@@ -56,224 +71,236 @@ impl Nat {
         self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A packet of a session that exists: translated, and noted.
-    fn known(&self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Option<Verdict> {
-        let shared = &self.shared;
-        let rules = self.rules.read();
-        let headers = *packet.headers();
-        let found = shared.sessions.lookup_with(key, now, |side, session, meta| {
-            let before = session.connection;
-            let event = session.connection.packet(side, &headers);
-            if event == Event::Fits {
-                let timeout = session.connection.timeout(&headers, &rules.timeouts);
-                meta.touch(now, timeout);
-                let class = session.connection.class();
-                if meta.class() != class && meta.set_class(class).is_err() {
-                    session.connection = before;
+    fn probe(&self, packet: &Packet<'_>) -> Probe {
+        self.shared.sessions.probe(SessionKey::of(&packet.headers().key, 0))
+    }
+
+    fn judge_by(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Verdict {
+        let received = packet.received().flags;
+        if received.has(Flags::FRAGMENT) {
+            packet.judge_each();
+            return self.fragment(rules, packet, probe, now);
+        }
+        if packet.headers().flags.has(Flags::ICMP_ERROR) {
+            packet.judge_each();
+            return self.error(rules, packet, now);
+        }
+        self.whole(rules, packet, probe, now).0
+    }
+
+    /// First fragments are judged as whole packets are, later ones get the same addresses.
+    fn fragment(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Verdict {
+        let Some(datagram) = datagram_key(packet.bytes(), &view_of(packet)) else {
+            return Verdict::Drop(DropReason::BadFragment);
+        };
+        if !packet.received().flags.has(Flags::LATER_FRAGMENT) {
+            let (verdict, session) = self.whole(rules, packet, probe, now);
+            let fate = match (verdict, session) {
+                (Verdict::Continue, Some((id, side))) => Fate::Session(id, side),
+                (Verdict::Continue, None) => Fate::Untouched,
+                (Verdict::Drop(reason) | Verdict::Reject(reason, _), _) => Fate::Dropped(reason),
+            };
+            self.shared.fragments.remember(datagram, fate, now);
+            return verdict;
+        }
+        match self.shared.fragments.find(&datagram, now) {
+            None => Verdict::Drop(DropReason::FragmentBeforeFirst),
+            Some(Fate::Untouched) => Verdict::Continue,
+            Some(Fate::Dropped(reason)) => Verdict::Drop(reason),
+            Some(Fate::Session(id, side)) => match self.shared.sessions.keys(id) {
+                Some([forward, reverse]) => {
+                    let to = if side == Side::Forward { reverse } else { forward }.reversed();
+                    if to.source != probe.key().source {
+                        packet.edit(Edit::Source(end_of(&to.source, [0; 2]).0));
+                    }
+                    if to.destination != probe.key().destination {
+                        packet.edit(Edit::Destination(end_of(&to.destination, [0; 2]).0));
+                    }
+                    Verdict::Continue
                 }
+                None => Verdict::Drop(DropReason::NatNoSession),
+            },
+        }
+    }
+
+    /// An ICMP error: translated with what it quotes, or, if that is of no session, dropped where it would have to be translated.
+    fn error(&self, rules: &Rules, packet: &mut Packet<'_>, now: Now) -> Verdict {
+        if let Some(session) = session_of(&self.shared, packet, now)
+            && translate_error(&self.shared, packet, session).is_some()
+        {
+            return Verdict::Continue;
+        }
+        let headers = *packet.headers();
+        let ours = if rules.outside.contains(&headers.ingress()) {
+            rules.pool_with(headers.destination()).is_some_and(|pool| !pool.config().local)
+        } else {
+            let key = SessionKey::of(&headers.key, 0);
+            let egress = packet.egress();
+            let planner =
+                Planner { shared: &self.shared, rules, headers: &headers, key: &key, egress, now, random: 0 };
+            !matches!(planner.source_rule(false), Ok(crate::plan::Source::Same))
+        };
+        if ours { Verdict::Drop(DropReason::NatUnrelatedError) } else { Verdict::Continue }
+    }
+
+    fn whole(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Judged {
+        for _ in 0..ROUNDS {
+            if let Some(judged) = self.known(rules, packet, probe, now) {
+                return judged;
             }
-            let timeout = session.connection.timeout(&headers, &rules.timeouts);
-            (meta.id(), side, event, session.connection.class(), timeout)
-        });
-        let (id, side, event, class, timeout) = found?;
-        match event {
+            if let Some(judged) = self.unknown(rules, packet, probe.key(), now) {
+                return judged;
+            }
+            // Another worker was faster with the same packet sent again: it belongs to that session.
+        }
+        (Verdict::Drop(DropReason::NatConflict), None)
+    }
+
+    /// A packet of a session that exists: translated, and noted.
+    fn known(&self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
+        let shared = &self.shared;
+        let headers = *packet.headers();
+        let (found, step) = shared.sessions.update(probe, now, |side, session, meta| {
+            let before = session.connection;
+            let mut step = Step {
+                event: session.connection.packet(side, &headers),
+                silence: None,
+                keeps: true,
+                answers: false,
+            };
+            if step.event != Event::Fits {
+                return step;
+            }
+            let class = session.connection.class();
+            if meta.class() != class && meta.set_class(class).is_err() {
+                session.connection = before;
+            }
+            let timeout = rules.timeout(session.connection, &headers);
+            step.keeps = keeps_alive(session, side);
+            if step.keeps {
+                meta.touch(now, timeout);
+            }
+            let silence = session_silence(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+            step.silence = silence.filter(|_| class != Class::HalfOpen);
+            if !step.keeps && step.silence.is_some() {
+                session.flags |= flags::CACHED;
+            }
+            // A reset refuses the call (RFC 7857, section 8).
+            step.answers = side == Side::Reverse
+                && session.target != 0
+                && !session.has(flags::ANSWERED)
+                && headers.tcp_flags & RST == 0;
+            step
+        })?;
+        let (id, side) = (found.id, found.side);
+        match step.event {
             Event::Fits => {}
             Event::Reopens => {
                 shared.end(id, now);
                 return None;
             }
-            Event::Invalid => return Some(Verdict::Drop(DropReason::NatInvalidState)),
+            Event::Invalid => {
+                packet.judge_each();
+                return Some((Verdict::Drop(DropReason::NatInvalidState), None));
+            }
         }
-        let keys = shared.sessions.keys(id)?;
-        let [forward, reverse] = keys;
+        if step.answers {
+            answered(shared, id, now);
+        }
+        let [forward, reverse] = shared.sessions.keys(id)?;
         let other = if side == Side::Forward { reverse } else { forward };
         translate(packet, &other.reversed());
         packet.depends_on(Shared::slot(id));
-        packet.credit(id.to_credit());
-        let silence = session_silence(timeout.as_nanos() as u64);
-        match silence.filter(|_| class != Class::HalfOpen) {
+        if step.keeps {
+            packet.credit(id.to_credit());
+        }
+        match step.silence {
             Some(silence) => packet.limit_silence(silence),
             None => packet.judge_each(),
         }
-        Some(Verdict::Continue)
+        Some((Verdict::Continue, Some((id, side))))
     }
 
-    /// A packet that belongs to no session.
-    fn unknown(&mut self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Verdict {
-        let shared = Arc::clone(&self.shared);
-        let rules = self.rules.read_owned();
-        let headers = *packet.headers();
-        let from_outside = rules.outside.contains(&headers.ingress());
-        let plan = match self.plan(&rules, packet, &headers, key, from_outside, now) {
-            Ok(Some(plan)) => plan,
-            Ok(None) => return Verdict::Continue,
-            Err(reason) => return Verdict::Drop(reason),
-        };
-        let give_up = |reason| {
-            if let Some(mapping) = plan.mapping {
-                shared.leave(mapping, now);
-            }
-            Verdict::Drop(reason)
-        };
-        let Some(connection) = Connection::open(&headers) else { return give_up(DropReason::NatNoSession) };
-        let timeout = connection.timeout(&headers, &rules.timeouts);
-        let keys = [*key, plan.translated.reversed()];
-        match shared.open(keys, connection, timeout, plan.mapping, now) {
-            Ok(_) => {
-                translate(packet, &plan.translated);
-                // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
-                packet.judge_each();
-                Verdict::Continue
-            }
-            // Another worker was faster with the same packet sent again, or the answer's key belongs to somebody else.
-            Err(InsertError::Conflict { .. } | InsertError::SameKey) => give_up(DropReason::NatConflict),
-            Err(InsertError::Full | InsertError::Quota(_)) => give_up(DropReason::NatSessionTableFull),
-        }
-    }
-
-    /// How a new connection is to be translated; `None`: not at all.
-    fn plan(
+    /// A packet that belongs to no session. `None` if it does meanwhile.
+    fn unknown(
         &mut self,
         rules: &Rules,
         packet: &mut Packet<'_>,
-        headers: &Headers,
         key: &SessionKey,
-        from_outside: bool,
         now: Now,
-    ) -> Result<Option<Plan>, DropReason> {
-        let mut translated = *key;
-        let egress = packet.egress();
-        // The destination first: from outside to what is published, from inside to the same (hairpinning).
-        let destination = rules.destination.iter().find(|rule| rule.matches.accepts(headers, egress));
-        let published = match destination {
-            Some(rule) => {
-                redirect(rule, headers, &mut translated);
-                true
-            }
-            None => self.to_mapping(&mut translated, key, headers, now)?,
-        };
-        if let Some(twice) = destination.and_then(|rule| rule.twice) {
-            translated.source = octets(twice);
-            return Ok(Some(Plan { translated, mapping: None }));
-        }
-        if from_outside {
-            return Ok(published.then_some(Plan { translated, mapping: None }));
-        }
-        // A packet that leaves by another interface than the outside ones is none of ours.
-        let leaves_inside = egress.is_some_and(|egress| !rules.outside.contains(&egress));
-        if leaves_inside && !published {
-            return Ok(None);
-        }
-        let source = rules.source.iter().find(|rule| rule.matches.accepts(headers, egress));
-        let Some(rule) = source else {
-            return Ok(published.then_some(Plan { translated, mapping: None }));
-        };
-        match &rule.target {
-            SourceTarget::Untranslated => Ok(published.then_some(Plan { translated, mapping: None })),
-            SourceTarget::Prefix { outside, .. } => {
-                let address = carry_over(headers.source(), *outside).ok_or(DropReason::NatNoPort)?;
-                translated.source = octets(address);
-                Ok(Some(Plan { translated, mapping: None }))
-            }
-            SourceTarget::Masquerade => Err(DropReason::NatNoPort),
-            SourceTarget::Pool(pool) => {
-                let pool = rules.pools.get(*pool).ok_or(DropReason::NatNoPort)?;
-                let (mapping, address, port) = self.source(rule, pool, headers, key, now)?;
-                translated.source = octets(address);
-                translated.source_port = port.to_be_bytes();
-                if headers.flags.has(Flags::ICMP_QUERY) {
-                    translated.destination_port = port.to_be_bytes();
-                }
-                Ok(Some(Plan { translated, mapping: Some(mapping) }))
-            }
-        }
-    }
-
-    /// A packet to an outside address and port that a host inside has: to that host, if the mapping lets it in.
-    fn to_mapping(
-        &self,
-        translated: &mut SessionKey,
-        key: &SessionKey,
-        headers: &Headers,
-        now: Now,
-    ) -> Result<bool, DropReason> {
+    ) -> Option<Judged> {
+        let random = self.random(now);
         let shared = &self.shared;
-        let outside = outside_key(headers.destination(), headers.destination_port(), key.protocol, key.zone);
-        let found =
-            shared.mappings.lookup_with(&outside, now, |_, mapped, meta| (meta.id(), mapped.filtering));
-        let Some((id, filtering)) = found else { return Ok(false) };
-        let Some([inside, _]) = shared.mappings.keys(id) else { return Ok(false) };
-        match filtering {
-            Filtering::EndpointIndependent => {}
-            Filtering::AddressDependent | Filtering::AddressAndPortDependent => {
-                return Err(DropReason::NatFiltered);
+        let headers = *packet.headers();
+        let egress = packet.egress();
+        let planner = Planner { shared, rules, headers: &headers, key, egress, now, random };
+        let plan = match planner.plan() {
+            Ok(Some(plan)) => plan,
+            // What is not translated depends on mappings that may come: not to be repeated.
+            Ok(None) => {
+                packet.judge_each();
+                return Some((Verdict::Continue, None));
             }
-        }
-        translated.destination = inside.source;
-        translated.destination_port = inside.source_port;
-        if headers.flags.has(Flags::ICMP_QUERY) {
-            translated.source_port = inside.source_port;
-        }
-        Ok(true)
-    }
-
-    /// The outside end for an inside one: the one it has, or a new one. Counted up.
-    fn source(
-        &mut self,
-        rule: &SourceRule,
-        pool: &Arc<crate::pool::Pool>,
-        headers: &Headers,
-        key: &SessionKey,
-        now: Now,
-    ) -> Result<(SessionId, IpAddr, u16), DropReason> {
-        let peer = match rule.mapping {
-            Mapping::EndpointIndependent => None,
-            Mapping::AddressDependent => Some((key.destination, [0; 2])),
-            Mapping::AddressAndPortDependent => Some((key.destination, key.destination_port)),
+            Err(reason) => {
+                packet.judge_each();
+                return Some((Verdict::Drop(reason), None));
+            }
         };
-        let inside = inside_key(key, peer);
-        // Twice at most: another worker may map the same inside end between our look and our insertion.
-        for _ in 0..2 {
-            if let Some((id, _)) = self.shared.join(&inside, now)
-                && let Some([_, outside]) = self.shared.mappings.keys(id)
-                && let Some((address, port)) = end_of(&outside.destination, outside.destination_port)
-            {
-                return Ok((id, address, port));
+        // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
+        packet.judge_each();
+        let timeout = rules.timeout(plan.session.connection, &headers);
+        let reason = match shared.open([*key, plan.translated.reversed()], timeout, plan.session, now) {
+            Ok(id) => {
+                translate(packet, &plan.translated);
+                return Some((Verdict::Continue, Some((id, Side::Forward))));
             }
-            let paired = matches!(key.protocol, TCP | UDP) && rule.preserve_parity;
-            let wanted = Wanted {
-                inside: headers.source(),
-                protocol: key.protocol,
-                preferred: rule.preserve_port.then(|| headers.source_port()),
-                parity: if paired { Parity::of(headers.source_port()) } else { Parity::Any },
-                random: self.random(now),
-                now: now.0,
-            };
-            let (address, port) = pool.take(&wanted).ok_or(DropReason::NatNoPort)?;
-            let outside = outside_key(address, port, key.protocol, key.zone);
-            let mapped = Mapped { pool: Arc::clone(pool), filtering: rule.filtering, sessions: 1 };
-            match self.shared.map([inside, outside], mapped, now) {
-                Ok(id) => return Ok((id, address, port)),
-                Err(error) => {
-                    pool.give_back(address, key.protocol, port, now.0);
-                    if !matches!(error, InsertError::Conflict { .. }) {
-                        return Err(DropReason::NatSessionTableFull);
-                    }
-                }
+            Err(InsertError::Conflict { side: Side::Forward, .. }) => {
+                planner.abandon(&plan);
+                return None;
             }
-        }
-        Err(DropReason::NatConflict)
+            // The answer's key belongs to somebody else, or cannot be told from the question's.
+            Err(InsertError::Conflict { .. } | InsertError::SameKey) => DropReason::NatConflict,
+            Err(InsertError::Full | InsertError::Quota(_)) => DropReason::NatSessionTableFull,
+        };
+        planner.abandon(&plan);
+        Some((Verdict::Drop(reason), None))
     }
+}
+
+/// Whether a packet of this side keeps a session alive. What a host outside sends does not by itself, where a mapping hangs on
+/// it (RFC 4787, REQ-6); TCP is there as long as either side speaks (RFC 5382, REQ-5).
+fn keeps_alive(session: &Session, side: Side) -> bool {
+    let from_inside = match side {
+        Side::Forward => !session.has(flags::INBOUND),
+        Side::Reverse => session.has(flags::INBOUND) || session.target != 0,
+    };
+    let mapped = (session.mapping != 0 && !session.has(flags::INBOUND)) || session.target != 0;
+    from_inside || !mapped || matches!(session.connection, Connection::Tcp(_))
+}
+
+/// The view of a packet whose offsets are those of its bytes.
+fn view_of(packet: &Packet<'_>) -> Headers {
+    let received = packet.received();
+    Headers { key: packet.headers().key, ..*received }
 }
 
 impl Function for Nat {
     const KIND: &'static str = "nat";
 
     fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict {
-        let key = SessionKey::of(&packet.headers().key, 0);
-        match self.known(packet, &key, context.now) {
-            Some(verdict) => verdict,
-            None => self.unknown(packet, &key, context.now),
+        let rules = self.rules();
+        let probe = self.probe(packet);
+        self.judge_by(&rules, packet, &probe, context.now)
+    }
+
+    /// As one by one; but the rules are read once, and what the session table will be asked is fetched together.
+    fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
+        let rules = self.rules();
+        let probes: ArrayVec<Probe, BATCH> = batch.living().map(|packet| self.probe(packet)).collect();
+        self.shared.sessions.prepare(&probes);
+        for (packet, probe) in batch.living().zip(&probes) {
+            let verdict = self.judge_by(&rules, packet, probe, context.now);
+            packet.settle(verdict);
         }
     }
 
@@ -281,28 +308,12 @@ impl Function for Nat {
         self.shared.sessions.keep_alive_credit(id, seen.last);
     }
 
-    fn tick(&mut self, context: &Context) {
-        self.shared.tick(context.now, AGED);
+    fn explain(&self, packet: &Packet<'_>, context: &Context) -> Vec<String> {
+        crate::explain::explain(self, packet, context.now)
     }
-}
 
-/// Moves a packet to where a destination rule says.
-fn redirect(rule: &DestinationRule, headers: &Headers, translated: &mut SessionKey) {
-    if let Some(address) = carry_over(headers.destination(), rule.to) {
-        translated.destination = octets(address);
-    }
-    if let (Some(first), true) = (rule.port, headers.flags.has(Flags::PORTS)) {
-        let port = headers.destination_port();
-        let ranges = &rule.matches.destination_ports;
-        // The match's ports, one range after the other, are moved to as many from `first` on.
-        let mut before = 0u16;
-        for range in ranges {
-            if range.contains(&port) {
-                before = before.wrapping_add(port - range.start());
-                break;
-            }
-            before = before.wrapping_add(range.end() - range.start()).wrapping_add(1);
-        }
-        translated.destination_port = first.wrapping_add(before).to_be_bytes();
+    fn tick(&mut self, context: &Context) {
+        let rules = self.rules.read();
+        self.shared.tick(&rules.pools, context.now, AGED);
     }
 }

@@ -1,19 +1,32 @@
 //! NAT: who appears outside under which address and port.
 //!
-//! * [`function`]: one packet's way through sessions, mappings and rules.
+//! * [`function`]: one packet's way through sessions, mappings and rules; `plan`: how a new connection is translated; `related`:
+//!   ICMP errors; `fragments`.
 //! * [`shared`]: what all workers share: rules, sessions, mappings.
 //! * [`rule`]: what the configuration says.
-//! * [`pool`]: outside addresses and their ports.
+//! * [`pool`]: outside addresses, and who gets their ports; [`blocks`]: ports in blocks.
+//! * [`address`]: outside addresses themselves.
 //! * [`ports`]: the ports of one address: taken at random in constant time, at rest for a while after use.
+//! * [`show`]: sessions, mappings and pools as plain values; `explain`: what would become of a packet.
 #![forbid(unsafe_code)]
 
+pub mod address;
+pub mod blocks;
+mod explain;
+mod fragments;
 pub mod function;
+mod plan;
 pub mod pool;
 pub mod ports;
+mod related;
 pub mod rule;
 pub mod shared;
+pub mod show;
 
+pub use address::{Address, Addresses};
+pub use blocks::{Block, BlockConfig};
 pub use function::Nat;
 pub use pool::{Pool, PoolConfig, PoolUse, Pooling};
 pub use ports::{Parity, Ports};
 pub use shared::{Options, Rules, Shared};
+pub use show::{Filter, MappingView, RuleNumber, SessionView};

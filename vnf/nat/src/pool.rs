@@ -1,18 +1,20 @@
-//! A pool: outside addresses, and for each the ports of every protocol.
+//! A pool: outside addresses, and how hosts inside get their ports.
 //!
 //! Who is inside keeps one outside address for all its mappings (paired pooling: RFC 4787, REQ-2; RFC 6888, REQ-1): the
 //! one its own address hashes to. When that one has no port left, nothing is given: the host would otherwise appear under two
 //! addresses, which breaks applications that have both in one session. `Pooling::Arbitrary` takes the next address instead.
-//!
-//! Memory: 8.6 KiB for each address and protocol in use; addresses nobody uses cost some hundred bytes.
+//! With blocks, a host that has none may get its first one at another address: it is then paired with that.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use crate::ports::{Parity, Ports};
+use crate::address::{Address, Addresses, PortUse};
+use crate::blocks::{Block, BlockConfig, Blocks, Computed, spread};
+use crate::ports::Parity;
 
-/// Protocols with ports of their own (IANA numbers). ICMP and ICMPv6 have identifiers.
-const PROTOCOLS: [u8; 5] = [1, 6, 17, 58, 132];
+/// The most addresses that a pool uses of each range: of larger ones (IPv6) the first.
+pub const MOST_OF_RANGE: usize = 1 << 16;
 
 /// What happens when a host's address has no port left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -27,14 +29,33 @@ pub enum Pooling {
 /// How a pool is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolConfig {
-    /// Its addresses, each once.
+    /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// The ports it may use of each.
-    pub ports: std::ops::RangeInclusive<u16>,
-    /// How long (ns) a port rests after use.
-    pub quiet: u64,
+    pub ports: RangeInclusive<u16>,
     /// See [`Pooling`].
     pub pooling: Pooling,
+    /// Whether hosts get their ports in blocks.
+    pub blocks: Option<BlockConfig>,
+    /// Whether the addresses are also the host's own (masquerading): what no mapping wants is left to it.
+    pub local: bool,
+}
+
+impl PoolConfig {
+    /// A pool of these addresses with all the ports that are not well known.
+    pub fn new(addresses: Vec<IpAddr>) -> PoolConfig {
+        PoolConfig { addresses, ports: 1024..=65535, pooling: Pooling::Paired, blocks: None, local: false }
+    }
+}
+
+/// The addresses of ranges, of each at most [`MOST_OF_RANGE`].
+pub fn addresses_of(ranges: &[RangeInclusive<IpAddr>]) -> Vec<IpAddr> {
+    let of = |range: &RangeInclusive<IpAddr>| {
+        let count = usize::try_from(count(range)).unwrap_or(usize::MAX).min(MOST_OF_RANGE);
+        let first = *range.start();
+        (0..count).filter_map(move |at| nth(first, at as u128))
+    };
+    ranges.iter().flat_map(of).collect()
 }
 
 /// What is wanted of a pool.
@@ -54,45 +75,50 @@ pub struct Wanted {
     pub now: u64,
 }
 
+/// A port that was taken.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Of this address.
+    pub address: Arc<Address>,
+    /// The port.
+    pub port: u16,
+    /// The block that the host got for it.
+    pub block: Option<Block>,
+}
+
 /// The use of a pool, for output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUse {
-    /// Ports of addresses and protocols that were ever used.
-    pub owned: usize,
-    /// Of these, free now.
-    pub available: usize,
-    /// Of these, at rest.
-    pub resting: usize,
+    /// Addresses.
+    pub addresses: usize,
+    /// Ports of each that the pool may use.
+    pub ports: usize,
+    /// Ports in use and at rest, of all addresses and protocols, by whomever.
+    pub of_addresses: PortUse,
+    /// Blocks, and how many of them are free; zeros without blocks.
+    pub blocks: (usize, usize),
 }
 
 /// A pool that all workers share. A lock for each address: only the first packet of a mapping takes one.
 #[derive(Debug)]
 pub struct Pool {
-    addresses: Box<[Address]>,
     config: PoolConfig,
-}
-
-#[derive(Debug)]
-struct Address {
-    address: IpAddr,
-    ports: Mutex<[Option<Box<Ports>>; PROTOCOLS.len()]>,
-}
-
-impl Address {
-    fn lock(&self) -> MutexGuard<'_, [Option<Box<Ports>>; PROTOCOLS.len()]> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    addresses: Box<[Arc<Address>]>,
+    /// How many of them, the first, are IPv4.
+    ipv4: usize,
+    blocks: Option<Blocks>,
 }
 
 impl Pool {
-    /// A pool with all its ports free.
-    pub fn new(mut config: PoolConfig) -> Pool {
+    /// A pool of these addresses.
+    pub fn new(mut config: PoolConfig, known: &Addresses, quiet: u64) -> Pool {
         config.addresses.sort_unstable();
         config.addresses.dedup();
-        let addresses = config.addresses.iter();
-        let addresses =
-            addresses.map(|address| Address { address: *address, ports: Mutex::default() }).collect();
-        Pool { addresses, config }
+        let addresses: Box<[_]> = config.addresses.iter().map(|address| known.get(*address)).collect();
+        let ipv4 = config.addresses.partition_point(IpAddr::is_ipv4);
+        let blocks =
+            config.blocks.as_ref().map(|blocks| Blocks::new(blocks, &config.ports, addresses.len(), quiet));
+        Pool { config, addresses, ipv4, blocks }
     }
 
     /// How it was made.
@@ -105,70 +131,170 @@ impl Pool {
         self.config.addresses.binary_search(&address).is_ok()
     }
 
-    /// Takes a port for a host: its outside address and port. `None`: no port is left for it, or the protocol has none.
-    pub fn take(&self, wanted: &Wanted) -> Option<(IpAddr, u16)> {
-        let count = self.addresses.len();
-        let first = home(wanted.inside, count)?;
-        let tries = if self.config.pooling == Pooling::Paired { 1 } else { count };
-        (first..first + tries).find_map(|at| self.take_of(self.addresses.get(at % count)?, wanted))
+    /// Whether hosts have blocks that must be given back.
+    pub(crate) fn keeps_blocks(&self) -> bool {
+        self.config.blocks.as_ref().is_some_and(|blocks| blocks.hosts.is_empty())
     }
 
-    fn take_of(&self, address: &Address, wanted: &Wanted) -> Option<(IpAddr, u16)> {
-        let side = PROTOCOLS.iter().position(|protocol| *protocol == wanted.protocol)?;
-        let mut ports = address.lock();
-        let ports = ports
-            .get_mut(side)?
-            .get_or_insert_with(|| Box::new(Ports::new(self.config.ports.clone(), self.config.quiet)));
-        let preferred = wanted.preferred.filter(|port| ports.take(*port, wanted.now));
-        let port = preferred.or_else(|| ports.take_any(wanted.parity, wanted.random, wanted.now))?;
-        Some((address.address, port))
+    /// Its addresses of the host's family: the first, and how many.
+    fn family(&self, inside: IpAddr) -> (usize, usize) {
+        if inside.is_ipv4() { (0, self.ipv4) } else { (self.ipv4, self.addresses.len() - self.ipv4) }
     }
 
-    /// Takes this very port of this address, if it is free: for a mapping that is to be kept.
-    pub fn take_this(&self, address: IpAddr, protocol: u8, port: u16, now: u64) -> bool {
-        let Ok(at) = self.config.addresses.binary_search(&address) else { return false };
-        let side = PROTOCOLS.iter().position(|known| *known == protocol);
-        let (Some(address), Some(side)) = (self.addresses.get(at), side) else { return false };
-        let mut ports = address.lock();
-        ports.get_mut(side).is_some_and(|ports| {
-            let new = || Box::new(Ports::new(self.config.ports.clone(), self.config.quiet));
-            ports.get_or_insert_with(new).take(port, now)
-        })
+    /// The addresses that a host may have, the one it is paired with first.
+    fn choices(&self, inside: IpAddr, all: bool) -> impl Iterator<Item = usize> + use<> {
+        let (first, count) = self.family(inside);
+        let home = ((spread(inside) * count as u64) >> 32) as usize;
+        let tries = if all { count } else { count.min(1) };
+        (home..home + tries).map(move |at| first + at % count.max(1))
     }
 
-    /// Gives back what was taken: once for each take.
-    pub fn give_back(&self, address: IpAddr, protocol: u8, port: u16, now: u64) {
-        let Ok(at) = self.config.addresses.binary_search(&address) else { return };
-        let side = PROTOCOLS.iter().position(|known| *known == protocol);
-        if let (Some(address), Some(side)) = (self.addresses.get(at), side)
-            && let Some(Some(ports)) = address.lock().get_mut(side)
-        {
-            ports.give_back(port, now);
+    /// The outside address of a host for protocols without ports.
+    pub fn address_for(&self, inside: IpAddr) -> Option<IpAddr> {
+        let address = match self.computed(inside) {
+            Some(computed) => computed.address,
+            None => self.choices(inside, false).next()?,
+        };
+        self.addresses.get(address).map(|address| address.address())
+    }
+
+    /// Takes a port for a host. `None`: no port is left for it, or the protocol has none.
+    pub fn take(&self, wanted: &Wanted) -> Option<Taken> {
+        let mut ask = |at: usize, ports: RangeInclusive<u16>| {
+            let address = self.addresses.get(at)?;
+            let preferred = wanted
+                .preferred
+                .filter(|port| ports.contains(port) && address.take(wanted.protocol, *port, wanted.now));
+            preferred
+                .or_else(|| address.take_in(wanted.protocol, ports, wanted.parity, wanted.random, wanted.now))
+        };
+        let (at, port, ports) = match (&self.blocks, &self.config.blocks) {
+            (Some(_), Some(config)) if !config.hosts.is_empty() => {
+                let Computed { address, ports } = self.computed(wanted.inside)?;
+                (address, ask(address, ports)?, None)
+            }
+            (Some(blocks), _) => {
+                blocks.take(wanted.inside, self.choices(wanted.inside, true), wanted.random, &mut ask)?
+            }
+            _ => {
+                let all = self.config.pooling == Pooling::Arbitrary;
+                self.choices(wanted.inside, all)
+                    .find_map(|at| Some((at, ask(at, self.config.ports.clone())?, None)))?
+            }
+        };
+        let address = Arc::clone(self.addresses.get(at)?);
+        let block = ports.map(|ports| block(wanted.inside, address.address(), &ports));
+        Some(Taken { address, port, block })
+    }
+
+    /// The computed ports of a host.
+    fn computed(&self, inside: IpAddr) -> Option<Computed> {
+        let config = self.config.blocks.as_ref().filter(|config| !config.hosts.is_empty())?;
+        let mut before = 0u128;
+        for range in config.hosts.iter().filter(|range| range.start().is_ipv4() == inside.is_ipv4()) {
+            if range.contains(&inside) {
+                let place = before + number(inside) - number(*range.start());
+                let mut computed = self.blocks.as_ref()?.computed(place)?;
+                let (first, count) = self.family(inside);
+                if computed.address >= count {
+                    return None;
+                }
+                computed.address += first;
+                return Some(computed);
+            }
+            before = before.saturating_add(count(range));
+        }
+        None
+    }
+
+    /// The ports that a host always has, where they are computed (RFC 7422).
+    pub fn block_of(&self, inside: IpAddr) -> Option<Block> {
+        let Computed { address, ports } = self.computed(inside)?;
+        Some(block(inside, self.addresses.get(address)?.address(), &ports))
+    }
+
+    /// The host that always has this port, where they are computed: what a log would otherwise say.
+    pub fn host_of(&self, outside: IpAddr, port: u16) -> Option<IpAddr> {
+        let config = self.config.blocks.as_ref().filter(|config| !config.hosts.is_empty())?;
+        let (first, _) = self.family(outside);
+        let address = self.config.addresses.binary_search(&outside).ok()? - first;
+        let mut place = self.blocks.as_ref()?.place_of(address, port)?;
+        for range in config.hosts.iter().filter(|range| range.start().is_ipv4() == outside.is_ipv4()) {
+            if place < count(range) {
+                return nth(*range.start(), place);
+            }
+            place -= count(range);
+        }
+        None
+    }
+
+    /// A mapping of a host has ended that had this port.
+    pub(crate) fn leave(&self, inside: IpAddr, port: u16, now: u64) {
+        if let Some(blocks) = &self.blocks {
+            blocks.leave(inside, port, now);
+        }
+    }
+
+    /// Frees blocks that are not used any more; `gone` is given each.
+    pub(crate) fn tick(&self, now: u64, mut gone: impl FnMut(Block)) {
+        if let (Some(blocks), true) = (&self.blocks, self.keeps_blocks()) {
+            blocks.tick(now, |inside, at, ports| {
+                if let Some(address) = self.addresses.get(at) {
+                    gone(block(inside, address.address(), &ports));
+                }
+            });
+        }
+    }
+
+    /// Shows the blocks that hosts have, with how many mappings are in each.
+    pub fn blocks(&self, mut show: impl FnMut(Block, u32)) {
+        if let Some(blocks) = &self.blocks {
+            blocks.each(|inside, at, ports, mappings| {
+                if let Some(address) = self.addresses.get(at) {
+                    show(block(inside, address.address(), &ports), mappings);
+                }
+            });
         }
     }
 
     /// How much of it is in use.
-    pub fn usage(&self) -> PoolUse {
-        let mut sum = PoolUse::default();
+    pub fn usage(&self, now: u64) -> PoolUse {
+        let mut of_addresses = PortUse::default();
         for address in &self.addresses {
-            for ports in address.lock().iter().flatten() {
-                sum.owned += ports.owned();
-                sum.available += ports.available();
-                sum.resting += ports.resting();
-            }
+            let usage = address.usage(now);
+            of_addresses.taken += usage.taken;
+            of_addresses.resting += usage.resting;
         }
-        sum
+        PoolUse {
+            addresses: self.addresses.len(),
+            ports: self.config.ports.len(),
+            of_addresses,
+            blocks: self.blocks.as_ref().map(Blocks::usage).unwrap_or_default(),
+        }
     }
 }
 
-/// The address of a pool that a host is paired with: the same as long as the pool has as many addresses.
-fn home(inside: IpAddr, count: usize) -> Option<usize> {
-    let bits = match inside {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        // A subscriber is a /64 at least.
-        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
-    };
-    // Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4): neighbours are spread evenly.
-    let spread = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    (count > 0).then(|| ((spread * count as u64) >> 32) as usize)
+fn block(inside: IpAddr, outside: IpAddr, ports: &RangeInclusive<u16>) -> Block {
+    Block { inside, outside, first: *ports.start(), last: *ports.end() }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The address so many after `first`.
+fn nth(first: IpAddr, at: u128) -> Option<IpAddr> {
+    let number = number(first).checked_add(at)?;
+    match first {
+        IpAddr::V4(_) => Some(IpAddr::V4(u32::try_from(number).ok()?.into())),
+        IpAddr::V6(_) => Some(IpAddr::V6(number.into())),
+    }
+}
+
+/// How many addresses a range has.
+fn count(range: &RangeInclusive<IpAddr>) -> u128 {
+    number(*range.end()).checked_sub(number(*range.start())).map_or(0, |last| last.saturating_add(1))
 }

@@ -5,9 +5,10 @@
 //!
 //! Which free port a mapping gets cannot be guessed (RFC 6056): it is the first free one from a random place on. Finding it
 //! takes the same few steps whether one port in a hundred is free or all are: two levels of summaries lead from any
-//! place to the next word of the bitmap with a free port of the wanted parity.
+//! place to the next word of the bitmap with a free port of the wanted parity. Ranges (a pool's ports, a block) are searched the
+//! same way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 /// Words of 64 ports.
@@ -16,6 +17,8 @@ const WORDS: usize = 1 << 10;
 const SUMMARY: usize = WORDS / 64;
 /// Ports that come back from rest in one step at most: more than are taken in one.
 const WAKING: usize = 2;
+/// … and when none is free otherwise.
+const WAKING_WHEN_SHORT: usize = 64;
 
 /// Whether a port has to be even or odd (RFC 4787, REQ-7: RTP and RTCP).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,6 +60,10 @@ pub struct Ports {
     available: u32,
     owned: u32,
     resting: VecDeque<Resting>,
+    /// Ports that somebody else uses.
+    excluded: BTreeSet<u16>,
+    /// Of these, the ones that are not in use here.
+    withheld: BTreeSet<u16>,
     /// How long a port rests (ns).
     quiet: u64,
 }
@@ -82,6 +89,8 @@ impl Ports {
             available: 0,
             owned: 0,
             resting: VecDeque::new(),
+            excluded: BTreeSet::new(),
+            withheld: BTreeSet::new(),
             quiet,
         };
         for port in range {
@@ -106,87 +115,139 @@ impl Ports {
         self.resting.len()
     }
 
-    /// Gives up a port for good, if it is free: somebody else uses it (the kernel, a port forward).
+    /// Gives up a port as soon as it is free: somebody else uses it (the kernel, a port forward). Says whether it was free.
     pub fn exclude(&mut self, port: u16) -> bool {
+        self.excluded.insert(port);
         let taken = self.pull(port);
-        self.owned -= u32::from(taken);
+        if taken {
+            self.owned -= 1;
+            self.withheld.insert(port);
+        }
         taken
+    }
+
+    /// Exactly these ports are [excluded](Ports::exclude) from now on.
+    pub fn exclude_only(&mut self, ports: &BTreeSet<u16>) {
+        self.excluded.retain(|port| ports.contains(port));
+        let back: Vec<u16> = self.withheld.iter().filter(|port| !ports.contains(port)).copied().collect();
+        for port in back {
+            self.withheld.remove(&port);
+            self.owned += 1;
+            self.put(port);
+        }
+        for port in ports {
+            self.exclude(*port);
+        }
     }
 
     /// Takes this very port, if it is free: port preservation.
     pub fn take(&mut self, port: u16, now: u64) -> bool {
-        self.wake(now);
+        self.wake(now, WAKING);
         self.pull(port)
     }
 
     /// Takes a free port of that parity: the first from a random place on. `random` has to be unpredictable for who sends
     /// packets. `None` when none is free.
     pub fn take_any(&mut self, parity: Parity, random: u64, now: u64) -> Option<u16> {
-        self.wake(now);
-        let start = random as usize % WORDS;
-        let word = self.word_from(start, parity)?;
-        let candidates = self.free.get(word)? & parity.mask();
-        // Within the word, the first from a random bit on.
-        let turn = (random >> 32) as u32 % 64;
-        let bit = (candidates.rotate_right(turn).trailing_zeros() + turn) % 64;
-        let port = (word * 64) as u16 + bit as u16;
+        self.take_in(0..=u16::MAX, parity, random, now)
+    }
+
+    /// [`Ports::take_any`] of these ports only.
+    pub fn take_in(
+        &mut self,
+        range: RangeInclusive<u16>,
+        parity: Parity,
+        random: u64,
+        now: u64,
+    ) -> Option<u16> {
+        self.wake(now, WAKING);
+        let port = self.find(&range, parity, random).or_else(|| {
+            // Perhaps one has only just rested long enough.
+            let woken = self.wake(now, WAKING_WHEN_SHORT);
+            if woken > 0 { self.find(&range, parity, random) } else { None }
+        })?;
         self.pull(port).then_some(port)
+    }
+
+    /// The first free port of `range` from a random place in it on, around its end.
+    fn find(&self, range: &RangeInclusive<u16>, parity: Parity, random: u64) -> Option<u16> {
+        let (first, last) = (*range.start(), *range.end());
+        let span = u64::from(last.checked_sub(first)?) + 1;
+        let start = first + (((random >> 32) * span) >> 32) as u16;
+        self.next(start, parity)
+            .filter(|port| *port <= last)
+            .or_else(|| self.next(first, parity).filter(|port| *port < start))
     }
 
     /// Gives a taken port back: it rests, then it is free again. Giving back what was not taken is for the caller to avoid: such
     /// a port would be free although it is not ours.
     pub fn give_back(&mut self, port: u16, now: u64) {
         if self.quiet == 0 {
-            self.put(port);
+            self.release(port);
             return;
         }
         let until = tick(now.saturating_add(self.quiet)).saturating_add(1);
         self.resting.push_back(Resting { port, until });
     }
 
-    /// Frees a few of the ports that have rested long enough: called with every take, so that ports come back faster than
-    /// they go.
-    fn wake(&mut self, now: u64) {
-        for _ in 0..WAKING {
+    /// Gives a taken port back that nobody has used: it is free at once, unless it is excluded.
+    pub fn release(&mut self, port: u16) {
+        if self.excluded.contains(&port) {
+            self.owned -= 1;
+            self.withheld.insert(port);
+        } else {
+            self.put(port);
+        }
+    }
+
+    /// Frees ports that have rested long enough, `most` at a time: a few with every take, so that ports come back faster than they
+    /// go. Says how many.
+    pub fn wake(&mut self, now: u64, most: usize) -> usize {
+        let mut woken = 0;
+        while woken < most {
             match self.resting.front() {
                 Some(resting) if resting.until <= tick(now) => {
                     let port = resting.port;
                     self.resting.pop_front();
-                    self.put(port);
+                    self.release(port);
+                    woken += 1;
                 }
-                _ => return,
+                _ => break,
             }
         }
+        woken
     }
 
-    /// The first word from `start` on, around the end, with a free port of that parity.
+    /// The first free port of that parity from `from` on.
+    fn next(&self, from: u16, parity: Parity) -> Option<u16> {
+        let at = usize::from(from) / 64;
+        let here = self.free.get(at)? & parity.mask() & u64::MAX << (from % 64);
+        if here != 0 {
+            return Some((at * 64) as u16 + here.trailing_zeros() as u16);
+        }
+        let at = self.word_from(at + 1, parity)?;
+        let candidates = self.free.get(at)? & parity.mask();
+        (candidates != 0).then(|| (at * 64) as u16 + candidates.trailing_zeros() as u16)
+    }
+
+    /// The first word from `start` on with a free port of that parity.
     fn word_from(&self, start: usize, parity: Parity) -> Option<usize> {
-        let summary = |at: usize| -> u64 {
-            let [even, odd] = [0, 1].map(|side: usize| self.words[side].get(at).copied().unwrap_or(0));
-            match parity {
-                Parity::Any => even | odd,
-                Parity::Even => even,
-                Parity::Odd => odd,
-            }
+        let of = |even: u64, odd: u64| match parity {
+            Parity::Any => even | odd,
+            Parity::Even => even,
+            Parity::Odd => odd,
         };
-        let top = match parity {
-            Parity::Any => self.top[0] | self.top[1],
-            Parity::Even => self.top[0],
-            Parity::Odd => self.top[1],
-        };
+        let [even, odd] = &self.words;
+        let summary = |at: usize| Some(of(*even.get(at)?, *odd.get(at)?));
         let first = start / 64;
-        let here = summary(first) >> (start % 64);
+        let here = summary(first)? >> (start % 64);
         if here != 0 {
             return Some(start + here.trailing_zeros() as usize);
         }
-        // The summaries behind the first one, then from the beginning; the first one comes last, with its bits before `start`.
-        let turn = (first as u32 + 1) % 16;
-        let turned = top.rotate_right(turn);
-        if turned == 0 {
-            return None;
-        }
-        let at = ((turned.trailing_zeros() + turn) % 16) as usize;
-        Some(at * 64 + summary(at).trailing_zeros() as usize)
+        let [even, odd] = self.top.map(u64::from);
+        let rest = of(even, odd) >> (first + 1);
+        let at = first + 1 + rest.trailing_zeros() as usize;
+        Some(at * 64 + summary(at)?.trailing_zeros() as usize)
     }
 
     fn pull(&mut self, port: u16) -> bool {

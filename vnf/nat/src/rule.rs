@@ -6,39 +6,69 @@ use std::ops::RangeInclusive;
 use throughway_packet::{Headers, PortId};
 use throughway_vnf::Prefix;
 
-/// Which packets a rule is about; what is empty or `None` holds for all.
+/// Values of which one must be there, or with `not` none may; without values: whatever is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Several<T> {
+    /// Whether everything else is meant.
+    pub not: bool,
+    /// The values.
+    pub any_of: Vec<T>,
+}
+
+impl<T> Several<T> {
+    /// One of these.
+    pub fn of(any_of: impl Into<Vec<T>>) -> Several<T> {
+        Several { not: false, any_of: any_of.into() }
+    }
+
+    fn accepts(&self, is: impl FnMut(&T) -> bool) -> bool {
+        self.any_of.is_empty() || self.any_of.iter().any(is) != self.not
+    }
+}
+
+impl<T> Default for Several<T> {
+    fn default() -> Several<T> {
+        Several { not: false, any_of: Vec::new() }
+    }
+}
+
+/// Which packets a rule is about.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Match {
     /// Interfaces the packet came in on.
-    pub ingress: Vec<PortId>,
+    pub ingress: Several<PortId>,
     /// Interfaces it will leave by: known only when the function stands behind a router; until then it matches nothing.
-    pub egress: Vec<PortId>,
-    /// Source prefixes.
-    pub source: Vec<Prefix>,
-    /// Destination prefixes.
-    pub destination: Vec<Prefix>,
+    pub egress: Several<PortId>,
+    /// Source addresses.
+    pub source: Several<RangeInclusive<IpAddr>>,
+    /// Destination addresses.
+    pub destination: Several<RangeInclusive<IpAddr>>,
     /// Upper-layer protocols (IANA numbers).
-    pub protocols: Vec<u8>,
+    pub protocols: Several<u8>,
     /// Source ports, host order.
-    pub source_ports: Vec<RangeInclusive<u16>>,
+    pub source_ports: Several<RangeInclusive<u16>>,
     /// Destination ports, host order.
-    pub destination_ports: Vec<RangeInclusive<u16>>,
+    pub destination_ports: Several<RangeInclusive<u16>>,
 }
 
 impl Match {
     /// Whether a packet is meant.
     pub fn accepts(&self, headers: &Headers, egress: Option<PortId>) -> bool {
-        fn any<T>(wanted: &[T], is: impl FnMut(&T) -> bool) -> bool {
-            wanted.is_empty() || wanted.iter().any(is)
-        }
-        any(&self.protocols, |protocol| *protocol == headers.key.protocol)
-            && any(&self.ingress, |port| *port == headers.ingress())
-            && any(&self.egress, |port| Some(*port) == egress)
-            && any(&self.source, |prefix| prefix.contains(headers.source()))
-            && any(&self.destination, |prefix| prefix.contains(headers.destination()))
-            && any(&self.source_ports, |ports| ports.contains(&headers.source_port()))
-            && any(&self.destination_ports, |ports| ports.contains(&headers.destination_port()))
+        let is_egress = |port: &PortId| Some(*port) == egress;
+        let egress_fits = self.egress.any_of.is_empty() || egress.is_some();
+        self.protocols.accepts(|protocol| *protocol == headers.key.protocol)
+            && self.ingress.accepts(|port| *port == headers.ingress())
+            && (egress_fits && self.egress.accepts(is_egress))
+            && self.source.accepts(|range| range.contains(&headers.source()))
+            && self.destination.accepts(|range| range.contains(&headers.destination()))
+            && self.source_ports.accepts(|ports| ports.contains(&headers.source_port()))
+            && self.destination_ports.accepts(|ports| ports.contains(&headers.destination_port()))
     }
+}
+
+/// The addresses of a prefix.
+pub fn range_of(prefix: Prefix) -> RangeInclusive<IpAddr> {
+    prefix.address()..=prefix.last()
 }
 
 /// Whether packets to different destinations appear under one outside address and port (RFC 4787, section 4.1).
@@ -70,15 +100,11 @@ pub enum Filtering {
 pub enum SourceTarget {
     /// To the addresses of the pool with this index.
     Pool(usize),
-    /// To the address of the outside interface.
-    Masquerade,
-    /// Prefix to prefix of the same length, ports unchanged.
-    Prefix {
-        /// The inside prefix.
-        inside: Prefix,
-        /// The outside prefix.
-        outside: Prefix,
-    },
+    /// To an address of the interface that the packet leaves by: the pool with this index of each outside port. Where the
+    /// egress is not known yet, or none of these, the first.
+    Masquerade(Vec<(PortId, usize)>),
+    /// To the same host in this prefix, ports unchanged. It is as long as the inside prefix that the rule matches.
+    Prefix(Prefix),
     /// Not at all.
     Untranslated,
 }
@@ -100,6 +126,20 @@ pub struct SourceRule {
     pub preserve_parity: bool,
 }
 
+impl SourceRule {
+    /// A rule for every packet, with what the RFCs recommend for the rest.
+    pub fn new(target: SourceTarget) -> SourceRule {
+        SourceRule {
+            matches: Match::default(),
+            target,
+            mapping: Mapping::default(),
+            filtering: Filtering::default(),
+            preserve_port: true,
+            preserve_parity: true,
+        }
+    }
+}
+
 /// A rule for connections to an outside address: the first that matches holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DestinationRule {
@@ -107,10 +147,11 @@ pub struct DestinationRule {
     pub matches: Match,
     /// The inside addresses: one address, or a prefix as long as that of the match, to which host bits are carried over.
     pub to: Prefix,
-    /// The first of the inside ports: the match's ports are moved there in order. `None`: ports stay.
-    pub port: Option<u16>,
-    /// Also the source is translated, to this address: answers then find their way back whatever the inside host's routes are.
-    pub twice: Option<IpAddr>,
+    /// The inside ports: one for all of the match's ports, or as many as those, in order. `None`: ports stay.
+    pub port: Option<RangeInclusive<u16>>,
+    /// Also the source is translated, to the pool with this index: answers then find their way back whatever the inside host's
+    /// routes are.
+    pub twice: Option<usize>,
 }
 
 /// An address moved from one prefix to another of the same family and length: its host bits stay.

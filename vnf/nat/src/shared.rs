@@ -6,23 +6,36 @@
 //!
 //! A *mapping* is an outside address and port that an inside address and port has for a while (RFC 4787): its forward key is
 //! the inside end, its reverse key the outside end. It lives as long as it has sessions; then its port rests.
+//!
+//! A *peer* is an address outside that a mapping has sent to and that may therefore send to it (address-dependent filtering). It
+//! lives as long as the sessions that sent there.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use throughway_packet::headers::octets;
+use throughway_packet::parse::UDP;
+use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::{
-    Class, Config, InsertError, NewSession, Removed, Seed, SessionId, SessionKey, SessionTable, WhenFull,
+    Class, Config, InsertError, NewSession, Reason, Removed, Seed, SessionId, SessionKey, SessionTable,
+    SourceConfig, SourceCounter, Stats, WhenFull,
 };
+use throughway_vnf::events::{Events, PortBlock, What};
 use throughway_vnf::{Generations, Now, Slot};
 
-use crate::pool::Pool;
+use crate::address::{Address, Addresses};
+use crate::blocks::Block;
+use crate::fragments::Fragments;
+use crate::pool::{Pool, PoolConfig};
 use crate::rule::{DestinationRule, Filtering, SourceRule};
 
 /// A mapping never ends by time, only with its last session.
 const FOREVER: Duration = Duration::from_secs(1 << 28);
+
+/// How long a port rests after use: RFC 6888, REQ-8.
+pub const QUIET: Duration = Duration::from_secs(120);
 
 /// What is fixed for the life of the tables.
 #[derive(Clone, Debug)]
@@ -31,8 +44,23 @@ pub struct Options {
     pub sessions: u32,
     /// The most sessions on which nobody has answered yet; the oldest of them makes room for new ones.
     pub half_open: u32,
+    /// The most hosts whose sessions are counted at a time, where there is a limit of sessions per host.
+    pub hosts: u32,
+    /// The most fragmented datagrams that are followed at a time; the oldest makes room.
+    pub datagrams: u32,
+    /// How long a port rests after use.
+    pub quiet: Duration,
     /// The secret of the tables' hash functions and of the choice of ports.
     pub seed: [u64; 2],
+}
+
+impl Options {
+    /// For so many sessions, a quarter of them half-open at most.
+    pub const fn new(sessions: u32, seed: [u64; 2]) -> Options {
+        let hosts = if sessions < 1 << 20 { sessions } else { 1 << 20 };
+        let half_open = if sessions < 4 { sessions } else { sessions / 4 };
+        Options { sessions, half_open, hosts, datagrams: 1 << 13, quiet: QUIET, seed }
+    }
 }
 
 /// The rules of one configuration, as workers read them.
@@ -40,34 +68,104 @@ pub struct Options {
 pub struct Rules {
     /// How long sessions live.
     pub timeouts: Timeouts,
+    /// … and those of UDP on which both sides have spoken.
+    pub udp_stream: Duration,
     /// For connections opened from inside, in order.
     pub source: Vec<SourceRule>,
     /// For connections to outside addresses, in order.
     pub destination: Vec<DestinationRule>,
-    /// The pools that source rules name by index. Those that stay the same over a reload are the same object.
+    /// The pools that rules name by index. Those that stay the same over a reload are the same object.
     pub pools: Vec<Arc<Pool>>,
     /// The ports of the data plane that lead outside.
-    pub outside: Vec<throughway_packet::PortId>,
+    pub outside: Vec<PortId>,
+    /// Whether hosts inside reach each other by their outside addresses (RFC 4787, REQ-9).
+    pub hairpin: bool,
+    /// The most sessions of one host inside (an IPv4 address, an IPv6 /64).
+    pub sessions_per_host: Option<u32>,
 }
+
+impl Rules {
+    /// Rules that translate nothing, with the timeouts that the RFCs ask for.
+    pub const fn new(outside: Vec<PortId>) -> Rules {
+        Rules {
+            timeouts: Timeouts::NAT,
+            udp_stream: Timeouts::NAT.udp,
+            source: Vec::new(),
+            destination: Vec::new(),
+            pools: Vec::new(),
+            outside,
+            hairpin: true,
+            sessions_per_host: None,
+        }
+    }
+
+    /// The pool of this index with the address, whichever.
+    pub(crate) fn pool_with(&self, address: IpAddr) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| pool.owns(address))
+    }
+
+    pub(crate) fn timeout(&self, connection: Connection, headers: &Headers) -> Duration {
+        match connection {
+            Connection::Stateless { answered: true } if headers.key.protocol == UDP => self.udp_stream,
+            other => other.timeout(headers, &self.timeouts),
+        }
+    }
+}
+
+/// Bits of [`Session::flags`].
+pub(crate) mod flags {
+    /// A host outside opened it; without it, a host inside.
+    pub(crate) const INBOUND: u8 = 1 << 0;
+    /// Its rule is one of the destination rules.
+    pub(crate) const BY_DESTINATION: u8 = 1 << 1;
+    /// The host that was called has answered: its mapping counts the session as one of its own.
+    pub(crate) const ANSWERED: u8 = 1 << 2;
+    /// An answer that does not keep it alive may stand in a flow cache.
+    pub(crate) const CACHED: u8 = 1 << 3;
+    /// Counted for its host inside.
+    pub(crate) const COUNTED: u8 = 1 << 4;
+    /// The opener's mapping lets the called address in.
+    pub(crate) const PEER: u8 = 1 << 5;
+    /// The called one's mapping lets the opener's address in.
+    pub(crate) const TARGET_PEER: u8 = 1 << 6;
+}
+
+/// No rule: [`Session::rule`].
+pub(crate) const NO_RULE: u16 = u16::MAX;
 
 /// A session's own part.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
-    /// The state of the connection.
-    pub connection: Connection,
-    /// The mapping it belongs to, as [`SessionId::to_bits`]; 0: none (destination NAT, prefixes).
-    pub mapping: u64,
+    pub(crate) connection: Connection,
+    pub(crate) flags: u8,
+    /// The rule that made it, or [`NO_RULE`].
+    pub(crate) rule: u16,
+    /// The mapping of who opened it, as [`SessionId::to_bits`]; 0: none (destination NAT, prefixes).
+    pub(crate) mapping: u64,
+    /// The mapping that was called, where it was one.
+    pub(crate) target: u64,
+}
+
+impl Session {
+    pub(crate) const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 /// A mapping's own part.
 #[derive(Clone, Debug)]
 pub struct Mapped {
-    /// Where its port came from.
-    pub pool: Arc<Pool>,
+    /// Whose port it has.
+    pub(crate) address: Arc<Address>,
+    /// The pool, where it has blocks.
+    pub(crate) pool: Option<Arc<Pool>>,
     /// Who may send to it.
-    pub filtering: Filtering,
+    pub(crate) filtering: Filtering,
     /// Sessions that use it.
-    pub sessions: u32,
+    pub(crate) sessions: u32,
+    /// Of these, those that its host has sent to: while there is one, others may be let in (RFC 4787, REQ-6: what comes in alone
+    /// keeps nothing alive).
+    pub(crate) own: u32,
 }
 
 /// What all workers share, whatever rules are in force.
@@ -76,23 +174,58 @@ pub struct Shared {
     pub(crate) options: Options,
     pub(crate) sessions: SessionTable<Session>,
     pub(crate) mappings: SessionTable<Mapped>,
+    /// How many sessions of a mapping have sent to an address.
+    pub(crate) peers: SessionTable<u32>,
+    pub(crate) fragments: Fragments,
+    pub(crate) hosts: SourceCounter,
+    addresses: Addresses,
     generations: Arc<Generations>,
+    events: Option<Events>,
 }
 
 impl Shared {
     /// Empty tables.
     pub fn new(options: Options, generations: Arc<Generations>) -> Shared {
         let [a, b] = options.seed;
+        let half_open = options.half_open.min(options.sessions);
         let sessions =
-            Config::new(options.sessions, Seed([a, b])).half_open(options.half_open, WhenFull::EvictHalfOpen);
-        // No more mappings than sessions: each has one at least.
+            Config::new(options.sessions, Seed([a, b])).half_open(half_open, WhenFull::EvictHalfOpen);
+        // No more mappings than sessions, and no more peers: each has one at least.
         let mappings = Config::new(options.sessions, Seed([b, a]));
+        let peers = Config::new(options.sessions, Seed([!a, b]));
+        let hosts = SourceConfig { capacity: options.hosts, ipv6_prefix: 64, seed: Seed([a, !b]) };
+        let quiet = u64::try_from(options.quiet.as_nanos()).unwrap_or(u64::MAX);
         Shared {
             sessions: SessionTable::new(sessions),
             mappings: SessionTable::new(mappings),
+            peers: SessionTable::new(peers),
+            fragments: Fragments::new(options.datagrams, Seed([!b, a])),
+            hosts: SourceCounter::new(hosts),
+            addresses: Addresses::new(quiet),
             options,
             generations,
+            events: None,
         }
+    }
+
+    /// Tells of blocks that hosts get and give back.
+    #[must_use]
+    pub fn with_events(mut self, events: Events) -> Shared {
+        self.events = Some(events);
+        self
+    }
+
+    /// The pool for `config`: one of `before` (the pools in force) that was made so, or a new one. Ports that mappings have stay theirs
+    /// either way; blocks are kept only by pools that stay.
+    pub fn pool(&self, config: PoolConfig, before: &[Arc<Pool>]) -> Arc<Pool> {
+        let quiet = u64::try_from(self.options.quiet.as_nanos()).unwrap_or(u64::MAX);
+        let made = Arc::new(Pool::new(config, &self.addresses, quiet));
+        before.iter().find(|pool| pool.config() == made.config()).map_or(made, Arc::clone)
+    }
+
+    /// The outside addresses.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// How many sessions there are, and how many mappings.
@@ -105,32 +238,72 @@ impl Shared {
         self.sessions.is_empty()
     }
 
+    /// Of how many addresses mappings remember that they have sent there.
+    pub fn peers(&self) -> u32 {
+        self.peers.len()
+    }
+
+    /// What has happened to sessions so far.
+    pub fn stats(&self) -> Stats {
+        self.sessions.stats()
+    }
+
+    /// How many sessions of a class there are.
+    pub fn count(&self, class: Class) -> u32 {
+        self.sessions.count(class)
+    }
+
+    /// Bytes that the tables hold on the heap now.
+    pub fn memory(&self) -> usize {
+        self.sessions.memory() + self.mappings.memory() + self.peers.memory()
+    }
+
     /// The slot of a session: what caches that remember its translation depend on.
     pub(crate) fn slot(id: SessionId) -> Slot {
         Slot::session(id.to_bits())
     }
 
-    /// Makes a session that uses `mapping` (which must have been counted up for it; on an error the caller counts it down).
+    /// Makes a session. On an error the caller gives back what it has taken for it.
     pub(crate) fn open(
         &self,
-        keys: [SessionKey; 2],
-        connection: Connection,
+        [forward, reverse]: [SessionKey; 2],
         timeout: Duration,
-        mapping: Option<SessionId>,
+        state: Session,
         now: Now,
     ) -> Result<SessionId, InsertError> {
-        let [forward, reverse] = keys;
-        let state = Session { connection, mapping: mapping.map_or(0, SessionId::to_bits) };
-        let class = connection.class();
+        let class = state.connection.class();
         self.sessions.insert(NewSession { forward, reverse, class, timeout, state }, now, |gone| {
             self.closed(&gone, now)
         })
     }
 
-    /// A session is gone: its mapping has one less, and goes with its last.
+    /// A session is gone: everything that was taken for it is given back.
     pub(crate) fn closed(&self, gone: &Removed<Session>, now: Now) {
-        if gone.state.mapping != 0 {
-            self.leave(SessionId::from_bits(gone.state.mapping), now);
+        if gone.state.has(flags::CACHED) || gone.reason == Reason::Cleared {
+            self.generations.bump([Shared::slot(gone.info.id)]);
+        }
+        self.give_back(&gone.keys, &gone.state, false, now);
+    }
+
+    /// Gives back what was taken for a session; `unused`: nothing was sent.
+    pub(crate) fn give_back(&self, keys: &[SessionKey; 2], session: &Session, unused: bool, now: Now) {
+        let [forward, reverse] = keys;
+        if session.has(flags::PEER) {
+            self.forbid(&peer_key(reverse, &forward.destination));
+        }
+        if session.has(flags::TARGET_PEER) {
+            self.forbid(&peer_key(forward, &reverse.destination));
+        }
+        if session.mapping != 0 {
+            self.leave(SessionId::from_bits(session.mapping), true, unused, now);
+        }
+        if session.target != 0 {
+            let own = session.has(flags::ANSWERED);
+            self.leave(SessionId::from_bits(session.target), own, unused, now);
+        }
+        if session.has(flags::COUNTED) {
+            let inbound = session.has(flags::INBOUND);
+            self.hosts.release(if inbound { &reverse.source } else { &forward.source });
         }
     }
 
@@ -138,14 +311,15 @@ impl Shared {
     pub(crate) fn end(&self, id: SessionId, now: Now) {
         if let Some(gone) = self.sessions.remove(id) {
             self.generations.bump([Shared::slot(id)]);
-            self.closed(&gone, now);
+            self.give_back(&gone.keys, &gone.state, false, now);
         }
     }
 
     /// Counts a session of a mapping down; the last one takes the mapping along, and its port rests.
-    pub(crate) fn leave(&self, id: SessionId, now: Now) {
+    pub(crate) fn leave(&self, id: SessionId, own: bool, unused: bool, now: Now) {
         let left = self.mappings.with(id, |mapped, _| {
             mapped.sessions = mapped.sessions.saturating_sub(1);
+            mapped.own = mapped.own.saturating_sub(u32::from(own));
             mapped.sessions
         });
         if left != Some(0) {
@@ -153,22 +327,30 @@ impl Shared {
         }
         // Another worker may have found it meanwhile and counted it up.
         if let Some(gone) = self.mappings.remove_if(id, |mapped| mapped.sessions == 0) {
-            let [_, outside] = gone.keys;
-            if let Some((address, port)) = end_of(&outside.destination, outside.destination_port) {
-                gone.state.pool.give_back(address, outside.protocol, port, now.0);
+            let [inside, outside] = gone.keys;
+            let (host, _) = end_of(&inside.source, inside.source_port);
+            let (_, port) = end_of(&outside.destination, outside.destination_port);
+            gone.state.address.give_back(outside.protocol, port, unused, now.0);
+            if let Some(pool) = &gone.state.pool {
+                pool.leave(host, port, now.0);
             }
         }
     }
 
-    /// The mapping with this key, counted up for one more session.
-    pub(crate) fn join(&self, key: &SessionKey, now: Now) -> Option<(SessionId, Filtering)> {
-        self.mappings.lookup_with(key, now, |_, mapped, meta| {
+    /// The mapping with this key, counted up for one more session; `own`: one that its host opens.
+    pub(crate) fn join(&self, key: &SessionKey, own: bool, now: Now) -> Option<(SessionId, Filtering)> {
+        let found = self.mappings.lookup_with(key, now, |_, mapped, meta| {
+            if mapped.address.is_lost() || (!own && mapped.own == 0) {
+                return None;
+            }
             mapped.sessions = mapped.sessions.saturating_add(1);
-            (meta.id(), mapped.filtering)
-        })
+            mapped.own = mapped.own.saturating_add(u32::from(own));
+            Some((meta.id(), mapped.filtering))
+        });
+        found.flatten()
     }
 
-    /// Makes a mapping with one session.
+    /// Makes a mapping with one session of its own.
     pub(crate) fn map(
         &self,
         keys: [SessionKey; 2],
@@ -180,9 +362,64 @@ impl Shared {
         self.mappings.insert(new, now, |_| ())
     }
 
-    /// Ages sessions: a bounded slice.
-    pub(crate) fn tick(&self, now: Now, budget: usize) {
+    /// Lets an address send to a mapping, once more. Says whether there was room.
+    pub(crate) fn permit(&self, key: &SessionKey, now: Now) -> bool {
+        for _ in 0..2 {
+            if self.peers.lookup_with(key, now, |_, count, _| *count = count.saturating_add(1)).is_some() {
+                return true;
+            }
+            // The reverse key is never looked up; this bit keeps it apart from every forward key.
+            let reverse = SessionKey { zone: key.zone | 1 << 15, ..*key };
+            let (class, timeout) = (Class::Established, FOREVER);
+            let new = NewSession { forward: *key, reverse, class, timeout, state: 1 };
+            match self.peers.insert(new, now, |_| ()) {
+                Ok(_) => return true,
+                // Another worker was faster.
+                Err(InsertError::Conflict { .. }) => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// Takes back one [`Shared::permit`].
+    pub(crate) fn forbid(&self, key: &SessionKey) {
+        let left = self.peers.lookup_with(key, Now(0), |_, count, meta| {
+            *count = count.saturating_sub(1);
+            (*count, meta.id())
+        });
+        if let Some((0, id)) = left {
+            self.peers.remove_if(id, |count| *count == 0);
+        }
+    }
+
+    /// Whether an address may send to a mapping with address-dependent filtering.
+    pub(crate) fn is_permitted(&self, key: &SessionKey, now: Now) -> bool {
+        self.peers.lookup(key, now).is_some()
+    }
+
+    /// The host has lost an outside address: no new session uses it. Its sessions end by [`Shared::clear`], which the caller goes
+    /// through next. Rules that still name the address take it back when they are made.
+    pub fn lose(&self, address: IpAddr) {
+        self.addresses.lose(address);
+    }
+
+    /// Tells of a block.
+    pub(crate) fn tell(&self, block: &Block, allocated: bool, now: Now) {
+        if let Some(events) = &self.events {
+            let (inside, outside) = (octets(block.inside), octets(block.outside));
+            let (first, last) = (block.first, block.last);
+            events.tell(now, What::Block(PortBlock { inside, outside, first, last, allocated }));
+        }
+    }
+
+    /// Ages sessions, datagrams and blocks: a bounded slice.
+    pub(crate) fn tick(&self, pools: &[Arc<Pool>], now: Now, budget: usize) {
         self.sessions.expire(now, budget, |gone| self.closed(&gone, now));
+        self.fragments.expire(now);
+        for pool in pools {
+            pool.tick(now.0, |block| self.tell(&block, false, now));
+        }
     }
 }
 
@@ -193,19 +430,17 @@ pub(crate) fn inside_key(of: &SessionKey, peer: Option<([u8; 16], [u8; 2])>) -> 
     SessionKey { destination, destination_port, ..*of }
 }
 
-/// The outside end of a mapping as a key.
-pub(crate) fn outside_key(address: IpAddr, port: u16, protocol: u8, zone: u16) -> SessionKey {
-    SessionKey {
-        destination: octets(address),
-        destination_port: port.to_be_bytes(),
-        protocol,
-        zone,
-        ..SessionKey::default()
-    }
+/// The outside end of a mapping as a key: where a packet with this key is sent to.
+pub(crate) fn outside_key(packet: &SessionKey) -> SessionKey {
+    SessionKey { source: [0; 16], source_port: [0; 2], ..*packet }
+}
+
+/// An address that may send to the outside end that packets with this key are sent to.
+pub(crate) fn peer_key(packet: &SessionKey, address: &[u8; 16]) -> SessionKey {
+    SessionKey { source: *address, source_port: [0; 2], ..*packet }
 }
 
 /// An address and port in their usual form.
-pub(crate) fn end_of(address: &[u8; 16], port: [u8; 2]) -> Option<(IpAddr, u16)> {
-    let address = std::net::Ipv6Addr::from(*address).to_canonical();
-    Some((address, u16::from_be_bytes(port)))
+pub(crate) fn end_of(address: &[u8; 16], port: [u8; 2]) -> (IpAddr, u16) {
+    (std::net::Ipv6Addr::from(*address).to_canonical(), u16::from_be_bytes(port))
 }

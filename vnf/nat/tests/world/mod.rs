@@ -5,12 +5,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use throughway_nat::rule::{Filtering, Mapping, SourceRule, SourceTarget};
-use throughway_nat::{Nat, Options, Pool, PoolConfig, Pooling, Rules, Shared};
+use throughway_nat::rule::{SourceRule, SourceTarget};
+use throughway_nat::{Nat, Options, PoolConfig, Rules, Shared};
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, apply, checksum, parse};
-use throughway_session::connection::Timeouts;
-use throughway_vnf::{Context, Function, Generations, Now, Packet, Snapshot, Verdict};
+use throughway_vnf::events::EventQueue;
+use throughway_vnf::{Context, DropReason, Function, Generations, Now, Packet, Snapshot, Verdict};
 
 pub(crate) const INSIDE: PortId = PortId(0);
 pub(crate) const OUTSIDE: PortId = PortId(1);
@@ -28,49 +28,69 @@ pub(crate) fn between(source: &str, destination: &str) -> PacketBuilder {
 
 /// A source rule for everything, to pool 0, as configured where nothing is said.
 pub(crate) fn to_pool() -> SourceRule {
-    SourceRule {
-        matches: Default::default(),
-        target: SourceTarget::Pool(0),
-        mapping: Mapping::default(),
-        filtering: Filtering::default(),
-        preserve_port: true,
-        preserve_parity: true,
-    }
+    SourceRule::new(SourceTarget::Pool(0))
 }
 
-/// A pool with these addresses and ports, whose ports rest for two minutes.
-pub(crate) fn pool(addresses: &[&str], ports: std::ops::RangeInclusive<u16>) -> Arc<Pool> {
-    let addresses = addresses.iter().map(|address| ip(address)).collect();
-    Arc::new(Pool::new(PoolConfig { addresses, ports, quiet: 120 * SECOND, pooling: Pooling::Paired }))
+/// A pool with these addresses and ports.
+pub(crate) fn pool(addresses: &[&str], ports: std::ops::RangeInclusive<u16>) -> PoolConfig {
+    PoolConfig { ports, ..PoolConfig::new(addresses.iter().map(|address| ip(address)).collect()) }
 }
 
-/// Rules with one outside port.
-pub(crate) fn rules(source: Vec<SourceRule>, pools: Vec<Arc<Pool>>) -> Rules {
-    Rules { timeouts: Timeouts::NAT, source, destination: Vec::new(), pools, outside: vec![OUTSIDE] }
+/// Rules with one outside port, and pools to be made.
+pub(crate) fn rules(source: Vec<SourceRule>, pools: Vec<PoolConfig>) -> (Rules, Vec<PoolConfig>) {
+    (Rules { source, ..Rules::new(vec![OUTSIDE]) }, pools)
 }
 
 pub(crate) struct World {
     pub(crate) nat: Nat,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) rules: Snapshot<Rules>,
+    pub(crate) generations: Arc<Generations>,
+    pub(crate) events: Arc<EventQueue>,
     pub(crate) now: u64,
 }
 
 impl World {
-    pub(crate) fn new(rules: Rules) -> World {
-        let options = Options { sessions: 1 << 16, half_open: 1 << 15, seed: [1, 2] };
-        let shared = Arc::new(Shared::new(options, Arc::new(Generations::default())));
-        World { nat: Nat::new(Arc::clone(&shared), Snapshot::new(rules), 0), shared, now: 10 * SECOND }
+    pub(crate) fn new(made: (Rules, Vec<PoolConfig>)) -> World {
+        World::with(Options { half_open: 1 << 15, ..Options::new(1 << 16, [1, 2]) }, made)
+    }
+
+    pub(crate) fn with(options: Options, (rules, pools): (Rules, Vec<PoolConfig>)) -> World {
+        let generations = Arc::new(Generations::default());
+        let events = EventQueue::new(1000);
+        let shared = Shared::new(options, Arc::clone(&generations)).with_events(events.of_function(7));
+        let pools = pools.into_iter().map(|config| shared.pool(config, &[])).collect();
+        let rules = Snapshot::new(Rules { pools, ..rules });
+        let shared = Arc::new(shared);
+        let nat = Nat::new(Arc::clone(&shared), rules.clone(), 0);
+        World { nat, shared, rules, generations, events, now: 10 * SECOND }
+    }
+
+    /// Publishes other rules, as a reload does.
+    pub(crate) fn reload(&mut self, (rules, pools): (Rules, Vec<PoolConfig>)) {
+        let before = self.rules.read_owned();
+        let pools = pools.into_iter().map(|config| self.shared.pool(config, &before.pools)).collect();
+        self.rules.publish(Rules { pools, ..rules });
+    }
+
+    /// A packet as the NAT leaves it, with its verdict.
+    pub(crate) fn judge<'a>(&mut self, ingress: PortId, frame: &'a [u8]) -> (Verdict, Packet<'a>) {
+        let headers = parse(frame, ingress).unwrap_or_else(|error| panic!("{error}"));
+        let mut packet = Packet::new(frame, headers);
+        let verdict = self.nat.judge(&mut packet, &Context { now: Now(self.now) });
+        (verdict, packet)
     }
 
     /// What the NAT says of a frame, and the frame as it leaves, with every checksum right.
     pub(crate) fn pass(&mut self, ingress: PortId, frame: &[u8]) -> (Verdict, Vec<u8>, Headers) {
-        let headers = parse(frame, ingress).unwrap_or_else(|error| panic!("{error}"));
-        let mut packet = Packet::new(frame, headers);
-        let verdict = self.nat.judge(&mut packet, &Context { now: Now(self.now) });
+        let (verdict, packet) = self.judge(ingress, frame);
+        let headers = *packet.received();
         let mut sent = frame.to_vec();
+        packet.extra().execute(&headers, &mut sent);
         apply(packet.action(), &headers, &mut sent);
         let seen = parse(&sent, ingress).unwrap();
-        assert!(checksum::verify(&sent, &seen), "{seen:?}");
+        let fine = checksum::verify(frame, &headers);
+        assert!(!fine || checksum::verify(&sent, &seen), "{seen:?}");
         assert_eq!(seen, *packet.headers(), "the view is what the bytes say");
         (verdict, sent, seen)
     }
@@ -83,11 +103,29 @@ impl World {
         seen
     }
 
+    /// A packet that is dropped for this reason.
+    #[track_caller]
+    pub(crate) fn drops(&mut self, ingress: PortId, packet: &PacketBuilder, reason: DropReason) {
+        assert_eq!(self.pass(ingress, &packet.finish()).0, Verdict::Drop(reason));
+    }
+
     /// Lets time go by, with housekeeping.
     pub(crate) fn wait(&mut self, seconds: u64) {
-        for _ in 0..seconds {
-            self.now += SECOND;
-            self.nat.tick(&Context { now: Now(self.now) });
+        for _ in 0..seconds * 4 {
+            self.now += SECOND / 4;
+            for _ in 0..8 {
+                self.nat.tick(&Context { now: Now(self.now) });
+            }
         }
     }
+}
+
+/// The outside end of a packet that left.
+pub(crate) fn source_of(seen: &Headers) -> (IpAddr, u16) {
+    (seen.source(), seen.source_port())
+}
+
+/// Where a packet goes.
+pub(crate) fn destination_of(seen: &Headers) -> (IpAddr, u16) {
+    (seen.destination(), seen.destination_port())
 }

@@ -1,0 +1,152 @@
+//! Outside addresses: each one's ports, whichever pool or interface has the address.
+//!
+//! An address has its ports once. Two pools that share it, or two configurations one after the other, never give one port twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use throughway_packet::parse::{ICMP, ICMPV6, SCTP, TCP, UDP};
+
+use crate::ports::{Parity, Ports};
+
+/// Protocols with ports of their own (IANA numbers). ICMP and ICMPv6 have identifiers.
+const PROTOCOLS: [u8; 5] = [ICMP, TCP, UDP, ICMPV6, SCTP];
+
+/// Which of its tables a protocol has.
+fn side(protocol: u8) -> Option<usize> {
+    PROTOCOLS.iter().position(|known| *known == protocol)
+}
+
+/// Whether packets of a protocol are told apart by ports or identifiers.
+pub(crate) fn has_ports(protocol: u8) -> bool {
+    side(protocol).is_some()
+}
+
+/// A mutex that a panic elsewhere does not close: what it holds is right after every step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many ports of something are in which state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortUse {
+    /// In use by a mapping.
+    pub taken: usize,
+    /// At rest after use.
+    pub resting: usize,
+}
+
+/// One outside address. 8.6 KiB for each protocol that is in use.
+#[derive(Debug)]
+pub struct Address {
+    address: IpAddr,
+    quiet: u64,
+    lost: AtomicBool,
+    ports: Mutex<[Option<Box<Ports>>; PROTOCOLS.len()]>,
+}
+
+impl Address {
+    /// The address itself.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Whether the host has lost it.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn with<R>(&self, protocol: u8, work: impl FnOnce(&mut Ports) -> R) -> Option<R> {
+        let side = side(protocol)?;
+        let mut ports = lock(&self.ports);
+        // Port 0 means none (RFC 768; RFC 9293 does not forbid it, but sockets cannot have it). An identifier may well be 0.
+        let new = || Box::new(Ports::new(1..=u16::MAX, self.quiet));
+        Some(work(ports.get_mut(side)?.get_or_insert_with(new)))
+    }
+
+    /// Takes this very port, if it is free.
+    pub(crate) fn take(&self, protocol: u8, port: u16, now: u64) -> bool {
+        self.with(protocol, |ports| ports.take(port, now)).unwrap_or(false)
+    }
+
+    /// Takes a free port of the range; see [`Ports::take_in`].
+    pub(crate) fn take_in(
+        &self,
+        protocol: u8,
+        range: RangeInclusive<u16>,
+        parity: Parity,
+        random: u64,
+        now: u64,
+    ) -> Option<u16> {
+        self.with(protocol, |ports| ports.take_in(range, parity, random, now))?
+    }
+
+    /// Gives back what was taken, once for each take; `unused`: nobody outside has seen it, it need not rest.
+    pub(crate) fn give_back(&self, protocol: u8, port: u16, unused: bool, now: u64) {
+        self.with(protocol, |ports| if unused { ports.release(port) } else { ports.give_back(port, now) });
+    }
+
+    /// Which of its ports are somebody else's.
+    pub(crate) fn exclude_only(&self, protocol: u8, excluded: &BTreeSet<u16>) {
+        self.with(protocol, |ports| ports.exclude_only(excluded));
+    }
+
+    /// The use of its ports, after waking those that have rested long enough.
+    pub fn usage(&self, now: u64) -> PortUse {
+        let mut sum = PortUse::default();
+        for ports in lock(&self.ports).iter_mut().flatten() {
+            ports.wake(now, usize::MAX);
+            sum.taken += ports.owned() - ports.available() - ports.resting();
+            sum.resting += ports.resting();
+        }
+        sum
+    }
+}
+
+/// All outside addresses that are in use.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    known: Mutex<BTreeMap<IpAddr, Weak<Address>>>,
+    quiet: u64,
+}
+
+impl Addresses {
+    /// None yet. `quiet`: how long (ns) ports rest after use.
+    pub fn new(quiet: u64) -> Addresses {
+        Addresses { known: Mutex::default(), quiet }
+    }
+
+    /// An address; the same one for everybody who asks while somebody has it. Not lost any more.
+    pub fn get(&self, address: IpAddr) -> Arc<Address> {
+        let mut known = lock(&self.known);
+        if let Some(found) = known.get(&address).and_then(Weak::upgrade) {
+            found.lost.store(false, Ordering::Relaxed);
+            return found;
+        }
+        // What nobody has any more is forgotten now and then.
+        if known.len().is_power_of_two() {
+            known.retain(|_, address| address.strong_count() > 0);
+        }
+        let (lost, ports) = (AtomicBool::new(false), Mutex::default());
+        let made = Arc::new(Address { address, quiet: self.quiet, lost, ports });
+        known.insert(address, Arc::downgrade(&made));
+        made
+    }
+
+    /// Ports of an address that sockets of the host hold: given to nobody, as soon as no mapping has them. Replaces what was said
+    /// for this address and protocol before. Says whether anybody uses the address.
+    pub fn exclude(&self, address: IpAddr, protocol: u8, ports: &BTreeSet<u16>) -> bool {
+        let found = lock(&self.known).get(&address).and_then(Weak::upgrade);
+        found.map(|found| found.exclude_only(protocol, ports)).is_some()
+    }
+
+    /// The host has lost an address: its mappings take no more sessions.
+    pub(crate) fn lose(&self, address: IpAddr) {
+        if let Some(found) = lock(&self.known).get(&address).and_then(Weak::upgrade) {
+            found.lost.store(true, Ordering::Relaxed);
+        }
+    }
+}

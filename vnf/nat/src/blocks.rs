@@ -1,0 +1,267 @@
+//! Blocks of ports: what a host inside gets at once, so that one log line says who had a port (RFC 6888, section 4).
+//!
+//! A host's first port makes a block of its address's ports its own, for all protocols; when a block is full it gets another
+//! one, up to the most. Once the last mapping in a block is gone and its ports have rested, the block is free again.
+//!
+//! While few blocks are left, hosts that have one already get no further ones: the last sixteenth is for hosts that have none.
+//!
+//! With `hosts` the blocks are computed from the host's place in the list (RFC 7422): no state, nothing to log.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::address::lock;
+
+/// Parts of the table of hosts, each with its lock.
+const PARTS: usize = 64;
+/// How often (ns) one part is looked at for blocks that have become free: all of them within 2.1 s.
+const SWEEP: u64 = 1 << 25;
+
+/// How hosts get ports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlockConfig {
+    /// Ports of a block, at least one.
+    pub size: u16,
+    /// The most blocks of a host, at least one.
+    pub per_host: u16,
+    /// Not empty: the blocks of these hosts are computed, in this order, and no other host gets any.
+    pub hosts: Vec<RangeInclusive<IpAddr>>,
+}
+
+/// A block that a host has, for logs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// The host.
+    pub inside: IpAddr,
+    /// The outside address.
+    pub outside: IpAddr,
+    /// Its first port.
+    pub first: u16,
+    /// Its last port.
+    pub last: u16,
+}
+
+/// The block of a host that has computed ones: the number of its address, and its ports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Computed {
+    pub(crate) address: usize,
+    pub(crate) ports: RangeInclusive<u16>,
+}
+
+#[derive(Debug)]
+struct Held {
+    number: u16,
+    mappings: u32,
+    /// Since when (ns) there has been no mapping.
+    idle: u64,
+}
+
+/// What a host has.
+#[derive(Debug)]
+struct Holder {
+    address: usize,
+    blocks: Vec<Held>,
+}
+
+/// The blocks of all addresses of a pool.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    size: u16,
+    per_host: u16,
+    first: u16,
+    /// Of one address.
+    count: usize,
+    /// How long (ns) a block is kept after its last mapping.
+    hold: u64,
+    holders: Box<[Mutex<BTreeMap<IpAddr, Holder>>]>,
+    /// Of each address, the numbers of the free ones.
+    free: Box<[Mutex<Vec<u16>>]>,
+    swept: AtomicU64,
+}
+
+/// What [`Blocks::take`] asks of an address: a port in these of it, if one is free.
+pub(crate) type Ask<'a> = dyn FnMut(usize, RangeInclusive<u16>) -> Option<u16> + 'a;
+
+impl Blocks {
+    /// All free. `ports` of `addresses` addresses.
+    pub(crate) fn new(
+        config: &BlockConfig,
+        ports: &RangeInclusive<u16>,
+        addresses: usize,
+        hold: u64,
+    ) -> Blocks {
+        let size = config.size.max(1);
+        let count = ports.len() / usize::from(size);
+        let numbers = || Mutex::new((0..count).map(|number| number as u16).collect());
+        let none = config.hosts.is_empty();
+        Blocks {
+            size,
+            per_host: config.per_host.max(1),
+            first: *ports.start(),
+            count,
+            hold,
+            holders: (0..PARTS).map(|_| Mutex::default()).collect(),
+            free: (0..if none { addresses } else { 0 }).map(|_| numbers()).collect(),
+            swept: AtomicU64::new(0),
+        }
+    }
+
+    fn ports(&self, number: u16, blocks: u16) -> RangeInclusive<u16> {
+        let first = self.first.wrapping_add(number.wrapping_mul(self.size));
+        first..=first.wrapping_add(self.size.wrapping_mul(blocks) - 1)
+    }
+
+    fn part(&self, inside: IpAddr) -> &Mutex<BTreeMap<IpAddr, Holder>> {
+        &self.holders[part_of(inside)]
+    }
+
+    /// Takes a port for a host out of one of its blocks, or of a new one. `addresses`: the ones it may have, the one it is paired
+    /// with first. Returns address, port, and the block if it is new.
+    pub(crate) fn take(
+        &self,
+        inside: IpAddr,
+        mut addresses: impl Iterator<Item = usize>,
+        random: u64,
+        ask: &mut Ask<'_>,
+    ) -> Option<(usize, u16, Option<RangeInclusive<u16>>)> {
+        let mut holders = lock(self.part(inside));
+        if let Some(holder) = holders.get_mut(&inside) {
+            let address = holder.address;
+            for held in &mut holder.blocks {
+                if let Some(port) = ask(address, self.ports(held.number, 1)) {
+                    held.mappings += 1;
+                    return Some((address, port, None));
+                }
+            }
+            if holder.blocks.len() >= usize::from(self.per_host) {
+                return None;
+            }
+            // The last ones are for those who have none.
+            let number = self.grab(address, self.count / 16, random)?;
+            let ports = self.ports(number, 1);
+            let Some(port) = ask(address, ports.clone()) else {
+                self.put_back(address, number);
+                return None;
+            };
+            holder.blocks.push(Held { number, mappings: 1, idle: 0 });
+            return Some((address, port, Some(ports)));
+        }
+        let (address, number) =
+            addresses.find_map(|address| Some((address, self.grab(address, 0, random)?)))?;
+        let ports = self.ports(number, 1);
+        let Some(port) = ask(address, ports.clone()) else {
+            self.put_back(address, number);
+            return None;
+        };
+        let blocks = vec![Held { number, mappings: 1, idle: 0 }];
+        holders.insert(inside, Holder { address, blocks });
+        Some((address, port, Some(ports)))
+    }
+
+    /// A free block of an address, if more than `reserve` are.
+    fn grab(&self, address: usize, reserve: usize, random: u64) -> Option<u16> {
+        let mut free = lock(self.free.get(address)?);
+        if free.len() <= reserve {
+            return None;
+        }
+        let at = random as usize % free.len();
+        Some(free.swap_remove(at))
+    }
+
+    fn put_back(&self, address: usize, number: u16) {
+        if let Some(free) = self.free.get(address) {
+            lock(free).push(number);
+        }
+    }
+
+    /// A mapping of a host has ended.
+    pub(crate) fn leave(&self, inside: IpAddr, port: u16, now: u64) {
+        let number = port.wrapping_sub(self.first) / self.size;
+        if let Some(holder) = lock(self.part(inside)).get_mut(&inside)
+            && let Some(held) = holder.blocks.iter_mut().find(|held| held.number == number)
+        {
+            held.mappings = held.mappings.saturating_sub(1);
+            held.idle = now;
+        }
+    }
+
+    /// Frees blocks that nobody has used for long enough: one part of the hosts at a time. `gone` is given each.
+    pub(crate) fn tick(&self, now: u64, mut gone: impl FnMut(IpAddr, usize, RangeInclusive<u16>)) {
+        let last = self.swept.load(Ordering::Relaxed);
+        if now < last.saturating_add(SWEEP) {
+            return;
+        }
+        let round = Ordering::Relaxed;
+        // One worker does it.
+        if self.swept.compare_exchange(last, now, round, round).is_err() {
+            return;
+        }
+        let part = (now / SWEEP) as usize % PARTS;
+        let Some(part) = self.holders.get(part) else { return };
+        lock(part).retain(|inside, holder| {
+            let address = holder.address;
+            holder.blocks.retain(|held| {
+                let keep = held.mappings > 0 || now < held.idle.saturating_add(self.hold);
+                if !keep {
+                    self.put_back(address, held.number);
+                    gone(*inside, address, self.ports(held.number, 1));
+                }
+                keep
+            });
+            !holder.blocks.is_empty()
+        });
+    }
+
+    /// The ports of the host with this place in the list (RFC 7422, section 2: in sequence).
+    pub(crate) fn computed(&self, place: u128) -> Option<Computed> {
+        let hosts =
+            u128::try_from(self.count / usize::from(self.per_host)).ok().filter(|hosts| *hosts > 0)?;
+        let number = u16::try_from(place % hosts).ok()?.checked_mul(self.per_host)?;
+        let address = usize::try_from(place / hosts).ok()?;
+        Some(Computed { address, ports: self.ports(number, self.per_host) })
+    }
+
+    /// The place in the list of who has this port of this address.
+    pub(crate) fn place_of(&self, address: usize, port: u16) -> Option<u128> {
+        let hosts = self.count / usize::from(self.per_host);
+        let each = self.size.checked_mul(self.per_host)?;
+        let number = usize::from(port.checked_sub(self.first)? / each);
+        (number < hosts).then(|| (address * hosts + number) as u128)
+    }
+
+    /// How many blocks there are, and how many are free.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let free = self.free.iter().map(|free| lock(free).len()).sum();
+        (self.count * self.free.len(), free)
+    }
+
+    /// Shows who has which.
+    pub(crate) fn each(&self, mut show: impl FnMut(IpAddr, usize, RangeInclusive<u16>, u32)) {
+        for part in &self.holders {
+            for (inside, holder) in lock(part).iter() {
+                for held in &holder.blocks {
+                    show(*inside, holder.address, self.ports(held.number, 1), held.mappings);
+                }
+            }
+        }
+    }
+}
+
+/// Which part a host is in.
+fn part_of(inside: IpAddr) -> usize {
+    (spread(inside) >> 26) as usize % PARTS
+}
+
+/// A number for a host, 32 bits; neighbours are far apart (Fibonacci hashing: Knuth, The Art of Computer Programming, volume 3,
+/// section 6.4).
+pub(crate) fn spread(inside: IpAddr) -> u64 {
+    let bits = match inside {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        // A subscriber is a /64 at least.
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    };
+    bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
