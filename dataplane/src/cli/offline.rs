@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::json;
 use throughway_config::Config;
@@ -11,6 +12,7 @@ use throughway_vnf::{Context, Now};
 use super::output::{columns, complain, print, table};
 use super::{Explain, Failure, Lab, Replay};
 use crate::assemble::findings::findings;
+use crate::assemble::state::States;
 use crate::assemble::{Blueprint, Figures};
 use crate::explain;
 use crate::host::HostFacts;
@@ -175,7 +177,8 @@ pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
         Err(code) => return Ok(code),
     };
     let facts = host(&config, arguments.host.as_deref())?;
-    let mut program = Blueprint::new(&config, &facts)?.program(0, &mut Figures::default());
+    let states = States::new(0, Arc::default());
+    let mut program = Blueprint::new(&config, &facts, &states)?.program(0, &mut Figures::default());
     let mut all = Vec::new();
     for (number, text) in arguments.packets.iter().enumerate() {
         let written = explain::packet::read(text).map_err(|misread| format!("--packet: {misread}"))?;

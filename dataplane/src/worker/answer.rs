@@ -120,6 +120,7 @@ mod tests {
 
     use super::super::{Setup, Worker};
     use super::*;
+    use crate::assemble::state::States;
     use crate::assemble::{Blueprint, Figures};
     use crate::host::{HostFacts, NeighbourFacts};
     use crate::stats::WorkerStats;
@@ -141,8 +142,9 @@ chains: { all: { from: lan, run: [core] } }
             facts.ports[0].addresses.push((own, if own.is_ipv4() { 24 } else { 64 }));
             facts.neighbours.push(NeighbourFacts { port: 0, address, mac: HOST, state: "reachable".into() });
         }
-        let program =
-            Blueprint::new(&config, &facts).expect("a blueprint").program(0, &mut Figures::default());
+        let program = Blueprint::new(&config, &facts, &States::new(0, Arc::default()))
+            .expect("a blueprint")
+            .program(0, &mut Figures::default());
         let setup = Setup {
             settings: Vec::new(),
             stats: WorkerStats::new(1),

@@ -99,12 +99,14 @@ impl<I: PacketIo> Engine<I> {
         true
     }
 
-    /// Sends every received packet its own way.
+    /// Sends every received packet its own way. What came in behind a packet that walks its chain waits for that, so that no
+    /// packet overtakes another.
     fn divide(&mut self, port: PortId, fates: &[Fate; BATCH]) {
         let mut received = std::mem::take(&mut self.received);
         for (frame, fate) in received.drain(..).zip(fates) {
             match *fate {
-                Fate::Send(egress) => self.enqueue(frame, port, egress),
+                Fate::Send(egress) if self.unknown.is_empty() => self.enqueue(frame, port, egress),
+                Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress)),
                 Fate::Drop(reason) => self.end(frame, port, reason),
                 Fate::Walk => self.unknown.push(frame),
             }
