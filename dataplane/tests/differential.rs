@@ -289,7 +289,7 @@ fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
                 bench.blueprint = Blueprint::new(&config, &host, &bench.states).unwrap();
                 let program = bench.blueprint.program(0, &mut bench.figures);
                 drop(bench.worker.install(program));
-                bench.blueprint.publish();
+                bench.blueprint.publish(&bench.states);
                 bench.generations.bump([Slot::CONFIG]);
                 bench.states.retain(&config);
             }

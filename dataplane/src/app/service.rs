@@ -133,8 +133,13 @@ impl Service {
         let devices = devices::prepare(&config, opened.state())?;
 
         let facts = Arc::clone(opened.facts());
+        // What cannot be built fails before anything is touched.
+        let generations = Arc::new(Generations::default());
+        let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
+        let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
+        blueprint.publish(&states);
         let mut steering = Steering::load()?;
-        steering.local_addresses().replace(local(&facts))?;
+        steering.local_addresses().replace(local(&facts, &states))?;
         let mut attachments = Vec::new();
         let mut interfaces = Vec::new();
         for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
@@ -169,9 +174,6 @@ impl Service {
         }
 
         let (wanted, wanted_from) = bounded(WANTED);
-        let generations = Arc::new(Generations::default());
-        let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
-        let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -210,6 +212,8 @@ impl Service {
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
             on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
+            states: Arc::clone(&states),
+            generations: Arc::clone(&generations),
         };
         let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
         let mirror =
@@ -285,7 +289,15 @@ impl Service {
             self.generations.bump([Slot::CONFIG]);
             return Err(error.to_string());
         }
-        blueprint.publish();
+        blueprint.publish(&self.states);
+        let claims = {
+            let facts = self.mirror.facts();
+            let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+            steering.local_addresses().replace(local(&facts, &self.states))
+        };
+        if let Err(error) = claims {
+            tracing::error!(%error, "the XDP program could not be told of the host's addresses");
+        }
         // What the old chains did to a flow is not done any more from here on.
         self.generations.bump([Slot::CONFIG]);
         self.figures.retain(&config);
@@ -448,9 +460,14 @@ impl Service {
     }
 }
 
-/// What the kernel receives itself: the host's own addresses and directed broadcasts, none of them claimed by a function.
-fn local(facts: &HostFacts) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
-    facts.local.iter().chain(&facts.broadcast).map(|address| (*address, Recipient::Kernel))
+/// What the kernel receives itself: the host's own addresses and directed broadcasts. Of those that a function claims, only
+/// what a socket of the host owns.
+fn local(facts: &HostFacts, states: &States) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
+    let nats = states.nats();
+    facts.local.iter().chain(&facts.broadcast).map(move |address| {
+        let claimed = nats.iter().any(|(_, nat)| nat.claims(*address));
+        (*address, if claimed { Recipient::Function } else { Recipient::Kernel })
+    })
 }
 
 fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interface {
@@ -524,6 +541,8 @@ fn note_zero_copy(interfaces: &mut [InterfaceView], sockets: &[live::OpenSocket]
 struct SteerWatcher {
     steering: Arc<Mutex<Steering>>,
     on_failure: Vec<FailMode>,
+    states: Arc<States>,
+    generations: Arc<Generations>,
 }
 
 impl Watcher for SteerWatcher {
@@ -531,8 +550,12 @@ impl Watcher for SteerWatcher {
         if !addresses_or_links {
             return;
         }
+        let nats = self.states.nats();
+        if nats.iter().filter(|(_, nat)| nat.host_changed(facts)).count() > 0 {
+            self.generations.bump([Slot::CONFIG]);
+        }
         let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = steering.local_addresses().replace(local(facts)) {
+        if let Err(error) = steering.local_addresses().replace(local(facts, &self.states)) {
             tracing::error!(%error, "the XDP program could not be told of the host's addresses");
         }
         for (port, (facts, on_failure)) in facts.ports.iter().zip(&self.on_failure).enumerate() {

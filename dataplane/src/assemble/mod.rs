@@ -6,6 +6,7 @@
 pub mod findings;
 pub mod firewall;
 pub mod marker;
+pub mod nat;
 pub mod router;
 pub mod state;
 
@@ -36,6 +37,8 @@ enum AssembleReason {
     Rules(#[from] throughway_marker::RuleError),
     #[error(transparent)]
     Firewall(#[from] state::FirewallError),
+    #[error(transparent)]
+    Nat(#[from] state::SessionsChanged),
     #[error("the kind `{0}` cannot be built yet")]
     NotBuilt(&'static str),
 }
@@ -53,6 +56,7 @@ enum Shared {
     Router(RouterSpec),
     Marker(Arc<throughway_marker::Rules>),
     Firewall(FirewallSpec),
+    Nat(nat::NatSpec),
 }
 
 /// A firewall with its sessions, and the rules that this blueprint brings to them.
@@ -116,7 +120,12 @@ impl Blueprint {
                     marker::rules(marker)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
-                kind @ (FunctionKind::Nat(_) | FunctionKind::LoadBalancer(_)) => {
+                FunctionKind::Nat(nat) => Shared::Nat(
+                    states
+                        .nat(&name, nat, ground.facts)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
+                ),
+                kind @ FunctionKind::LoadBalancer(_) => {
                     let source = AssembleReason::NotBuilt(kind.word());
                     return Err(AssembleError { function: name, source });
                 }
@@ -154,10 +163,13 @@ impl Blueprint {
         routers.collect()
     }
 
-    /// Brings the rules of this blueprint to the sessions of functions that run already. Cannot fail; to be called once the
-    /// programs are in force.
-    pub fn publish(&self) {
-        for (_, shared) in &self.functions {
+    /// Brings the rules of this blueprint to the sessions of functions that run already, and follows the host for those that
+    /// depend on its addresses. Cannot fail; to be called once the programs are in force.
+    pub fn publish(&self, states: &States) {
+        for (name, shared) in &self.functions {
+            if let Shared::Nat(spec) = shared {
+                states.in_force(name, spec);
+            }
             if let Shared::Firewall(spec) = shared
                 && let Some(policy) = spec.policy.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
@@ -177,6 +189,10 @@ impl Blueprint {
                 }
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))
+                }
+                Shared::Nat(spec) => {
+                    let (shared, rules) = (Arc::clone(&spec.shared), spec.rules.clone());
+                    AnyFunction::Nat(throughway_nat::Nat::new(shared, rules, worker as u64))
                 }
                 Shared::Firewall(spec) => {
                     AnyFunction::Firewall(throughway_firewall::Firewall::new(Arc::clone(&spec.shared)))

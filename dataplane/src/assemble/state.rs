@@ -7,6 +7,9 @@ use throughway_config::Config;
 use throughway_session::Seed;
 use throughway_vnf::{EventQueue, Generations};
 
+use super::nat::NatSpec;
+use crate::host::HostFacts;
+
 /// Events that may wait for the control side: log lines of rules.
 const EVENTS: usize = 8192;
 
@@ -22,6 +25,7 @@ pub struct States {
 #[derive(Debug, Default)]
 struct Known {
     firewalls: HashMap<String, KnownFirewall>,
+    nats: HashMap<String, KnownNat>,
     /// The names of functions, by the number that their events carry.
     names: Vec<String>,
 }
@@ -30,6 +34,14 @@ struct Known {
 struct KnownFirewall {
     track: throughway_config::Track,
     shared: Arc<throughway_firewall::Shared>,
+}
+
+#[derive(Debug)]
+struct KnownNat {
+    sessions: u32,
+    shared: Arc<throughway_nat::Shared>,
+    /// What is in force.
+    last: Option<NatSpec>,
 }
 
 impl States {
@@ -100,14 +112,57 @@ impl States {
         all
     }
 
+    /// The NAT of that name with its sessions, and rules for the host as it is.
+    pub(super) fn nat(
+        &self,
+        name: &str,
+        config: &throughway_config::Nat,
+        facts: &HostFacts,
+    ) -> Result<NatSpec, SessionsChanged> {
+        let mut known = self.known();
+        let Seed(seed) = self.seed_of(name);
+        let entry = known.nats.entry(name.to_owned()).or_insert_with(|| {
+            let options = super::nat::options(config, seed);
+            let shared = Arc::new(throughway_nat::Shared::new(options, Arc::clone(&self.generations)));
+            KnownNat { sessions: config.sessions, shared, last: None }
+        });
+        if entry.sessions != config.sessions {
+            return Err(SessionsChanged);
+        }
+        Ok(NatSpec::new(config, facts, Arc::clone(&entry.shared), entry.last.as_ref()))
+    }
+
+    /// This is now in force.
+    pub(super) fn in_force(&self, name: &str, spec: &NatSpec) {
+        if let Some(entry) = self.known().nats.get_mut(name) {
+            entry.last = Some(spec.clone());
+        }
+    }
+
+    /// The NATs in force, by name.
+    pub fn nats(&self) -> Vec<(String, NatSpec)> {
+        let known = self.known();
+        let all = known.nats.iter().filter_map(|(name, entry)| Some((name.clone(), entry.last.clone()?)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
     /// Forgets functions that `config` no longer has.
     pub fn retain(&self, config: &Config) {
         let is = |name: &str, kind: &str| {
             config.functions.iter().any(|function| *function.name == *name && function.kind.word() == kind)
         };
-        self.known().firewalls.retain(|name, _| is(name, "firewall"));
+        let mut known = self.known();
+        known.firewalls.retain(|name, _| is(name, "firewall"));
+        known.nats.retain(|name, _| is(name, "nat"));
     }
 }
+
+/// A NAT's table cannot change its size while it has sessions.
+#[derive(Debug, thiserror::Error)]
+#[error("`limits.sessions` cannot change while the service runs, its sessions would be lost: restart it")]
+pub(super) struct SessionsChanged;
 
 /// Why a firewall cannot be built.
 #[derive(Debug, thiserror::Error)]
