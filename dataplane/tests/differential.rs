@@ -55,7 +55,7 @@ enum Change {
     Via(u16),
 }
 
-const CONFIGS: [&str; 6] = [
+const CONFIGS: [&str; 7] = [
     "
 functions:
   classes: { marker: { rules: [ { protocol: udp, to-port: 1-3, dscp: ef }, { protocol: tcp, dscp: cs1 } ] } }
@@ -120,6 +120,21 @@ functions:
 chains:
   outbound: { from: lan, run: [core, wall] }
   inbound: { from: wan, run: [wall, core] }
+",
+    "
+functions:
+  wall: { firewall: { default: drop, rules: [ { allow: { from: lan } } ] } }
+  outer:
+    nat:
+      outside: [wan, dmz]
+      source:
+        - { match: { source: 10.1.0.0/24, protocol: udp }, pool: 203.0.113.8 }
+        - { match: { source: 10.1.0.0/24 }, to: 203.0.113.0/24 }
+        - { match: { source: \"fd00:1::/64\" }, to: \"2001:db8:9::/64\" }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [wall, outer, core] }
+  inbound: { from: [wan, dmz], run: [outer, wall, core] }
 ",
 ];
 

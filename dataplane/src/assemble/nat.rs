@@ -101,7 +101,7 @@ fn rules(config: &throughway_config::Nat, facts: &HostFacts, shared: &Shared, be
     rules.udp_stream = config.timeouts.udp_stream;
     rules.hairpin = config.hairpin;
     rules.sessions_per_host = config.sessions_per_host;
-    let mut pool = |rules: &mut Rules, made: PoolConfig| {
+    let pool = |rules: &mut Rules, made: PoolConfig| {
         let pool = shared.pool(made, before);
         match rules.pools.iter().position(|known| Arc::ptr_eq(known, &pool)) {
             Some(known) => known,
