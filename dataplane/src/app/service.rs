@@ -14,6 +14,7 @@ use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
+use crate::assemble::nat::NatSpec;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
@@ -401,6 +402,11 @@ impl Service {
     /// The firewalls, by name.
     pub fn firewalls(&self) -> Vec<(String, Arc<throughway_firewall::Shared>)> {
         self.states.firewalls()
+    }
+
+    /// The NATs in force, by name.
+    pub fn nats(&self) -> Vec<(String, NatSpec)> {
+        self.states.nats()
     }
 
     /// How many events of functions were lost because nobody could write them fast enough.

@@ -55,7 +55,7 @@ enum Command {
         #[command(flatten)]
         api: Api,
     },
-    /// End sessions of the firewalls before their time: their next packets are judged anew.
+    /// End sessions of firewalls and NATs before their time: their next packets are judged anew.
     Sessions {
         #[command(subcommand)]
         command: Sessions,
@@ -131,15 +131,19 @@ struct Filter {
     /// The interface on which packets come in.
     #[arg(long)]
     interface: Option<String>,
-    /// Not more lines than this (flows: 100).
+    /// The function whose sessions are meant.
+    #[arg(long)]
+    function: Option<String>,
+    /// Not more lines than this (100).
     #[arg(long)]
     limit: Option<usize>,
 }
 
 impl From<Filter> for crate::control::show::Options {
     fn from(filter: Filter) -> Self {
-        let Filter { address, port, protocol, interface, limit } = filter;
-        Self { address, port, protocol: protocol.map(|protocol| protocol.get()), interface, limit }
+        let Filter { address, port, protocol, interface, function, limit } = filter;
+        let protocol = protocol.map(|protocol| protocol.get());
+        Self { address, port, protocol, interface, function, limit }
     }
 }
 
@@ -180,7 +184,7 @@ enum What {
     Flows,
     /// The firewalls' rules, with what they have counted.
     Rules,
-    /// The firewalls' sessions (--address, --port, --protocol, --limit).
+    /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
     Sessions,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
@@ -313,7 +317,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Sessions { command: Sessions::Clear { filter, all, api } } => {
             let options = filter.into();
             if options == crate::control::show::Options::default() && !all {
-                output::complain("error: say which sessions (--address, --port, --protocol), or --all");
+                output::complain(
+                    "error: say which sessions (--function, --address, --port, --protocol), or --all",
+                );
                 return Ok(ExitCode::from(2));
             }
             client::clear_sessions(&options, &api.socket)

@@ -125,11 +125,14 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             Err(error) => json!({ "error": error }),
         },
         Request::ClearSessions { options } => {
-            let firewalls = service.firewalls();
-            let clear = |(_, shared): &(_, Arc<throughway_firewall::Shared>)| {
-                shared.clear(|session| show::firewall::wanted(&options, &session.key))
-            };
-            json!({ "cleared": firewalls.iter().map(clear).sum::<usize>() })
+            let mut cleared = 0;
+            for (_, shared) in service.firewalls().iter().filter(|(name, _)| options.is_of(name)) {
+                cleared += shared.clear(|session| show::firewall::wanted(&options, &session.key));
+            }
+            for (_, nat) in service.nats().iter().filter(|(name, _)| options.is_of(name)) {
+                cleared += show::nat::clear(&nat.shared, &options);
+            }
+            json!({ "cleared": cleared })
         }
         Request::Show { what, routes, .. } if what == "routes" => {
             let answer = routes::answer(&service.mirror().view(), &routes);

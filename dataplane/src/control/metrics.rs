@@ -113,6 +113,7 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     }
     functions(&mut page, service);
     firewalls(&mut page, service);
+    nats(&mut page, service);
     page.0
 }
 
@@ -165,6 +166,35 @@ fn firewalls(page: &mut Page, service: &Service) {
             let labels = [("function", name.as_str()), ("limit", limit.config.name.as_str())];
             let help = "Packets for which the limit of a rule was exceeded.";
             page.counter("throughway_limit_exceeded_total", help, &labels, limit.stats.exceeded);
+        }
+    }
+}
+
+fn nats(page: &mut Page, service: &Service) {
+    for (name, nat) in service.nats() {
+        let function = [("function", name.as_str())];
+        let shared = &nat.shared;
+        for class in throughway_session::Class::ALL {
+            let labels = [("function", name.as_str()), ("class", class.label())];
+            page.gauge("throughway_sessions", "Sessions, by class.", &labels, f64::from(shared.count(class)));
+        }
+        let capacity = f64::from(nat.config.sessions);
+        page.gauge("throughway_sessions_capacity", "The most sessions.", &function, capacity);
+        let bytes = shared.memory() as f64;
+        page.gauge("throughway_sessions_bytes", "Memory of the session table.", &function, bytes);
+        let (_, mappings) = shared.len();
+        page.gauge(
+            "throughway_nat_mappings",
+            "Outside ports that hosts inside have.",
+            &function,
+            mappings.into(),
+        );
+        let stats = shared.stats();
+        page.counter("throughway_sessions_opened_total", "Sessions made.", &function, stats.inserted);
+        for (why, count) in [("full", stats.refused_full), ("quota", stats.refused_quota)] {
+            let labels = [("function", name.as_str()), ("why", why)];
+            let help = "Sessions refused for want of room, in all or in their class.";
+            page.counter("throughway_sessions_refused_total", help, &labels, count);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 use throughway_config::value::Protocol;
+use throughway_firewall::Shared;
 use throughway_firewall::show::SessionView;
 use throughway_session::{Cursor, SessionKey};
 use throughway_shared::flow::{FAMILY_IPV4, FAMILY_IPV6, MAPPED_PREFIX};
 
+use super::Options;
 use super::flows::end;
-use super::{Options, USUAL_LIMIT};
 use crate::app::Service;
 use crate::clock;
 
@@ -42,22 +43,17 @@ pub fn wanted(options: &Options, key: &SessionKey) -> bool {
         && options.protocol.is_none_or(|protocol| key.protocol == protocol)
 }
 
-/// The sessions that `options` ask for.
-pub(super) fn sessions(service: &Service, options: &Options) -> Value {
-    let limit = options.limit.unwrap_or(USUAL_LIMIT);
+/// Adds the sessions that `options` ask for, up to `limit` rows.
+pub(super) fn sessions(name: &str, shared: &Shared, options: &Options, limit: usize, rows: &mut Vec<Value>) {
     let now = clock::now();
-    let mut rows = Vec::new();
-    for (name, shared) in service.firewalls() {
-        let mut cursor = Some(Cursor::default());
-        while let Some(at) = cursor.filter(|_| rows.len() < limit) {
-            cursor = shared.sessions(at, |session| {
-                if rows.len() < limit && wanted(options, &session.key) {
-                    rows.push(row(&name, &session, now.0));
-                }
-            });
-        }
+    let mut cursor = Some(Cursor::default());
+    while let Some(at) = cursor.filter(|_| rows.len() < limit) {
+        cursor = shared.sessions(at, |session| {
+            if rows.len() < limit && wanted(options, &session.key) {
+                rows.push(row(name, &session, now.0));
+            }
+        });
     }
-    Value::Array(rows)
 }
 
 fn row(function: &str, session: &SessionView, now: u64) -> Value {
