@@ -116,7 +116,7 @@ impl Builder {
     /// The rules that one of the file becomes: a rule with a rate and a limit on connections is two, of which the first leads
     /// to nothing but the second.
     fn rule(&mut self, rule: &throughway_config::Rule, group: &str, number: usize) -> Option<Rule> {
-        let id = rule.place.line as u32;
+        let id = rule.place.line;
         let name = match &rule.name {
             Some(name) => name.to_string(),
             // Rules without a name are known by their place among the others.
