@@ -42,6 +42,8 @@ struct Step {
     keeps: bool,
     /// Whether the called host has answered for the first time.
     answers: bool,
+    /// The mapping to be kept when the session is made anew; 0: none.
+    mapping: u64,
 }
 
 impl Nat {
@@ -145,10 +147,15 @@ impl Nat {
 
     fn whole(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Judged {
         for _ in 0..ROUNDS {
-            if let Some(judged) = self.known(rules, packet, probe, now) {
+            let mut held = None;
+            if let Some(judged) = self.known(rules, packet, probe, now, &mut held) {
                 return judged;
             }
-            if let Some(judged) = self.unknown(rules, packet, probe.key(), now) {
+            let judged = self.unknown(rules, packet, probe.key(), now);
+            if let Some(mapping) = held {
+                self.shared.leave(mapping, true, true, now);
+            }
+            if let Some(judged) = judged {
                 return judged;
             }
             // Another worker was faster with the same packet sent again: it belongs to that session.
@@ -156,8 +163,16 @@ impl Nat {
         (Verdict::Drop(DropReason::NatConflict), None)
     }
 
-    /// A packet of a session that exists: translated, and noted.
-    fn known(&self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
+    /// A packet of a session that exists: translated, and noted. `None`: none does, or it is to be made anew; its mapping is then
+    /// `held`, so that the new one has the same.
+    fn known(
+        &self,
+        rules: &Rules,
+        packet: &mut Packet<'_>,
+        probe: &Probe,
+        now: Now,
+        held: &mut Option<SessionId>,
+    ) -> Option<Judged> {
         let shared = &self.shared;
         let headers = *packet.headers();
         let (found, step) = shared.sessions.update(probe, now, |side, session, meta| {
@@ -167,7 +182,14 @@ impl Nat {
                 silence: None,
                 keeps: true,
                 answers: false,
+                mapping: 0,
             };
+            if session.has(flags::REFUSED) {
+                // Perhaps it is let in now. Nobody answers what was not sent.
+                session.connection = before;
+                step.event = if side == Side::Forward { Event::Reopens } else { Event::Invalid };
+                step.mapping = session.mapping;
+            }
             if step.event != Event::Fits {
                 return step;
             }
@@ -196,6 +218,7 @@ impl Nat {
         match step.event {
             Event::Fits => {}
             Event::Reopens => {
+                *held = Some(SessionId::from_bits(step.mapping)).filter(|mapping| shared.hold(*mapping));
                 shared.end(id, now);
                 return None;
             }
@@ -249,7 +272,19 @@ impl Nat {
         // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
         packet.judge_each();
         let timeout = rules.timeout(plan.session.connection, &headers);
-        let reason = match shared.open([*key, plan.translated.reversed()], timeout, plan.session, now) {
+        let keys = [*key, plan.translated.reversed()];
+        let mut opened = shared.open(keys, timeout, plan.session, now);
+        if let Err(InsertError::Conflict { side: Side::Reverse, with }) = opened
+            && shared.sessions.read(with, |session, _| session.has(flags::REFUSED)) == Some(true)
+        {
+            // The called host had called before, and was refused: this is the answer.
+            shared.end(with, now);
+            opened = shared.open(keys, timeout, plan.session, now);
+        }
+        let reason = match opened {
+            Ok(_) if plan.session.has(flags::REFUSED) => {
+                return Some((Verdict::Drop(DropReason::NatFiltered), None));
+            }
             Ok(id) => {
                 translate(packet, &plan.translated);
                 return Some((Verdict::Continue, Some((id, Side::Forward))));

@@ -159,7 +159,12 @@ impl<'a> Planner<'a> {
             }
         }
         if let Some(outside) = called {
-            self.call(plan, &outside)?;
+            match self.call(plan, &outside) {
+                Err(DropReason::NatFiltered) if plan.session.mapping != 0 => {
+                    plan.session.flags |= flags::REFUSED;
+                }
+                other => other?,
+            }
         }
         self.count(plan)
     }
@@ -185,20 +190,24 @@ impl<'a> Planner<'a> {
     fn call(&self, plan: &mut Plan, outside: &SessionKey) -> Result<(), DropReason> {
         let shared = self.shared;
         let (id, filtering) = shared.join(outside, false, self.now).ok_or(DropReason::NatFiltered)?;
-        plan.session.target = id.to_bits();
-        let [inside, _] = shared.mappings.keys(id).ok_or(DropReason::NatFiltered)?;
         // Who sends is known to the called host by its outside address (RFC 4787, REQ-9a).
+        let sender = SessionKey {
+            source: plan.translated.source,
+            source_port: plan.translated.source_port,
+            ..*self.key
+        };
         let may = match filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => {
-                shared.is_permitted(&peer_key(self.key, &plan.translated.source), self.now)
-            }
-            // Who has been sent to has a session.
-            Filtering::AddressAndPortDependent => false,
+            Filtering::AddressDependent => shared.is_permitted(&peer_key(self.key, &sender.source), self.now),
+            // Who has been sent to has a session; of hosts inside, perhaps one that was refused.
+            Filtering::AddressAndPortDependent => shared.sessions.lookup(&sender, self.now).is_some(),
         };
-        if !may {
+        let inside = shared.mappings.keys(id).map(|[inside, _]| inside).filter(|_| may);
+        let Some(inside) = inside else {
+            shared.leave(id, false, true, self.now);
             return Err(DropReason::NatFiltered);
-        }
+        };
+        plan.session.target = id.to_bits();
         plan.translated.destination = inside.source;
         plan.translated.destination_port = inside.source_port;
         if self.headers.flags.has(Flags::ICMP_QUERY) {

@@ -128,6 +128,9 @@ pub(crate) mod flags {
     pub(crate) const PEER: u8 = 1 << 5;
     /// The called one's mapping lets the opener's address in.
     pub(crate) const TARGET_PEER: u8 = 1 << 6;
+    /// A host inside has called another one, and was not let in: remembered as any packet to outside, so that the other one may
+    /// call back (RFC 4787, REQ-9 with REQ-8), but nothing is sent.
+    pub(crate) const REFUSED: u8 = 1 << 7;
 }
 
 /// No rule: [`Session::rule`].
@@ -310,7 +313,9 @@ impl Shared {
     /// Ends a session before its time: caches must not go on translating.
     pub(crate) fn end(&self, id: SessionId, now: Now) {
         if let Some(gone) = self.sessions.remove(id) {
-            self.generations.bump([Shared::slot(id)]);
+            if !gone.state.has(flags::REFUSED) {
+                self.generations.bump([Shared::slot(id)]);
+            }
             self.give_back(&gone.keys, &gone.state, false, now);
         }
     }
@@ -335,6 +340,15 @@ impl Shared {
                 pool.leave(host, port, now.0);
             }
         }
+    }
+
+    /// Counts a mapping up for one more session of its own; says whether it is still there.
+    pub(crate) fn hold(&self, id: SessionId) -> bool {
+        let held = self.mappings.with(id, |mapped, _| {
+            mapped.sessions = mapped.sessions.saturating_add(1);
+            mapped.own = mapped.own.saturating_add(1);
+        });
+        held.is_some()
     }
 
     /// The mapping with this key, counted up for one more session; `own`: one that its host opens.
