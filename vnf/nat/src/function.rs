@@ -13,7 +13,7 @@ use throughway_vnf::{BATCH, Batch, Context, DropReason, Function, Now, Packet, S
 use crate::fragments::{Fate, datagram_key};
 use crate::plan::{Planner, answered};
 use crate::related::{session_of, translate_error};
-use crate::shared::{Rules, Session, Shared, end_of, flags};
+use crate::shared::{Rules, Session, Shared, end_of, flags, inside_key};
 
 /// Sessions that are looked at for their age between two batches.
 const AGED: usize = 64;
@@ -151,7 +151,7 @@ impl Nat {
             if let Some(judged) = self.known(rules, packet, probe, now, &mut held) {
                 return judged;
             }
-            let judged = self.unknown(rules, packet, probe.key(), now);
+            let judged = self.unknown(rules, packet, probe, now);
             if let Some(mapping) = held {
                 self.shared.leave(mapping, true, true, now);
             }
@@ -245,13 +245,8 @@ impl Nat {
     }
 
     /// A packet that belongs to no session. `None` if it does meanwhile.
-    fn unknown(
-        &mut self,
-        rules: &Rules,
-        packet: &mut Packet<'_>,
-        key: &SessionKey,
-        now: Now,
-    ) -> Option<Judged> {
+    fn unknown(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
+        let key = probe.key();
         let random = self.random(now);
         let shared = &self.shared;
         let headers = *packet.headers();
@@ -272,7 +267,7 @@ impl Nat {
         // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
         packet.judge_each();
         let timeout = rules.timeout(plan.session.connection, &headers);
-        let keys = [*key, plan.translated.reversed()];
+        let keys = [*probe, shared.sessions.probe(plan.translated.reversed())];
         let mut opened = shared.open(keys, timeout, plan.session, now);
         if let Err(InsertError::Conflict { side: Side::Reverse, with }) = opened
             && shared.sessions.read(with, |session, _| session.has(flags::REFUSED)) == Some(true)
@@ -332,7 +327,16 @@ impl Function for Nat {
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
         let rules = self.rules();
         let probes: ArrayVec<Probe, BATCH> = batch.living().map(|packet| self.probe(packet)).collect();
-        self.shared.sessions.prepare(&probes);
+        let shared = &self.shared;
+        shared.sessions.prepare(&probes);
+        // Most of those that have no session come from inside and look for a mapping next, or make one.
+        let new = |probe: &&Probe| shared.sessions.lookup(*probe, context.now).is_none();
+        let inside: ArrayVec<Probe, BATCH> = (probes.iter().filter(new))
+            .map(|probe| shared.mappings.probe(inside_key(probe.key(), None)))
+            .collect();
+        if !inside.is_empty() {
+            shared.mappings.prepare(&inside);
+        }
         for (packet, probe) in batch.living().zip(&probes) {
             let verdict = self.judge_by(&rules, packet, probe, context.now);
             packet.settle(verdict);

@@ -19,8 +19,8 @@ use throughway_packet::parse::UDP;
 use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::{
-    Class, Config, InsertError, NewSession, Reason, Removed, Seed, SessionId, SessionKey, SessionTable,
-    SourceConfig, SourceCounter, Stats, WhenFull,
+    Class, Config, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId, SessionKey,
+    SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
 };
 use throughway_vnf::events::{Events, PortBlock, What};
 use throughway_vnf::{Generations, Now, Slot};
@@ -269,7 +269,7 @@ impl Shared {
     /// Makes a session. On an error the caller gives back what it has taken for it.
     pub(crate) fn open(
         &self,
-        [forward, reverse]: [SessionKey; 2],
+        [forward, reverse]: [Probe; 2],
         timeout: Duration,
         state: Session,
         now: Now,
@@ -352,7 +352,7 @@ impl Shared {
     }
 
     /// The mapping with this key, counted up for one more session; `own`: one that its host opens.
-    pub(crate) fn join(&self, key: &SessionKey, own: bool, now: Now) -> Option<(SessionId, Filtering)> {
+    pub(crate) fn join(&self, key: &impl Keyed, own: bool, now: Now) -> Option<(SessionId, Filtering)> {
         let found = self.mappings.lookup_with(key, now, |_, mapped, meta| {
             if mapped.address.is_lost() || (!own && mapped.own == 0) {
                 return None;
@@ -365,30 +365,31 @@ impl Shared {
     }
 
     /// Makes a mapping with one session of its own.
-    pub(crate) fn map(
-        &self,
-        keys: [SessionKey; 2],
-        mapped: Mapped,
-        now: Now,
-    ) -> Result<SessionId, InsertError> {
+    pub(crate) fn map(&self, keys: [Probe; 2], mapped: Mapped, now: Now) -> Result<SessionId, InsertError> {
         let [forward, reverse] = keys;
         let new = NewSession { forward, reverse, class: Class::Established, timeout: FOREVER, state: mapped };
         self.mappings.insert(new, now, |_| ())
     }
 
-    /// Lets an address send to a mapping, once more. Says whether there was room.
-    pub(crate) fn permit(&self, key: &SessionKey, now: Now) -> bool {
-        for _ in 0..2 {
-            if self.peers.lookup_with(key, now, |_, count, _| *count = count.saturating_add(1)).is_some() {
+    /// Lets an address send to a mapping, once more; `fresh`: the mapping has only just been made. Says whether there was room.
+    pub(crate) fn permit(&self, key: &SessionKey, fresh: bool, now: Now) -> bool {
+        let probe = self.peers.probe(*key);
+        for round in 0..3 {
+            let missing = (round == 0 && fresh)
+                || self
+                    .peers
+                    .lookup_with(&probe, now, |_, count, _| *count = count.saturating_add(1))
+                    .is_none();
+            if !missing {
                 return true;
             }
-            // The reverse key is never looked up; this bit keeps it apart from every forward key.
-            let reverse = SessionKey { zone: key.zone | 1 << 15, ..*key };
+            // The reverse key is never looked up. It has a source port, which no forward key has, and lies in the same bucket.
+            let reverse = self.peers.probe(key.reversed());
             let (class, timeout) = (Class::Established, FOREVER);
-            let new = NewSession { forward: *key, reverse, class, timeout, state: 1 };
+            let new = NewSession { forward: probe, reverse, class, timeout, state: 1 };
             match self.peers.insert(new, now, |_| ()) {
                 Ok(_) => return true,
-                // Another worker was faster.
+                // It is there, or another worker was faster.
                 Err(InsertError::Conflict { .. }) => {}
                 Err(_) => return false,
             }
@@ -438,7 +439,7 @@ impl Shared {
 }
 
 /// The inside end of a mapping as a key. `peer` holds what a mapping depends on beside it: the destination's address, or that and
-/// its port.
+/// its port. The identifier of a query, which stands for both ports, is the source's.
 pub(crate) fn inside_key(of: &SessionKey, peer: Option<([u8; 16], [u8; 2])>) -> SessionKey {
     let (destination, destination_port) = peer.unwrap_or_default();
     SessionKey { destination, destination_port, ..*of }
