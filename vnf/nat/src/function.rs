@@ -8,7 +8,9 @@ use throughway_session::connection::Connection;
 use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
-use throughway_vnf::{BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict};
+use throughway_vnf::{
+    Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Snapshot, Verdict,
+};
 
 use crate::fragments::{Fate, datagram_key};
 use crate::plan::{Planner, answered};
@@ -261,7 +263,7 @@ impl Nat {
             }
             Err(reason) => {
                 packet.judge_each();
-                return Some((Verdict::Drop(reason), None));
+                return Some((refusal(&planner, reason), None));
             }
         };
         // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
@@ -293,7 +295,19 @@ impl Nat {
             Err(InsertError::Full | InsertError::Quota(_)) => DropReason::NatSessionTableFull,
         };
         planner.abandon(&plan);
-        Some((Verdict::Drop(reason), None))
+        Some((refusal(&planner, reason), None))
+    }
+}
+
+/// Who is inside and gets nothing because too much is taken is told (RFC 6888, REQ-11; RFC 5508, REQ-8).
+fn refusal(planner: &Planner<'_>, reason: DropReason) -> Verdict {
+    match reason {
+        DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull
+            if !planner.is_inbound() =>
+        {
+            Verdict::Reject(reason, Answer::Icmp(IcmpError::HostUnreachable))
+        }
+        _ => Verdict::Drop(reason),
     }
 }
 

@@ -42,8 +42,11 @@ pub const QUIET: Duration = Duration::from_secs(120);
 pub struct Options {
     /// The most sessions.
     pub sessions: u32,
-    /// The most sessions on which nobody has answered yet; the oldest of them makes room for new ones.
+    /// The most sessions on which nobody has answered yet.
     pub half_open: u32,
+    /// What happens when there are that many, or no room at all: the oldest of them makes room for new ones, or, to the letter of
+    /// RFC 6888, REQ-11, new ones are refused.
+    pub when_full: WhenFull,
     /// The most hosts whose sessions are counted at a time, where there is a limit of sessions per host.
     pub hosts: u32,
     /// The most fragmented datagrams that are followed at a time; the oldest makes room.
@@ -59,7 +62,8 @@ impl Options {
     pub const fn new(sessions: u32, seed: [u64; 2]) -> Options {
         let hosts = if sessions < 1 << 20 { sessions } else { 1 << 20 };
         let half_open = if sessions < 4 { sessions } else { sessions / 4 };
-        Options { sessions, half_open, hosts, datagrams: 1 << 13, quiet: QUIET, seed }
+        let when_full = WhenFull::EvictHalfOpen;
+        Options { sessions, half_open, when_full, hosts, datagrams: 1 << 13, quiet: QUIET, seed }
     }
 }
 
@@ -191,8 +195,7 @@ impl Shared {
     pub fn new(options: Options, generations: Arc<Generations>) -> Shared {
         let [a, b] = options.seed;
         let half_open = options.half_open.min(options.sessions);
-        let sessions =
-            Config::new(options.sessions, Seed([a, b])).half_open(half_open, WhenFull::EvictHalfOpen);
+        let sessions = Config::new(options.sessions, Seed([a, b])).half_open(half_open, options.when_full);
         // No more mappings than sessions, and no more peers: each has one at least.
         let mappings = Config::new(options.sessions, Seed([b, a]));
         let peers = Config::new(options.sessions, Seed([!a, b]));
