@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use throughway_packet::checksum::verify;
 use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
 use throughway_session::tcp::{Event, flags::RST};
@@ -129,7 +130,11 @@ impl Nat {
 
     /// An ICMP error: translated with what it quotes, or, if that is of no session, dropped where it would have to be translated.
     fn error(&self, rules: &Rules, packet: &mut Packet<'_>, now: Now) -> Verdict {
-        if let Some(session) = session_of(&self.shared, packet, now)
+        let session = session_of(&self.shared, packet, now);
+        if session.is_some() && !verify(packet.bytes(), packet.received()) {
+            return Verdict::Drop(DropReason::NatBadError);
+        }
+        if let Some(session) = session
             && translate_error(&self.shared, packet, session).is_some()
         {
             return Verdict::Continue;

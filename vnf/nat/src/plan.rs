@@ -211,10 +211,7 @@ impl<'a> Planner<'a> {
         plan.translated.destination = inside.source;
         plan.translated.destination_port = inside.source_port;
         if self.headers.flags.has(Flags::ICMP_QUERY) {
-            // One identifier stands for both ports. From inside, that of the sender's mapping would have to be another one.
-            if plan.session.mapping != 0 {
-                return Err(DropReason::NatConflict);
-            }
+            // One identifier stands for both ports: the called one's, also when a host inside calls (RFC 5508, REQ-7).
             plan.translated.source_port = inside.source_port;
         }
         Ok(())

@@ -95,7 +95,7 @@ fn req5_errors_from_inside_show_the_outside_address() {
 }
 
 #[test]
-fn req6_errors_reach_hosts_behind_hairpins() {
+fn req7_errors_reach_hosts_behind_hairpins() {
     let mut world = one(filtering(Filtering::EndpointIndependent));
     let a = source_of(&world.passes(INSIDE, &between(HOST, SERVER).udp(1111, 80)));
     let b = source_of(&world.passes(INSIDE, &between(NEIGHBOUR, SERVER).udp(2222, 80)));
@@ -107,4 +107,35 @@ fn req6_errors_reach_hosts_behind_hairpins() {
     let quoted = quoted(&back);
     assert_eq!((source_of(&quoted), destination_of(&quoted)), ((ip(HOST), 1111), b));
     assert_eq!(a.0, ip(POOL));
+}
+
+#[test]
+fn req3_errors_with_a_wrong_checksum_are_dropped() {
+    let mut world = one(to_pool());
+    let (_, sent, _) = world.pass(INSIDE, &between(HOST, SERVER).udp(5004, 53).finish());
+    let mut frame = error_about(&sent, IcmpError::PortUnreachable, SERVER);
+    frame[36] ^= 1;
+    assert_eq!(world.pass(OUTSIDE, &frame).0, Verdict::Drop(DropReason::NatBadError));
+}
+
+#[test]
+fn req6_errors_neither_refresh_nor_end_a_session() {
+    let mut world = one(to_pool());
+    let (_, sent, _) = world.pass(INSIDE, &between(HOST, SERVER).echo_request(4000, 1).finish());
+    world.wait(50);
+    let frame = error_about(&sent, IcmpError::HostUnreachable, SERVER);
+    assert_eq!(world.pass(OUTSIDE, &frame).0, Verdict::Continue);
+    assert_eq!(world.shared.len(), (1, 1));
+    world.wait(11);
+    assert_eq!(world.shared.len(), (0, 0));
+}
+
+#[test]
+fn req7_queries_are_hairpinned() {
+    let mut world = one(filtering(Filtering::EndpointIndependent));
+    let id = world.passes(INSIDE, &between(NEIGHBOUR, SERVER).echo_request(77, 1)).source_port();
+    let seen = world.passes(INSIDE, &between(HOST, POOL).echo_request(id, 1));
+    assert_eq!((source_of(&seen).0, destination_of(&seen)), (ip(POOL), (ip(NEIGHBOUR), 77)));
+    let seen = world.passes(INSIDE, &between(NEIGHBOUR, POOL).echo_reply(77, 1));
+    assert_eq!((source_of(&seen).0, destination_of(&seen)), (ip(POOL), (ip(HOST), id)));
 }
