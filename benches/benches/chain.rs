@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
+use throughway::assemble::state::States;
 use throughway::assemble::{Blueprint, Figures};
 use throughway::host::{HostFacts, NeighbourFacts};
 use throughway::stats::WorkerStats;
@@ -99,9 +100,10 @@ struct Bench {
 impl Bench {
     fn new(functions: usize, flows: usize) -> Self {
         let (config, _) = Config::parse("bench.yaml", &config(functions, flows)).unwrap();
-        let program = Blueprint::new(&config, &facts()).unwrap().program(0, &mut Figures::default());
-        let (wanted, _) = bounded(1);
         let generations = Arc::<Generations>::default();
+        let states = States::new(7, Arc::clone(&generations));
+        let program = Blueprint::new(&config, &facts(), &states).unwrap().program(0, &mut Figures::default());
+        let (wanted, _) = bounded(1);
         let setup = Setup {
             settings: vec![PortSettings::default(); 2],
             stats: WorkerStats::new(2),

@@ -78,6 +78,7 @@ struct Bench {
     stride: usize,
     probes: [Probe; BATCH],
     now: u64,
+    credits: Credits,
 }
 
 impl Bench {
@@ -90,6 +91,7 @@ impl Bench {
             stride,
             probes: [Probe::default(); BATCH],
             now: 1 << 40,
+            credits: Credits::default(),
         }
     }
 
@@ -100,7 +102,7 @@ impl Bench {
             let new = NewFlow {
                 action: &judge(&headers),
                 dependencies: dependencies(&headers),
-                credits: Credits::default(),
+                credits: self.credits,
                 limit: 1500,
                 silence: u64::MAX,
             };
@@ -133,7 +135,7 @@ impl Bench {
             self.cache.prepare(probes);
             for (probe, frame) in probes.iter().zip(self.frames.chunks_mut(self.stride)) {
                 if let Some(action) = self.cache.lookup(probe, &round) {
-                    probe.apply(&action, &mut frame[..FRAME]);
+                    probe.apply(action, &mut frame[..FRAME]);
                     egress += u64::from(action.egress);
                     hits += 1;
                 }
@@ -234,7 +236,7 @@ fn installs(table: &Table, ipv4: bool, flows: usize, capacity: usize, name: &str
                     for (number, probe) in probes[..packets.len()].iter().enumerate() {
                         let frame = &mut bench.frames[number * FRAME..][..FRAME];
                         if let Some(action) = bench.cache.lookup(probe, &round) {
-                            probe.apply(&action, frame);
+                            probe.apply(action, frame);
                             continue;
                         }
                         learn(&mut bench.cache, probe, frame, &round);
@@ -290,7 +292,7 @@ fn flood(table: &Table, name: &str) {
                     offered += u64::from(*ours);
                     if let Some(action) = bench.cache.lookup(probe, &round) {
                         found += u64::from(*ours);
-                        probe.apply(&action, frame);
+                        probe.apply(action, frame);
                     } else {
                         learn(&mut bench.cache, probe, frame, &round);
                     }
@@ -304,6 +306,31 @@ fn flood(table: &Table, name: &str) {
         "    of the established flows' packets {:.3} % were hits",
         found as f64 * 100.0 / offered as f64
     );
+}
+
+/// Going once through the whole table, as the worker does in a second: ageing and telling, for each flow. All were seen since the
+/// last time; with `credits` somebody is told of each.
+fn sweep(table: &Table, flows: usize, credits: Credits, name: &str) {
+    if !table.wants(name) {
+        return;
+    }
+    let mut bench = Bench::new(flows, traffic(true, flows, flows), FRAME);
+    bench.credits = credits;
+    bench.install_all();
+    let mut told = 0;
+    let figures = measure(9, || {
+        bench.now += 1_000_000_000;
+        bench.pass(0);
+        let (buckets, now) = (bench.cache.buckets(), bench.now);
+        let (_, time) = timed(|| {
+            bench.cache.age(now, buckets, |_| ());
+            bench.cache.harvest(now, buckets, |settled| told += settled.packets);
+        });
+        (flows as u64, time)
+    });
+    table.row(name, figures);
+    assert_eq!(told > 0, credits != Credits::default());
+    println!("    {:.2} ms each time", figures.median * flows as f64 / 1e6);
 }
 
 /// The slow path of this benchmark: parse, six edits, install, apply.
@@ -404,6 +431,10 @@ fn main() {
     }
     if !has("--quick") {
         installs(&table, true, 4_000_000, 65_536, "new flows, IPv4, 4M through 64k (evicting)");
+    }
+    if !has("--quick") {
+        sweep(&table, 1_000_000, Credits::default(), "sweep, 1M flows, none with credits");
+        sweep(&table, 1_000_000, Credits([1, 2, 3]), "sweep, 1M flows, all with credits");
     }
     steps(&table, true, 10_000, "steps, IPv4, 10k");
     steps(&table, false, 10_000, "steps, IPv6, 10k");

@@ -134,7 +134,7 @@ fn steps(criterion: &mut Criterion) {
                 cache.prepare(&mut batch);
                 for (probe, frame) in batch.iter().zip(&mut lying) {
                     if let Some(action) = cache.lookup(probe, &round) {
-                        probe.apply(&action, frame);
+                        probe.apply(action, frame);
                     }
                 }
                 black_box(&lying);

@@ -5,7 +5,9 @@
 
 use std::fmt::{self, Display};
 
+mod balancer;
 mod firewall;
+mod nat;
 
 use crate::checked::{
     Api, Chain, Config, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route, Router, Target,
@@ -146,6 +148,10 @@ impl Changes {
                 (FunctionKind::Marker(was), FunctionKind::Marker(is)) => self.marker(&path, was, is),
                 (FunctionKind::Firewall(was), FunctionKind::Firewall(is)) => {
                     self.firewall(&path, (old, was), (new, is))
+                }
+                (FunctionKind::Nat(was), FunctionKind::Nat(is)) => self.nat(&path, (old, was), (new, is)),
+                (FunctionKind::LoadBalancer(was), FunctionKind::LoadBalancer(is)) => {
+                    self.balancer(&path, was, is);
                 }
                 (was, is) => self.push(path, format!("{} → {}, without its state", was.word(), is.word())),
             }

@@ -22,10 +22,12 @@ pub mod value;
 
 pub use change::Change;
 pub use checked::{
-    Addresses, Api, CORES, Chain, Checksum, Config, DefaultVerdict, FailMode, Family, Firewall, Function,
-    FunctionId, FunctionKind, Group, GroupId, Interface, InterfaceId, MarkRule, Marker, Match, Metrics,
-    MidStream, Mss, Poll, Ports, RejectWith, Route, Router, Rule, RuleAction, Set, SetContent, SetId,
-    Several, State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Urpf, Workers, XdpMode, ZeroCopy,
+    Addresses, Affinity, Api, Backend, BalancerSource, CORES, Chain, Checksum, Config, DefaultVerdict,
+    Dependence, DestinationNat, FailMode, Family, Firewall, Forwarding, Function, FunctionId, FunctionKind,
+    Group, GroupId, Health, Interface, InterfaceId, LoadBalancer, MarkRule, Marker, Match, Metrics,
+    MidStream, Mss, Nat, Poll, PortBlocks, PortPolicy, Ports, Probe, RejectWith, Route, Router, Rule,
+    RuleAction, Service, Set, SetContent, SetId, Several, SourceNat, SourceTarget, State, TableId, Target,
+    TcpFlag, TcpFlags, Timeouts, Track, Urpf, WhenAllDown, Workers, XdpMode, ZeroCopy,
 };
 pub use error::{Errors, Problem, Severity, Span, Warning};
 pub use schema::schema;

@@ -10,7 +10,7 @@ use crate::raw::Raw;
 use crate::value::Misread;
 
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and the files of sets that it names.
     ///
     /// # Errors
     ///
@@ -27,6 +27,7 @@ impl Config {
     }
 
     /// Checks `text`, which is called `name` in what is said of it. The folder of `name` is where relative paths start.
+    /// The files of sets that it names are read.
     ///
     /// # Errors
     ///
@@ -65,6 +66,8 @@ fn options() -> Options {
         // `on` and `off` are words.
         strict_booleans: true,
         reject_unsupported_tags: true,
+        // The defaults end at some 20,000 rules of a firewall.
+        budget: serde_saphyr::budget! { max_nodes: 2_000_000, max_events: 5_000_000 },
     }
 }
 

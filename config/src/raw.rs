@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod balancer;
 mod chains;
 mod firewall;
 mod functions;
@@ -14,12 +15,14 @@ mod given;
 mod interfaces;
 mod marker;
 mod matches;
+mod nat;
 mod router;
 mod services;
 mod sets;
 mod shape;
 mod workers;
 
+pub(crate) use balancer::{Backend, Health, LoadBalancer, Service};
 pub(crate) use chains::Chain;
 pub(crate) use firewall::{Firewall, Rule, Timeouts, Track};
 pub(crate) use functions::{Function, Kind};
@@ -27,6 +30,7 @@ pub(crate) use given::{Given, Several};
 pub(crate) use interfaces::Interface;
 pub(crate) use marker::{MarkRule, Marker};
 pub(crate) use matches::{Match, NatMatch, TcpFlags};
+pub(crate) use nat::{DestinationRule, Nat, SourceRule};
 pub(crate) use router::{Route, Router};
 pub(crate) use services::{Api, MetricsSwitch};
 pub(crate) use sets::{Set, SetSource};

@@ -150,3 +150,108 @@ fn moved_interfaces_change_their_numbers_and_names_are_what_counts_elsewhere() {
         .is_empty()
     );
 }
+
+const FUNCTIONS: &str = r#"
+interfaces:
+  lan: { device: eth1 }
+  wan: { device: eth2 }
+functions:
+  edge:
+    firewall:
+      default: drop
+      sets: { admins: [10.0.0.1, 10.0.0.2], web: [80] }
+      rules:
+        - { allow: { from: lan, source: "@admins" } }
+        - { jump: { protocol: tcp, to-port: "@web" }, to: more }
+      groups:
+        more: [ { allow: {}, rate: 5/s } ]
+      track: { sessions: 1000 }
+  cgnat:
+    nat:
+      outside: wan
+      source:
+        - { match: { source: 10.0.0.0/8 }, pool: 203.0.113.1, block-size: 512 }
+      destination:
+        - { match: { destination: 203.0.113.1, protocol: tcp, port: 80 }, to: "10.0.0.1:8080" }
+      limits: { sessions-per-host: 100 }
+  front:
+    load-balancer:
+      services:
+        - name: web
+          vip: 203.0.113.80
+          port: 80
+          protocol: tcp
+          backends: [ { address: 10.0.1.1 }, { address: 10.0.1.2 } ]
+          health: { http: /healthz }
+  core:
+    router: {}
+chains:
+  outbound: { from: lan, run: [front, cgnat, edge, core] }
+"#;
+
+/// What is printed when `replacements` are made in [`FUNCTIONS`].
+fn function_changes(replacements: &[(&str, &str)]) -> Vec<String> {
+    let mut new = FUNCTIONS.to_owned();
+    for (from, to) in replacements {
+        assert!(new.contains(from), "{from}");
+        new = new.replacen(from, to, 1);
+    }
+    let config = |text| Config::parse("a.yaml", text).unwrap_or_else(|errors| panic!("{errors}")).0;
+    let changes = Config::changes(&config(FUNCTIONS), &config(&new));
+    assert!(changes.iter().all(|change| !change.needs_restart), "{changes:?}");
+    changes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_moved_rule_is_no_change_and_another_is_named() {
+    // Places in the file are not what a reload is about.
+    assert!(function_changes(&[("      rules:\n", "      rules:\n\n        # moved\n")]).is_empty());
+    assert_eq!(
+        function_changes(&[
+            ("default: drop", "default: reject"),
+            ("10.0.0.2]", "10.0.0.3, 10.0.0.4]"),
+            ("web: [80]", "www: [80, 443]"),
+            ("\"@web\"", "\"@www\""),
+            ("rate: 5/s", "rate: 6/s"),
+            ("sessions: 1000", "timeouts: { udp: 1m }"),
+        ]),
+        [
+            "functions.edge.default: drop → reject",
+            "functions.edge.sets.web: removed",
+            "functions.edge.sets.www: added (2 elements)",
+            "functions.edge.sets.admins: 1 elements removed, 2 added",
+            "functions.edge.rules: removed jump: { protocol: tcp, to-port: @web }, to: more",
+            "functions.edge.rules: added jump: { protocol: tcp, to-port: @www }, to: more",
+            "functions.edge.groups.more: removed allow: {}, rate: 5/s",
+            "functions.edge.groups.more: added allow: {}, rate: 6/s",
+            "functions.edge.track.sessions: 1000 → 1000000",
+            "functions.edge.track.timeouts.udp: 30s → 1m",
+        ]
+    );
+}
+
+#[test]
+fn translators_and_balancers_say_what_is_different() {
+    assert_eq!(
+        function_changes(&[
+            ("outside: wan", "outside: [wan, lan]"),
+            ("block-size: 512", "port-parity: true"),
+            ("to: \"10.0.0.1:8080\"", "to: 10.0.0.1"),
+            ("sessions-per-host: 100", "sessions: 5"),
+            ("{ address: 10.0.1.2 }", "{ address: 10.0.1.3, weight: 2 }"),
+            ("{ http: /healthz }", "{ tcp: true, interval: 5s }"),
+        ]),
+        [
+            "functions.cgnat.outside: [wan] → [wan, lan]",
+            "functions.cgnat.source: removed match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535, block-size: 512, blocks-per-host: 1, deterministic: false, mapping: endpoint-independent, filtering: address-dependent, port-parity: false, preserve-port: false",
+            "functions.cgnat.source: added match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535, mapping: endpoint-independent, filtering: address-dependent, port-parity: true, preserve-port: true",
+            "functions.cgnat.destination: removed match: { destination: 203.0.113.1, protocol: tcp, to-port: 80 }, to: 10.0.0.1:8080",
+            "functions.cgnat.destination: added match: { destination: 203.0.113.1, protocol: tcp, to-port: 80 }, to: 10.0.0.1",
+            "functions.cgnat.limits.sessions: 1000000 → 5",
+            "functions.cgnat.limits.sessions-per-host: 100 → none",
+            "functions.front.services.web.backends: removed 10.0.1.2 weight 1",
+            "functions.front.services.web.backends: added 10.0.1.3 weight 2",
+            "functions.front.services.web.health: http /healthz status [200-399] every 2s (+200ms) timeout 1s rise 2 fall 3 → tcp every 5s (+500ms) timeout 1s rise 2 fall 3",
+        ]
+    );
+}

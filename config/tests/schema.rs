@@ -140,6 +140,16 @@ fn the_schema_accepts_the_examples_and_refuses_wrong_shapes() {
         "chain-runs-nothing",
         "metrics-on",
         "unknown-section",
+        "firewall-unknown-key",
+        "firewall-without-default",
+        "firewall-match-key-empty",
+        "firewall-match-key-typo",
+        "firewall-rate-empty",
+        "firewall-flags-typo",
+        "nat-without-outside",
+        "nat-match-state",
+        "balancer-health-key",
+        "balancer-without-vip",
     ] {
         let text = fs::read_to_string(folder.join(format!("tests/bad/{name}.yaml"))).unwrap();
         assert!(!fits(&schema, &schema, &parse(&text)), "{name} fits the schema");

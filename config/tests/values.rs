@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use proptest::prelude::*;
 use throughway_config::value::{
-    DeviceName, Dscp, Duration, Misread, Name, Number, PortRange, Prefix, Protocol, Size,
+    AddressRange, Ceiling, DeviceName, Dscp, Duration, Forward, Icmpv4Message, Icmpv6Message, LengthRange,
+    Misread, Name, Number, PerSide, PortRange, Prefix, Protocol, Rate, RateUnit, Size,
 };
 use throughway_config::{Config, Poll, TableId, XdpMode};
 
@@ -74,6 +75,73 @@ proptest! {
     }
 
     #[test]
+    fn address_ranges(one in addresses(), other in addresses()) {
+        let range = AddressRange::new(one.min(other), one.max(other));
+        prop_assert_eq!(range.is_some(), one.is_ipv4() == other.is_ipv4());
+        if let Some(range) = range {
+            reads_back(range);
+        }
+    }
+
+    #[test]
+    fn a_range_is_as_few_prefixes_as_can_be(first in any::<u32>(), more in prop_oneof![0u32..2000, any::<u32>()], wide in any::<bool>()) {
+        let last = first.saturating_add(more);
+        let address = |bits: u32| -> IpAddr {
+            if wide { std::net::Ipv6Addr::from(u128::from(bits) << 64 | 7).into() } else { std::net::Ipv4Addr::from(bits).into() }
+        };
+        let range = AddressRange::new(address(first), address(last)).unwrap();
+        let prefixes = range.prefixes();
+        // One after the other without a gap, from end to end.
+        let ranges: Vec<AddressRange> = prefixes.iter().map(|prefix| AddressRange::from(*prefix)).collect();
+        prop_assert_eq!(ranges.first().unwrap().first(), range.first());
+        prop_assert_eq!(ranges.last().unwrap().last(), range.last());
+        let count: u128 = ranges.iter().map(AddressRange::count).sum();
+        prop_assert_eq!(count, range.count());
+        for pair in ranges.windows(2) {
+            prop_assert!(pair[0].last() < pair[1].first());
+            // Two that would be one prefix are one.
+            let joined = AddressRange::new(pair[0].first(), pair[1].last()).unwrap();
+            prop_assert!(joined.prefix().is_none(), "{}", joined);
+        }
+        prop_assert_eq!(range.prefix().is_some(), prefixes.len() == 1);
+    }
+
+    #[test]
+    fn prefixes_are_ranges(prefix in prefixes(), address in addresses()) {
+        let range = AddressRange::from(prefix);
+        prop_assert_eq!(range.prefix(), Some(prefix));
+        prop_assert_eq!(range.prefixes(), vec![prefix]);
+        prop_assert_eq!(range.contains(address), prefix.get().contains(address));
+    }
+
+    #[test]
+    fn icmp_messages(kind in any::<u8>(), code in any::<Option<u8>>()) {
+        reads_back(Icmpv4Message::new(kind, code));
+        reads_back(Icmpv6Message::new(kind, code));
+    }
+
+    #[test]
+    fn rates(
+        text in "(over )?[1-9][0-9]{0,5}( connections| packets| kbit| Mbit| MiB| kB)?/(s|min|h|d)( per (source|destination)( /[0-9]| /24 /56| /48)?)?",
+        burst in prop::option::of(1500u32..),
+    ) {
+        let text = match burst { Some(burst) => format!("{text}, burst {burst}"), None => text };
+        reads_back(text.parse::<Rate>().unwrap_or_else(|misread| panic!("{text}: {misread}")));
+    }
+
+    #[test]
+    fn ceilings(text in "(over )?[1-9][0-9]{0,8}( per (source|destination)( /[0-9]| /24 /56| /48)?)?") {
+        reads_back(text.parse::<Ceiling>().unwrap());
+    }
+
+    #[test]
+    fn forwards(address in addresses(), ports in prop::option::of((1u16.., any::<u16>())), prefix in prefixes()) {
+        let ports = ports.map(|(first, more)| PortRange::new(first, first.saturating_add(more)).unwrap());
+        reads_back(Forward::Address(address, ports));
+        reads_back(Forward::Prefix(prefix));
+    }
+
+    #[test]
     fn names(name in "[a-z0-9][a-z0-9-]{0,31}") {
         reads_back(name.parse::<Name>().unwrap());
     }
@@ -89,6 +157,9 @@ proptest! {
             Just(include_str!("../examples/edge.yaml")),
             Just(include_str!("../examples/voice.yaml")),
             Just(include_str!("../examples/isolated.yaml")),
+            Just(include_str!("../examples/firewall.yaml")),
+            Just(include_str!("../examples/nat.yaml")),
+            Just(include_str!("../examples/load-balancer.yaml")),
         ],
         damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[-{}:,&*!|>'\"%@`#\\[\\]a0ü \n\t\r]{0,4}"), 1..5),
     ) {
@@ -99,7 +170,7 @@ proptest! {
             text.splice(start..end, put.chars());
         }
         let text: String = text.into_iter().collect();
-        if let Err(errors) = Config::parse("damaged.yaml", &text) {
+        if let Err(errors) = Config::parse("examples/damaged.yaml", &text) {
             prop_assert!(!errors.problems().is_empty());
             prop_assert!(errors.to_string().contains("damaged.yaml"));
             // A lone carriage return ends a line for YAML only.
@@ -129,6 +200,14 @@ proptest! {
         read::<Number<1, 64>>(&text);
         read::<TableId>(&text);
         read::<XdpMode>(&text);
+        read::<AddressRange>(&text);
+        read::<Rate>(&text);
+        read::<Ceiling>(&text);
+        read::<Rate>(&format!("1/s {text}"));
+        read::<Icmpv4Message>(&text);
+        read::<Icmpv6Message>(&text);
+        read::<LengthRange>(&text);
+        read::<Forward>(&text);
     }
 }
 
@@ -176,6 +255,37 @@ fn durations_and_sizes_are_read_as_people_write_them() {
     }
     assert_eq!(Duration::from_nanos(90_000_000_000).to_string(), "1m30s");
     assert_eq!(Size::from_bytes(64 << 20).to_string(), "64MiB");
+}
+
+#[test]
+fn rates_are_read_as_people_write_them() {
+    let rate = |text: &str| text.parse::<Rate>().unwrap_or_else(|misread| panic!("{text}: {misread}"));
+    let plain = rate("1000/s");
+    assert_eq!((plain.amount(), plain.unit(), plain.interval().as_secs()), (1000, RateUnit::Packets, 1));
+    assert_eq!((plain.per(), plain.burst(), plain.over()), (None, 1000, false));
+    assert_eq!((rate("10 Mbit/s").amount(), rate("10 Mbit/s").unit()), (1_250_000, RateUnit::Bytes));
+    assert_eq!((rate("10Mbit/s"), rate("1 KiB/s").burst()), (rate("10 Mbit/s"), 1500));
+    assert_eq!(rate("1 MB/s burst 64 KiB").burst(), 65_536);
+    let new = rate("5 connections/min per source, burst 20");
+    assert_eq!((new.unit(), new.interval().as_secs(), new.burst()), (RateUnit::Connections, 60, 20));
+    let per = |text: &str| rate(text).per().map(|per| (per.side, per.ipv4, per.ipv6));
+    assert_eq!(per("1/s per source"), Some((PerSide::Source, 32, 64)));
+    assert_eq!(per("1/s per source /24"), Some((PerSide::Source, 24, 64)));
+    assert_eq!(per("1/s per destination /48"), Some((PerSide::Destination, 32, 48)));
+    assert_eq!(per("over 1/s burst 5 per source /24 /56"), Some((PerSide::Source, 24, 56)));
+    for wrong in [
+        "",
+        "1",
+        "/s",
+        "1/",
+        "1/s per",
+        "1/s per source /",
+        "1/s burst",
+        "1/s x",
+        "1/s per source /24 /56 /64",
+    ] {
+        assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use throughway_balancer::Balancer;
+use throughway_firewall::Firewall;
 use throughway_marker::Marker;
 use throughway_nat::Nat;
 use throughway_packet::PortId;
@@ -23,6 +24,8 @@ pub enum AnyFunction {
     Router(Router),
     /// See [`throughway_marker`].
     Marker(Marker),
+    /// See [`throughway_firewall`].
+    Firewall(Firewall),
     /// See [`throughway_nat`].
     Nat(Nat),
     /// See [`throughway_balancer`].
@@ -37,6 +40,7 @@ macro_rules! whichever {
         match $any {
             AnyFunction::Router($function) => $what,
             AnyFunction::Marker($function) => $what,
+            AnyFunction::Firewall($function) => $what,
             AnyFunction::Nat($function) => $what,
             AnyFunction::Balancer($function) => $what,
             AnyFunction::Guest($function) => $what,
@@ -50,6 +54,7 @@ impl AnyFunction {
         match self {
             AnyFunction::Router(_) => Router::KIND,
             AnyFunction::Marker(_) => Marker::KIND,
+            AnyFunction::Firewall(_) => Firewall::KIND,
             AnyFunction::Nat(_) => Nat::KIND,
             AnyFunction::Balancer(_) => Balancer::KIND,
             AnyFunction::Guest(_) => "guest",
@@ -69,7 +74,16 @@ impl AnyFunction {
     }
 
     fn explain(&self, packet: &Packet<'_>, context: &Context) -> Vec<String> {
-        whichever!(self, function => function.explain(packet, context))
+        match self {
+            AnyFunction::Router(function) => function.explain(packet, context),
+            AnyFunction::Marker(function) => function.explain(packet, context),
+            AnyFunction::Firewall(function) => {
+                crate::explain::firewall::lines(&function.explain(packet, context.now))
+            }
+            AnyFunction::Nat(function) => function.explain(packet, context),
+            AnyFunction::Balancer(function) => function.explain(packet, context),
+            AnyFunction::Guest(function) => function.explain(packet, context),
+        }
     }
 
     fn router(&self) -> Option<&Router> {

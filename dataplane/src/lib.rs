@@ -8,6 +8,7 @@
 //! * [`chain`]: the order of functions; static dispatch.
 //! * [`guest`]: functions that the configuration does not know.
 //! * [`worker`]: the loop, on pinned threads.
+//! * [`clock`]: the one clock of the process.
 //! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
 //! * [`rib`]: from all that is known of a prefix to the one route of a forwarding table.
 //! * [`control`]: the slow side: kernel mirror, API, metrics.
@@ -20,6 +21,7 @@ pub mod app;
 pub mod assemble;
 pub mod chain;
 pub mod cli;
+pub mod clock;
 pub mod control;
 pub mod explain;
 pub mod guest;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use crossbeam::channel::bounded;
 use throughway_config::{Checksum, Config};
+use throughway_flow::Generations;
 use throughway_io::PacketIo as _;
 use throughway_io::pcap::PcapIo;
 use throughway_packet::PortId;
 use throughway_vnf::{DropReason, Now};
 
+use crate::assemble::state::States;
 use crate::assemble::{Blueprint, Figures};
 use crate::cli::Failure;
 use crate::host::HostFacts;
@@ -57,7 +59,9 @@ pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
     let interfaces: Vec<&str> = names.iter().map(String::as_str).collect();
     io.output_directory(&inputs.output, &interfaces)?;
     let stats = WorkerStats::new(names.len());
-    let blueprint = Blueprint::new(config, &inputs.host)?;
+    let generations: Arc<Generations> = Arc::default();
+    let states = States::new(0, Arc::clone(&generations));
+    let blueprint = Blueprint::new(config, &inputs.host, &states)?;
     let program = blueprint.program(0, &mut Figures::default());
     let settings = config
         .interfaces
@@ -69,7 +73,7 @@ pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
         settings: settings.collect(),
         stats: Arc::clone(&stats),
         wanted,
-        generations: Arc::default(),
+        generations,
         flows: config.workers.flows as usize,
         // Nobody attacks a replay, and two of the same capture are the same.
         seed: 0,

@@ -15,6 +15,7 @@ use throughway_config::Config;
 use throughway_flow::Slot;
 use throughway_packet::PortId;
 use throughway_packet::build::PacketBuilder;
+use throughway_session::Cursor;
 
 /// What happens to the box.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ enum Change {
     Via(u16),
 }
 
-const CONFIGS: [&str; 4] = [
+const CONFIGS: [&str; 7] = [
     "
 functions:
   classes: { marker: { rules: [ { protocol: udp, to-port: 1-3, dscp: ef }, { protocol: tcp, dscp: cs1 } ] } }
@@ -86,6 +87,54 @@ functions:
 chains:
   outbound: { from: lan, run: [edge] }
   inbound: { from: [wan, dmz], run: [core] }
+",
+    "
+functions:
+  wall:
+    firewall:
+      default: drop
+      rules:
+        - allow: { from: lan, protocol: udp }
+        - allow: { protocol: tcp, to-port: 1-3 }
+        - reject: { protocol: tcp }
+        - allow: { protocol: [icmp, icmpv6] }
+  classes: { marker: { rules: [ { protocol: udp, dscp: ef } ] } }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [wall, classes, core] }
+  inbound: { from: [wan, dmz], run: [wall, core] }
+",
+    "
+functions:
+  wall:
+    firewall:
+      default: allow
+      track: { rejudge: true }
+      rules:
+        - allow: { protocol: udp, to-port: 1 }
+          rate: 50/s burst 20
+        - drop: { protocol: udp, to-port: 1 }
+        - drop: { source: 10.2.1.0/24 }
+        - count: { state: established }
+  core: { router: { routes: [ { prefix: 0.0.0.0/0, via: 10.2.0.10 } ] } }
+chains:
+  outbound: { from: lan, run: [core, wall] }
+  inbound: { from: wan, run: [wall, core] }
+",
+    "
+functions:
+  wall: { firewall: { default: drop, rules: [ { allow: { from: lan } } ] } }
+  outer:
+    nat:
+      outside: [wan, dmz]
+      source:
+        - { match: { source: 10.1.0.0/24, protocol: udp }, pool: 203.0.113.8 }
+        - { match: { source: 10.1.0.0/24 }, to: 203.0.113.0/24 }
+        - { match: { source: \"fd00:1::/64\" }, to: \"2001:db8:9::/64\" }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [wall, outer, core] }
+  inbound: { from: [wan, dmz], run: [outer, wall, core] }
 ",
 ];
 
@@ -161,7 +210,9 @@ fn events() -> impl Strategy<Value = Event> {
         2 => (0u8..4, prop::option::of(1u8..4)).prop_map(|(host, mac)| Event::Neighbour(host, mac)),
         2 => (0u8..4, route).prop_map(|(net, change)| Event::Route(net, change)),
         1 => (0..CONFIGS.len()).prop_map(Event::Reload),
-        1 => prop_oneof![1u64..50, 900u64..5000, 50_000u64..100_000].prop_map(Event::Wait),
+        // Whole seconds: what the cache tells of a session's last packet is up to half a second old, so a session may end that much
+        // earlier. No packet comes in that half second.
+        1 => prop_oneof![1u64..5, 29u64..32, 50u64..200].prop_map(|seconds| Event::Wait(seconds * 1000)),
     ]
 }
 
@@ -210,13 +261,8 @@ type Observation = (Vec<Vec<Vec<u8>>>, String);
 
 /// Everything that can be seen from outside.
 fn observe(bench: &mut Bench) -> Observation {
-    // Packets of different flows may overtake each other.
-    let sent = (0..3).map(|port| {
-        let mut frames = bench.sent(PortId(port));
-        frames.sort();
-        frames
-    });
-    let sent = sent.collect();
+    // In their order: no packet overtakes another.
+    let sent = (0..3).map(|port| bench.sent(PortId(port))).collect();
     let mut figures = String::new();
     for port in &bench.stats.ports {
         let drops: Vec<u64> = port.drops.iter().map(|counter| counter.get()).collect();
@@ -255,10 +301,12 @@ fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
             }
             Event::Reload(number) => {
                 let (config, _) = Config::parse("test.yaml", &config(*number, flows)).unwrap();
-                bench.blueprint = Blueprint::new(&config, &host).unwrap();
+                bench.blueprint = Blueprint::new(&config, &host, &bench.states).unwrap();
                 let program = bench.blueprint.program(0, &mut bench.figures);
                 drop(bench.worker.install(program));
+                bench.blueprint.publish(&bench.states);
                 bench.generations.bump([Slot::CONFIG]);
+                bench.states.retain(&config);
             }
             Event::Wait(milliseconds) => bench.now.0 += milliseconds * 1_000_000,
             Event::Neighbour(..) | Event::Route(..) => {
@@ -273,6 +321,30 @@ fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
         bench.assert_balance();
         seen.push(observe(&mut bench));
     }
+    // By now the functions have been told of all that the cache saw.
+    for _ in 0..3 {
+        bench.now.0 += 1_000_000_000;
+        bench.round();
+    }
+    let mut told = String::new();
+    for (name, firewall) in bench.states.firewalls() {
+        for rule in firewall.rules() {
+            told.push_str(&format!("{name} {} {:?}\n", rule.name, rule.stats));
+        }
+        let mut sessions = Vec::new();
+        let mut cursor = Some(Cursor::default());
+        while let Some(at) = cursor {
+            cursor = firewall.sessions(at, |session| {
+                sessions.push(format!(
+                    "{} {} {:?} {:?}",
+                    session.key, session.state, session.packets, session.bytes
+                ));
+            });
+        }
+        sessions.sort();
+        told.push_str(&sessions.join("\n"));
+    }
+    seen.push((Vec::new(), told));
     bench.worker.publish_flows();
     let hits = bench.stats.flows.values[0].get();
     (seen, hits)

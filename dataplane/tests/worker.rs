@@ -275,7 +275,7 @@ fn a_source_that_packets_could_not_be_sent_to_is_dropped() {
             }
         }
         let dropped = 2 * (3 - passing.len()) as u64;
-        assert_eq!(bench.drops(LAN, DropReason::ReversePath), dropped, "{mode}");
+        assert_eq!(bench.drops(LAN, DropReason::SpoofedSource), dropped, "{mode}");
         bench.assert_balance();
     }
 }
@@ -347,7 +347,7 @@ fn a_new_program_takes_over_between_batches_and_figures_go_on() {
     bench.receive(LAN, &packet);
     let changed = CONFIG.replace("dscp: ef", "dscp: cs1");
     let (config, _) = Config::parse("test.yaml", &changed).unwrap();
-    let blueprint = Blueprint::new(&config, &host).unwrap();
+    let blueprint = Blueprint::new(&config, &host, &bench.states).unwrap();
     let program = blueprint.program(0, &mut bench.figures);
     drop(bench.worker.install(program));
     bench.generations.bump([Slot::CONFIG]);
@@ -377,7 +377,7 @@ chains:
   outbound: { from: lan, run: [core] }
 ";
     let (config, _) = Config::parse("test.yaml", changed).unwrap();
-    let program = Blueprint::new(&config, &host).unwrap().program(0, &mut bench.figures);
+    let program = Blueprint::new(&config, &host, &bench.states).unwrap().program(0, &mut bench.figures);
     drop(bench.worker.install(program));
     bench.now.0 += 4_000_000_000;
     bench.round();

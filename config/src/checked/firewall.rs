@@ -125,7 +125,7 @@ words! {
 }
 
 /// How many rules a firewall may have, those of its groups included.
-const MOST_RULES: usize = 65_536;
+const MOST_RULES: usize = 1 << 20;
 /// How many groups a firewall may have.
 const MOST_GROUPS: usize = 1024;
 /// How many jumps may follow each other.

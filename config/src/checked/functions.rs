@@ -22,6 +22,10 @@ pub enum FunctionKind {
     Marker(Marker),
     /// `firewall`: decides what may pass.
     Firewall(Firewall),
+    /// `nat`: translates addresses and ports.
+    Nat(Nat),
+    /// `load-balancer`: spreads connections over servers.
+    LoadBalancer(LoadBalancer),
 }
 
 impl FunctionKind {
@@ -31,6 +35,8 @@ impl FunctionKind {
             FunctionKind::Router(_) => "router",
             FunctionKind::Marker(_) => "marker",
             FunctionKind::Firewall(_) => "firewall",
+            FunctionKind::Nat(_) => "nat",
+            FunctionKind::LoadBalancer(_) => "load-balancer",
         }
     }
 }
@@ -67,6 +73,8 @@ impl Function {
             Kind::Firewall(raw) => {
                 Firewall::check(raw, first.0.span, known, report).map(FunctionKind::Firewall)
             }
+            Kind::Nat(raw) => Nat::check(raw, known, report).map(FunctionKind::Nat),
+            Kind::LoadBalancer(raw) => LoadBalancer::check(raw, report).map(FunctionKind::LoadBalancer),
             Kind::Unknown => {
                 report.error(first.0.span, Misread::unknown("kind of function", &first.0.value, Kind::WORDS));
                 None
@@ -85,6 +93,6 @@ impl Function {
 pub(super) fn sends(raw: &crate::raw::Function) -> bool {
     match raw.kinds.first() {
         Some((_, Kind::Router(_) | Kind::Unknown)) | None => true,
-        Some((_, Kind::Marker(_) | Kind::Firewall(_))) => false,
+        Some((_, Kind::Marker(_) | Kind::Firewall(_) | Kind::Nat(_) | Kind::LoadBalancer(_))) => false,
     }
 }

@@ -7,10 +7,11 @@ use crate::value::{Ceiling, Duration, Flag, Name, Number, Rate};
 /// A firewall: ordered rules, sessions, and what becomes of packets that no rule matches.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+// Required for editors; its absence has a better message than serde's.
+#[schemars(extend("required" = ["default"]))]
 pub(crate) struct Firewall {
     /// What becomes of packets that no rule decides on. Required: nothing fails open.
     #[serde(default)]
-    #[schemars(required)]
     pub(crate) default: Given<Written<DefaultVerdict>>,
     /// Sets of addresses or ports, by name: rules write them "@name".
     pub(crate) sets: Option<Entries<Set>>,

@@ -26,6 +26,10 @@ pub(crate) enum Kind {
     Marker(Marker),
     /// Decides which packets and sessions may pass.
     Firewall(Firewall),
+    /// Translates addresses and ports.
+    Nat(Nat),
+    /// Spreads connections over servers.
+    LoadBalancer(LoadBalancer),
     /// A key that is no kind.
     #[schemars(skip)]
     Unknown,
@@ -33,13 +37,16 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The keys that name kinds.
-    pub(crate) const WORDS: &'static [&'static str] = &["router", "marker", "firewall"];
+    pub(crate) const WORDS: &'static [&'static str] =
+        &["router", "marker", "firewall", "nat", "load-balancer"];
 
     fn read<'de, A: MapAccess<'de>>(key: &str, access: &mut A) -> Result<Self, A::Error> {
         Ok(match key {
             "router" => Kind::Router(access.next_value()?),
             "marker" => Kind::Marker(access.next_value()?),
             "firewall" => Kind::Firewall(access.next_value()?),
+            "nat" => Kind::Nat(access.next_value()?),
+            "load-balancer" => Kind::LoadBalancer(access.next_value()?),
             _ => {
                 access.next_value::<IgnoredAny>()?;
                 Kind::Unknown

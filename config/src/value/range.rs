@@ -18,6 +18,11 @@ pub type LengthRange = NumberRange<0, 65535>;
 pub type VlanRange = NumberRange<1, 4094>;
 
 impl<const MIN: u16, const MAX: u16> NumberRange<MIN, MAX> {
+    /// The numbers from `first` to `last`. `None` if they are out of bounds, or `last` is the smaller.
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (MIN <= first && first <= last && last <= MAX).then_some(NumberRange { first, last })
+    }
+
     /// The lowest number.
     pub const fn first(&self) -> u16 {
         self.first

@@ -21,9 +21,8 @@ use crate::model::{AddressKey, IfIndex, Link, NudState, State};
 use crate::socket::{Frame, Frames, Netlink};
 use crate::store::{Family, Fit, Store};
 
-/// Unread notifications we ask the kernel to keep: some 150 000 route changes, as many as come while a full table is read;
-/// it counts twice as much as it is asked for.
-/// The kernel takes the memory only when there is so much to keep.
+/// Unread notifications we ask the kernel to keep: some 80 000 route changes, as it counts a kilobyte and more for each. It
+/// counts twice as much as it is asked for, and takes the memory only when there is so much to keep.
 const RECEIVE_BUFFER: usize = 64 << 20;
 /// Datagrams read in one [`Mirror::wait`], so that a flood does not keep its caller from its other work.
 const DATAGRAMS: usize = 4096;

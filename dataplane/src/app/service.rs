@@ -14,8 +14,11 @@ use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
+use crate::assemble::nat::NatSpec;
+use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
+use crate::control::events::Writer;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
@@ -110,6 +113,9 @@ pub struct Service {
     progress: Vec<Progress>,
     figures: Figures,
     generations: Arc<Generations>,
+    states: Arc<States>,
+    /// Writes what functions tell, until the service is dropped.
+    _events: Writer,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
@@ -128,8 +134,13 @@ impl Service {
         let devices = devices::prepare(&config, opened.state())?;
 
         let facts = Arc::clone(opened.facts());
+        // What cannot be built fails before anything is touched.
+        let generations = Arc::new(Generations::default());
+        let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
+        let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
+        blueprint.publish(&states);
         let mut steering = Steering::load()?;
-        steering.local_addresses().replace(local(&facts))?;
+        steering.local_addresses().replace(local(&facts, &states))?;
         let mut attachments = Vec::new();
         let mut interfaces = Vec::new();
         for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
@@ -164,8 +175,6 @@ impl Service {
         }
 
         let (wanted, wanted_from) = bounded(WANTED);
-        let generations = Arc::new(Generations::default());
-        let blueprint = Blueprint::on(&config, opened.ground())?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -204,10 +213,13 @@ impl Service {
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
             on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
+            states: Arc::clone(&states),
+            generations: Arc::clone(&generations),
         };
         let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
         let mirror =
             opened.follow(blueprint.routers(), wanted_from, stats, Arc::clone(&generations), watcher)?;
+        let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         Ok(Service {
@@ -220,6 +232,8 @@ impl Service {
             progress,
             figures,
             generations,
+            _events: events,
+            states,
             mirror,
             steering,
             attachments,
@@ -262,13 +276,13 @@ impl Service {
         if !restart.is_empty() {
             return Err(format!("these changes need a restart of the service:\n{}", restart.join("\n")));
         }
-        let figures = &mut self.figures;
+        let (figures, states) = (&mut self.figures, &self.states);
         let workers = self.workers.len();
         let followed = self.mirror.routers();
-        let programs = self.mirror.replace_routers(|ground| {
-            let blueprint = Blueprint::on(&config, ground).map_err(|error| error.to_string())?;
+        let (blueprint, programs) = self.mirror.replace_routers(|ground| {
+            let blueprint = Blueprint::on(&config, ground, states).map_err(|error| error.to_string())?;
             let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
-            Ok::<_, String>((blueprint.routers(), programs))
+            Ok::<_, String>((blueprint.routers(), (blueprint, programs)))
         })?;
         if let Err(error) = self.install(programs) {
             // `install` has put the old chains back; their tables are brought up to date and followed again.
@@ -276,9 +290,19 @@ impl Service {
             self.generations.bump([Slot::CONFIG]);
             return Err(error.to_string());
         }
+        blueprint.publish(&self.states);
+        let claims = {
+            let facts = self.mirror.facts();
+            let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+            steering.local_addresses().replace(local(&facts, &self.states))
+        };
+        if let Err(error) = claims {
+            tracing::error!(%error, "the XDP program could not be told of the host's addresses");
+        }
         // What the old chains did to a flow is not done any more from here on.
         self.generations.bump([Slot::CONFIG]);
         self.figures.retain(&config);
+        self.states.retain(&config);
         self.config = config;
         Ok(Reloaded {
             changes: changes.iter().map(ToString::to_string).collect(),
@@ -375,6 +399,21 @@ impl Service {
         self.figures.functions()
     }
 
+    /// The firewalls, by name.
+    pub fn firewalls(&self) -> Vec<(String, Arc<throughway_firewall::Shared>)> {
+        self.states.firewalls()
+    }
+
+    /// The NATs in force, by name.
+    pub fn nats(&self) -> Vec<(String, NatSpec)> {
+        self.states.nats()
+    }
+
+    /// How many events of functions were lost because nobody could write them fast enough.
+    pub fn lost_events(&self) -> u64 {
+        self.states.events().lost()
+    }
+
     /// At most `most` flows of every worker's cache that `filter` accepts, by worker.
     pub fn flows(
         &self,
@@ -427,9 +466,14 @@ impl Service {
     }
 }
 
-/// What the kernel receives itself: the host's own addresses and directed broadcasts, none of them claimed by a function.
-fn local(facts: &HostFacts) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
-    facts.local.iter().chain(&facts.broadcast).map(|address| (*address, Recipient::Kernel))
+/// What the kernel receives itself: the host's own addresses and directed broadcasts. Of those that a function claims, only
+/// what a socket of the host owns.
+fn local(facts: &HostFacts, states: &States) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
+    let nats = states.nats();
+    facts.local.iter().chain(&facts.broadcast).map(move |address| {
+        let claimed = nats.iter().any(|(_, nat)| nat.claims(*address));
+        (*address, if claimed { Recipient::Function } else { Recipient::Kernel })
+    })
 }
 
 fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interface {
@@ -450,6 +494,10 @@ fn seed() -> u128 {
     use std::hash::{BuildHasher, RandomState};
     let draw = || u128::from(RandomState::new().hash_one(0u8));
     draw() << 64 | draw()
+}
+
+fn names_of(config: &Config) -> Vec<String> {
+    config.interfaces.iter().map(|interface| interface.name.to_string()).collect()
 }
 
 fn settings(config: &Config) -> Vec<PortSettings> {
@@ -499,6 +547,8 @@ fn note_zero_copy(interfaces: &mut [InterfaceView], sockets: &[live::OpenSocket]
 struct SteerWatcher {
     steering: Arc<Mutex<Steering>>,
     on_failure: Vec<FailMode>,
+    states: Arc<States>,
+    generations: Arc<Generations>,
 }
 
 impl Watcher for SteerWatcher {
@@ -506,8 +556,12 @@ impl Watcher for SteerWatcher {
         if !addresses_or_links {
             return;
         }
+        let nats = self.states.nats();
+        if nats.iter().filter(|(_, nat)| nat.host_changed(facts)).count() > 0 {
+            self.generations.bump([Slot::CONFIG]);
+        }
         let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = steering.local_addresses().replace(local(facts)) {
+        if let Err(error) = steering.local_addresses().replace(local(facts, &self.states)) {
             tracing::error!(%error, "the XDP program could not be told of the host's addresses");
         }
         for (port, (facts, on_failure)) in facts.ports.iter().zip(&self.on_failure).enumerate() {

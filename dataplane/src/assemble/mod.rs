@@ -3,11 +3,15 @@
 //! Each kind of function has its file. [`Blueprint`] holds what all workers share of the functions; from it every worker gets
 //! a [`Program`] of its own.
 
+pub mod findings;
+pub mod firewall;
 pub mod marker;
+pub mod nat;
 pub mod router;
+pub mod state;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use throughway_config::{Config, FunctionKind};
 use throughway_vnf::{FunctionTag, Snapshot};
@@ -16,6 +20,7 @@ use crate::chain::{AnyFunction, Chain, NamedFunction, Program};
 use crate::host::HostFacts;
 use crate::rib::{Kernel, Rib};
 use crate::stats::{ChainStats, FunctionStats};
+use state::States;
 
 /// A function that cannot be built although its configuration is valid.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,10 @@ pub struct AssembleError {
 enum AssembleReason {
     #[error(transparent)]
     Rules(#[from] throughway_marker::RuleError),
+    #[error(transparent)]
+    Firewall(#[from] state::FirewallError),
+    #[error(transparent)]
+    Nat(#[from] state::SessionsChanged),
     #[error("the kind `{0}` cannot be built yet")]
     NotBuilt(&'static str),
 }
@@ -46,6 +55,20 @@ pub struct Blueprint {
 enum Shared {
     Router(RouterSpec),
     Marker(Arc<throughway_marker::Rules>),
+    Firewall(FirewallSpec),
+    Nat(nat::NatSpec),
+}
+
+/// A firewall with its sessions, and the rules that this blueprint brings to them.
+struct FirewallSpec {
+    shared: Arc<throughway_firewall::Shared>,
+    policy: Mutex<Option<throughway_firewall::Policy>>,
+}
+
+impl std::fmt::Debug for FirewallSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.shared.fmt(f)
+    }
 }
 
 /// A router that the kernel mirror keeps up to date.
@@ -73,15 +96,16 @@ pub struct Ground<'a> {
 }
 
 impl Blueprint {
-    /// Builds everything of `config` that workers share, from what is known of the host: its routes among the facts.
-    pub fn new(config: &Config, facts: &HostFacts) -> Result<Self, AssembleError> {
+    /// Builds everything of `config` that workers share, from what is known of the host: its routes among the facts. Stateful
+    /// functions keep their tables, which are in `states`.
+    pub fn new(config: &Config, facts: &HostFacts, states: &States) -> Result<Self, AssembleError> {
         let (routes, ports) = crate::rib::facts::routes(facts);
         let kernel = Kernel { routes: &routes, ports: &ports };
-        Blueprint::on(config, Ground { facts, kernel, running: &[] })
+        Blueprint::on(config, Ground { facts, kernel, running: &[] }, states)
     }
 
-    /// Builds everything of `config` that workers share.
-    pub fn on(config: &Config, ground: Ground<'_>) -> Result<Self, AssembleError> {
+    /// Builds everything of `config` that workers share; stateful functions keep their tables, which are in `states`.
+    pub fn on(config: &Config, ground: Ground<'_>, states: &States) -> Result<Self, AssembleError> {
         let functions = config.functions.iter().map(|function| {
             let name = function.name.to_string();
             let shared = match &function.kind {
@@ -96,9 +120,20 @@ impl Blueprint {
                     marker::rules(marker)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
-                kind => {
+                FunctionKind::Nat(nat) => Shared::Nat(
+                    states
+                        .nat(&name, nat, ground.facts)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
+                ),
+                kind @ FunctionKind::LoadBalancer(_) => {
                     let source = AssembleReason::NotBuilt(kind.word());
                     return Err(AssembleError { function: name, source });
+                }
+                FunctionKind::Firewall(firewall) => {
+                    let (shared, policy) = states
+                        .firewall(&name, firewall)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?;
+                    Shared::Firewall(FirewallSpec { shared, policy: Mutex::new(policy) })
                 }
             };
             Ok((name, shared))
@@ -123,9 +158,24 @@ impl Blueprint {
     pub fn routers(&self) -> Vec<RouterSpec> {
         let routers = self.functions.iter().filter_map(|(_, shared)| match shared {
             Shared::Router(spec) => Some(spec.clone()),
-            Shared::Marker(_) => None,
+            _ => None,
         });
         routers.collect()
+    }
+
+    /// Brings the rules of this blueprint to the sessions of functions that run already, and follows the host for those that
+    /// depend on its addresses. Cannot fail; to be called once the programs are in force.
+    pub fn publish(&self, states: &States) {
+        for (name, shared) in &self.functions {
+            if let Shared::Nat(spec) = shared {
+                states.in_force(name, spec);
+            }
+            if let Shared::Firewall(spec) = shared
+                && let Some(policy) = spec.policy.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                spec.shared.publish(policy);
+            }
+        }
     }
 
     /// What worker `worker` runs. Figures of functions and chains that were there before go on.
@@ -139,6 +189,13 @@ impl Blueprint {
                 }
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))
+                }
+                Shared::Nat(spec) => {
+                    let (shared, rules) = (Arc::clone(&spec.shared), spec.rules.clone());
+                    AnyFunction::Nat(throughway_nat::Nat::new(shared, rules, worker as u64))
+                }
+                Shared::Firewall(spec) => {
+                    AnyFunction::Firewall(throughway_firewall::Firewall::new(Arc::clone(&spec.shared)))
                 }
             };
             let stats = figures.function(worker, name, function.kind());

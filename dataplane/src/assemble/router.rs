@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use throughway_config::Router;
+use throughway_config::{Router, Urpf};
 use throughway_packet::PortId;
 use throughway_router::{
-    Fib, InterfaceAddress, Mss, Neighbours, Options, Port, PortSettings, Ports, Tables, Urpf,
+    Fib, InterfaceAddress, Mss, Neighbours, Options, Port, PortSettings, Ports, SourceCheck, Tables,
 };
 use throughway_vnf::Snapshot;
 
@@ -31,11 +31,16 @@ pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>) -> Tabl
         let (routes, ports) = rib_facts::routes(facts);
         Arc::clone(Rib::new(config, facts, Kernel { routes: &routes, ports: &ports }).fib())
     });
-    Tables { ports: Arc::new(ports(facts)), neighbours: Arc::new(neighbours(facts)), fib }
+    Tables { ports: Arc::new(ports(facts, config)), neighbours: Arc::new(neighbours(facts)), fib }
 }
 
-/// The ports as the router sees them.
-pub fn ports(facts: &HostFacts) -> Ports {
+/// The ports as a router of this configuration sees them.
+pub fn ports(facts: &HostFacts, config: &Router) -> Ports {
+    let source_check = match config.urpf {
+        Urpf::Off => SourceCheck::Off,
+        Urpf::Loose => SourceCheck::Loose { allow_default: true },
+        Urpf::Strict => SourceCheck::Strict,
+    };
     let ports = facts.ports.iter().map(|port| Port {
         mac: port.mac,
         mtu: port.mtu,
@@ -45,7 +50,7 @@ pub fn ports(facts: &HostFacts) -> Ports {
             .iter()
             .filter_map(|(own, len)| InterfaceAddress::new(*own, *len).ok())
             .collect(),
-        settings: PortSettings::default(),
+        settings: PortSettings { source_check, ..PortSettings::default() },
     });
     Ports::new(ports.collect())
 }
@@ -60,15 +65,10 @@ pub fn neighbours(facts: &HostFacts) -> Neighbours {
 
 /// What a router does beside routing.
 pub fn options(config: &Router) -> Options {
-    let urpf = match config.urpf {
-        throughway_config::Urpf::Off => Urpf::Off,
-        throughway_config::Urpf::Loose => Urpf::Loose,
-        throughway_config::Urpf::Strict => Urpf::Strict,
-    };
     let mss = match config.mss {
         throughway_config::Mss::Off => Mss::Keep,
         throughway_config::Mss::Auto => Mss::Links,
         throughway_config::Mss::Bytes(bytes) => Mss::Bytes(bytes),
     };
-    Options { urpf, mss }
+    Options { mss }
 }

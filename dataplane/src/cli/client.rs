@@ -38,6 +38,17 @@ pub(super) fn reload(socket: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Ends sessions; prints how many.
+pub(super) fn clear_sessions(options: &Options, socket: &Path) -> Result<ExitCode, Failure> {
+    let answer = ask(socket, &json!({ "command": "clear-sessions", "options": options }))?;
+    if let Some(error) = answer.get("error").and_then(Value::as_str) {
+        complain(error);
+        return Ok(ExitCode::FAILURE);
+    }
+    print(&format!("{} sessions cleared", answer.get("cleared").and_then(Value::as_u64).unwrap_or(0)));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Shows one aspect of the service's state.
 pub(super) fn show(what: &str, options: &Options, socket: &Path, json: bool) -> Result<ExitCode, Failure> {
     let answer = ask(socket, &json!({ "command": "show", "what": what, "options": options }))?;

@@ -55,6 +55,11 @@ enum Command {
         #[command(flatten)]
         api: Api,
     },
+    /// End sessions of firewalls and NATs before their time: their next packets are judged anew.
+    Sessions {
+        #[command(subcommand)]
+        command: Sessions,
+    },
     /// Show the running service's state.
     Show {
         /// What to show.
@@ -97,6 +102,20 @@ struct Api {
     socket: PathBuf,
 }
 
+#[derive(Subcommand, Debug)]
+enum Sessions {
+    /// Those that all given conditions hold for; with --all, every session.
+    Clear {
+        #[command(flatten)]
+        filter: Filter,
+        /// Every session: has to be said.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        api: Api,
+    },
+}
+
 /// Which of the flows to show.
 #[derive(Args, Debug)]
 struct Filter {
@@ -112,15 +131,19 @@ struct Filter {
     /// The interface on which packets come in.
     #[arg(long)]
     interface: Option<String>,
-    /// Not more lines than this (flows: 100).
+    /// The function whose sessions are meant.
+    #[arg(long)]
+    function: Option<String>,
+    /// Not more lines than this (100).
     #[arg(long)]
     limit: Option<usize>,
 }
 
 impl From<Filter> for crate::control::show::Options {
     fn from(filter: Filter) -> Self {
-        let Filter { address, port, protocol, interface, limit } = filter;
-        Self { address, port, protocol: protocol.map(|protocol| protocol.get()), interface, limit }
+        let Filter { address, port, protocol, interface, function, limit } = filter;
+        let protocol = protocol.map(|protocol| protocol.get());
+        Self { address, port, protocol, interface, function, limit }
     }
 }
 
@@ -159,6 +182,10 @@ enum What {
     Drops,
     /// What the workers' flow caches know (--address, --port, --protocol, --interface, --limit).
     Flows,
+    /// The firewalls' rules, with what they have counted.
+    Rules,
+    /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
+    Sessions,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
 }
@@ -174,6 +201,8 @@ impl What {
             What::Neighbours => "neighbours",
             What::Drops => "drops",
             What::Flows => "flows",
+            What::Rules => "rules",
+            What::Sessions => "sessions",
             What::Host => "host",
         }
     }
@@ -284,6 +313,16 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::from(2));
             }
             client::show(what.name(), &filter.into(), &api.socket, json)
+        }
+        Command::Sessions { command: Sessions::Clear { filter, all, api } } => {
+            let options = filter.into();
+            if options == crate::control::show::Options::default() && !all {
+                output::complain(
+                    "error: say which sessions (--function, --address, --port, --protocol), or --all",
+                );
+                return Ok(ExitCode::from(2));
+            }
+            client::clear_sessions(&options, &api.socket)
         }
         Command::Replay(replay) => offline::replay(&replay),
         Command::Explain(explain) => offline::explain(&explain),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::json;
 use throughway_config::Config;
@@ -10,6 +11,8 @@ use throughway_vnf::{Context, Now};
 
 use super::output::{columns, complain, print, table};
 use super::{Explain, Failure, Lab, Replay};
+use crate::assemble::findings::findings;
+use crate::assemble::state::States;
 use crate::assemble::{Blueprint, Figures};
 use crate::explain;
 use crate::host::HostFacts;
@@ -37,6 +40,13 @@ pub(super) fn check(path: &Path, as_json: bool) -> Result<ExitCode, Failure> {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
+    for function in &config.functions {
+        if let throughway_config::FunctionKind::Firewall(firewall) = &function.kind {
+            for line in findings(&function.name, firewall) {
+                complain(&format!("warning: {line}"));
+            }
+        }
+    }
     let names = |ids: &[throughway_config::FunctionId]| -> Vec<String> {
         ids.iter().map(|id| config.function(*id).name.to_string()).collect()
     };
@@ -167,7 +177,8 @@ pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
         Err(code) => return Ok(code),
     };
     let facts = host(&config, arguments.host.as_deref())?;
-    let mut program = Blueprint::new(&config, &facts)?.program(0, &mut Figures::default());
+    let states = States::new(0, Arc::default());
+    let mut program = Blueprint::new(&config, &facts, &states)?.program(0, &mut Figures::default());
     let mut all = Vec::new();
     for (number, text) in arguments.packets.iter().enumerate() {
         let written = explain::packet::read(text).map_err(|misread| format!("--packet: {misread}"))?;

@@ -19,9 +19,12 @@ use crate::app::Service;
 const LONGEST_REQUEST: u64 = 64 * 1024;
 
 #[derive(Deserialize, Debug)]
-#[serde(tag = "command", rename_all = "lowercase")]
+#[serde(tag = "command", rename_all = "kebab-case")]
 enum Request {
     Reload,
+    ClearSessions {
+        options: show::Options,
+    },
     Show {
         what: String,
         #[serde(default)]
@@ -121,6 +124,16 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             Ok(done) => json!({ "changes": done.changes, "warnings": done.warnings }),
             Err(error) => json!({ "error": error }),
         },
+        Request::ClearSessions { options } => {
+            let mut cleared = 0;
+            for (_, shared) in service.firewalls().iter().filter(|(name, _)| options.is_of(name)) {
+                cleared += shared.clear(|session| show::firewall::wanted(&options, &session.key));
+            }
+            for (_, nat) in service.nats().iter().filter(|(name, _)| options.is_of(name)) {
+                cleared += show::nat::clear(&nat.shared, &options);
+            }
+            json!({ "cleared": cleared })
+        }
         Request::Show { what, routes, .. } if what == "routes" => {
             let answer = routes::answer(&service.mirror().view(), &routes);
             answer.unwrap_or_else(|error| json!({ "error": error }))

@@ -112,7 +112,91 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
         worker_figures(&mut page, service, worker);
     }
     functions(&mut page, service);
+    firewalls(&mut page, service);
+    nats(&mut page, service);
     page.0
+}
+
+fn firewalls(page: &mut Page, service: &Service) {
+    page.counter(
+        "throughway_events_lost_total",
+        "Log entries and other events of functions that were lost because they came faster than they can be written.",
+        &[],
+        service.lost_events(),
+    );
+    for (name, shared) in service.firewalls() {
+        let function = [("function", name.as_str())];
+        let overview = shared.overview();
+        for (class, count) in throughway_session::Class::ALL.iter().zip(overview.sessions) {
+            let labels = [("function", name.as_str()), ("class", class.label())];
+            page.gauge("throughway_sessions", "Sessions, by class.", &labels, f64::from(count));
+        }
+        let capacity = f64::from(shared.options().sessions);
+        page.gauge("throughway_sessions_capacity", "The most sessions.", &function, capacity);
+        page.gauge(
+            "throughway_sessions_bytes",
+            "Memory of the session table.",
+            &function,
+            overview.memory as f64,
+        );
+        let table = &overview.table;
+        let help = "Sessions made.";
+        page.counter("throughway_sessions_opened_total", help, &function, table.inserted);
+        for (why, count) in [("full", table.refused_full), ("quota", table.refused_quota)] {
+            let labels = [("function", name.as_str()), ("why", why)];
+            let help = "Sessions refused for want of room, in all or in their class.";
+            page.counter("throughway_sessions_refused_total", help, &labels, count);
+        }
+        page.gauge(
+            "throughway_reassembly_datagrams",
+            "Datagrams of which fragments are awaited.",
+            &function,
+            f64::from(overview.datagrams),
+        );
+        for rule in shared.rules() {
+            let labels = [("function", name.as_str()), ("rule", rule.name.as_str())];
+            let help = "Packets that a rule matched, and those of the sessions it let in.";
+            page.counter("throughway_rule_packets_total", help, &labels, rule.stats.packets);
+            let help = "Bytes of these packets.";
+            page.counter("throughway_rule_bytes_total", help, &labels, rule.stats.bytes);
+            let help = "Sessions that a rule let in.";
+            page.counter("throughway_rule_sessions_total", help, &labels, rule.stats.sessions);
+        }
+        for limit in shared.limits() {
+            let labels = [("function", name.as_str()), ("limit", limit.config.name.as_str())];
+            let help = "Packets for which the limit of a rule was exceeded.";
+            page.counter("throughway_limit_exceeded_total", help, &labels, limit.stats.exceeded);
+        }
+    }
+}
+
+fn nats(page: &mut Page, service: &Service) {
+    for (name, nat) in service.nats() {
+        let function = [("function", name.as_str())];
+        let shared = &nat.shared;
+        for class in throughway_session::Class::ALL {
+            let labels = [("function", name.as_str()), ("class", class.label())];
+            page.gauge("throughway_sessions", "Sessions, by class.", &labels, f64::from(shared.count(class)));
+        }
+        let capacity = f64::from(nat.config.sessions);
+        page.gauge("throughway_sessions_capacity", "The most sessions.", &function, capacity);
+        let bytes = shared.memory() as f64;
+        page.gauge("throughway_sessions_bytes", "Memory of the session table.", &function, bytes);
+        let (_, mappings) = shared.len();
+        page.gauge(
+            "throughway_nat_mappings",
+            "Outside ports that hosts inside have.",
+            &function,
+            mappings.into(),
+        );
+        let stats = shared.stats();
+        page.counter("throughway_sessions_opened_total", "Sessions made.", &function, stats.inserted);
+        for (why, count) in [("full", stats.refused_full), ("quota", stats.refused_quota)] {
+            let labels = [("function", name.as_str()), ("why", why)];
+            let help = "Sessions refused for want of room, in all or in their class.";
+            page.counter("throughway_sessions_refused_total", help, &labels, count);
+        }
+    }
 }
 
 fn reloads(page: &mut Page, service: &Service) {

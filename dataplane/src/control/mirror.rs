@@ -434,7 +434,6 @@ impl Following {
             slots.push(Slot::CONFIG);
         }
         let neighbours = Arc::new(router::neighbours(new));
-        let ports = Arc::new(router::ports(new));
         for spec in &self.routers {
             let mut rib = lock(&spec.rib);
             for (number, (before, port)) in old.ports.iter().zip(&new.ports).enumerate() {
@@ -444,7 +443,7 @@ impl Following {
             }
             slots.append(&mut rib.take_changes());
             let tables = Tables {
-                ports: Arc::clone(&ports),
+                ports: Arc::new(router::ports(new, &spec.config)),
                 neighbours: Arc::clone(&neighbours),
                 fib: Arc::clone(rib.fib()),
             };

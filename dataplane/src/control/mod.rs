@@ -8,6 +8,7 @@
 //! * [`show`]: the running state as JSON, for the API.
 
 pub mod api;
+pub mod events;
 mod facts;
 pub mod metrics;
 pub mod mirror;

@@ -224,7 +224,6 @@ fn explain(view: &View<'_>, spec: &RouterSpec, address: IpAddr) -> Value {
     let width = if address.is_ipv4() { 32 } else { 128 };
     let mut used: Option<Prefix> = None;
     let mut rows = Vec::new();
-    let mut hops = Vec::new();
     for prefix in (0..=width).rev().filter_map(|len| Prefix::containing(address, len).ok()) {
         let candidates: Vec<_> = rib.candidates(view.kernel(), prefix).collect();
         let winner = candidate::position(&candidates).filter(|_| used.is_none());
@@ -241,16 +240,15 @@ fn explain(view: &View<'_>, spec: &RouterSpec, address: IpAddr) -> Value {
                 "why_not": why_not,
             }));
         }
-        if let Some(best) = winner.and_then(|position| candidates.get(position)) {
-            used = Some(prefix);
-            if let Route::Forward(next_hops) = &best.route {
-                hops = next_hops.iter().map(|hop| next_hop(view, hop, address)).collect();
-            }
-        }
+        used = used.or(winner.map(|_| prefix));
     }
     // What packets are in fact looked up in.
     let found = rib.fib().lookup(address);
     let in_force = found.as_deref().map_or("no route", kind);
+    let hops: Vec<_> = match found.as_deref() {
+        Some(Route::Forward(hops)) => hops.iter().map(|hop| next_hop(view, hop, address)).collect(),
+        _ => Vec::new(),
+    };
     let table = rib.table().map_or_else(|| "none".to_owned(), |table| TableId(table).to_string());
     json!({
         "router": spec.name,

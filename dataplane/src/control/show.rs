@@ -1,6 +1,8 @@
 //! The running state as JSON: what `throughway show` prints. Every answer is an array of flat objects, or one object.
 
+pub mod firewall;
 mod flows;
+pub mod nat;
 
 pub use flows::end;
 
@@ -27,8 +29,17 @@ pub struct Options {
     pub protocol: Option<u8>,
     /// The interface on which packets come in.
     pub interface: Option<String>,
+    /// The function whose sessions are meant.
+    pub function: Option<String>,
     /// Not more lines than this.
     pub limit: Option<usize>,
+}
+
+impl Options {
+    /// Whether a function is meant.
+    pub fn is_of(&self, function: &str) -> bool {
+        self.function.as_ref().is_none_or(|wanted| wanted == function)
+    }
 }
 
 /// Lines where [`Options::limit`] says nothing.
@@ -44,9 +55,28 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
         "flows" => flows::flows(service, options)?,
+        "rules" => firewall::rules(service),
+        "sessions" => sessions(service, options),
         "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
     })
+}
+
+/// The sessions of firewalls, then of NATs: their rows have other columns, so a table of one kind alone is easier to read.
+fn sessions(service: &Service, options: &Options) -> Value {
+    let limit = options.limit.unwrap_or(USUAL_LIMIT);
+    let mut rows = Vec::new();
+    for (name, shared) in service.firewalls() {
+        if options.is_of(&name) {
+            firewall::sessions(&name, &shared, options, limit, &mut rows);
+        }
+    }
+    for (name, nat) in service.nats() {
+        if options.is_of(&name) {
+            nat::sessions(&name, &nat.shared, options, limit, &mut rows);
+        }
+    }
+    Value::Array(rows)
 }
 
 fn sum<'a>(service: &'a Service, port: usize, figure: impl Fn(&'a PortStats) -> &'a Counter) -> u64 {

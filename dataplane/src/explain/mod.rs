@@ -3,6 +3,7 @@
 //! Packets are given as text ([`packet`]), several one after the other, so that the second can belong to the session that the
 //! first has opened.
 
+pub mod firewall;
 pub mod packet;
 
 use throughway_config::Config;

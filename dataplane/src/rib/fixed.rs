@@ -40,7 +40,7 @@ impl Fixed {
     /// What follows from a configuration on a host.
     pub fn new(config: &Config, host: &HostFacts) -> Self {
         let mut entries: HashMap<Prefix, Entry> = HashMap::new();
-        for (prefix, route) in router::ports(host).connected_routes() {
+        for (prefix, route) in router::ports(host, config).connected_routes() {
             let entry = entries.entry(prefix).or_default();
             match route {
                 // Of several ports with one prefix the last, as the kernel's table has no say here.

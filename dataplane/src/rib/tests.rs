@@ -77,7 +77,7 @@ impl World {
 /// What the table must say, made in the most simple way from everything there is.
 fn naive(config: &throughway_config::Router, world: &World) -> BTreeMap<Prefix, Route> {
     let up = |port: PortId| world.host.ports[port.index()].up;
-    let ports = crate::assemble::router::ports(&world.host);
+    let ports = crate::assemble::router::ports(&world.host, config);
     let mut table = BTreeMap::new();
     for prefix in prefixes() {
         let mut offers: Vec<(u32, u8, Route)> = Vec::new();
@@ -279,7 +279,7 @@ fn happen(world: &mut World, ribs: &mut [Rib], event: &Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn prefix_by_prefix_is_what_making_it_anew_gives(events in events()) {

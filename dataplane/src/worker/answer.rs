@@ -109,7 +109,100 @@ impl<I: PacketIo> Engine<I> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use crossbeam::channel::bounded;
+    use throughway_config::Config;
+    use throughway_io::memory::MemoryIo;
+    use throughway_packet::build::PacketBuilder;
+    use throughway_packet::{checksum, parse};
+    use throughway_vnf::IcmpError;
+
+    use super::super::{Setup, Worker};
     use super::*;
+    use crate::assemble::state::States;
+    use crate::assemble::{Blueprint, Figures};
+    use crate::host::{HostFacts, NeighbourFacts};
+    use crate::stats::WorkerStats;
+
+    const HOST: [u8; 6] = [2, 0, 0, 0, 1, 0x10];
+    const BOX: [u8; 6] = [2, 0, 0, 0, 0, 0];
+
+    /// A worker with one interface and a host behind it.
+    fn worker() -> Worker<MemoryIo> {
+        let text = "\
+interfaces: { lan: { device: lan0 } }
+functions: { core: { router: {} } }
+chains: { all: { from: lan, run: [core] } }
+";
+        let (config, _) = Config::parse("test.yaml", text).expect("a configuration");
+        let mut facts = HostFacts::invented([("lan".to_owned(), "lan0".to_owned())]);
+        for (own, host) in [("10.1.0.1", "10.1.0.10"), ("fd00:1::1", "fd00:1::10")] {
+            let (own, address) = (own.parse().expect("an address"), host.parse().expect("an address"));
+            facts.ports[0].addresses.push((own, if own.is_ipv4() { 24 } else { 64 }));
+            facts.neighbours.push(NeighbourFacts { port: 0, address, mac: HOST, state: "reachable".into() });
+        }
+        let program = Blueprint::new(&config, &facts, &States::new(0, Arc::default()))
+            .expect("a blueprint")
+            .program(0, &mut Figures::default());
+        let setup = Setup {
+            settings: Vec::new(),
+            stats: WorkerStats::new(1),
+            wanted: bounded(1).0,
+            generations: Arc::default(),
+            flows: 0,
+            seed: 0,
+        };
+        Worker::new(MemoryIo::new(1, 16, 2048), program, setup)
+    }
+
+    /// What is sent in answer to `received`.
+    fn answered(worker: &mut Worker<MemoryIo>, received: &[u8], answer: Answer) -> Option<Vec<u8>> {
+        let engine = &mut worker.engine;
+        let headers = parse(received, PortId(0)).expect("a packet");
+        let mut frame = engine.io.allocate().expect("a frame");
+        assert!(frame.set_len(received.len()));
+        frame.bytes_mut().copy_from_slice(received);
+        engine.answer(&frame, 0, &headers, answer, &Context { now: Now(10_000_000_000) });
+        engine.io.release(frame);
+        engine.send();
+        let sent = engine.io.sent(PortId(0)).pop();
+        assert_eq!(engine.io.outstanding(), 0);
+        sent
+    }
+
+    #[test]
+    fn a_segment_is_answered_by_a_reset_from_its_destination() {
+        let mut worker = worker();
+        let between = [
+            PacketBuilder::ipv4([10, 1, 0, 10], [192, 0, 2, 1]),
+            PacketBuilder::ipv6([0xfd00, 1, 0, 0, 0, 0, 0, 0x10], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+        ];
+        for builder in between {
+            let received = builder.clone().ethernet(BOX, HOST).tcp(1000, 80, 0x02).finish();
+            let reset = answered(&mut worker, &received, Answer::TcpReset).expect("a reset");
+            let (asked, headers) = (parse(&received, PortId(0)), parse(&reset, PortId(0)));
+            let (asked, headers) = (asked.expect("a packet"), headers.expect("a packet"));
+            assert_eq!(reset[..12], [HOST, BOX].concat());
+            assert_eq!((headers.source(), headers.destination()), (asked.destination(), asked.source()));
+            assert_eq!((headers.source_port(), headers.tcp_flags), (80, 0x14));
+            assert!(checksum::verify(&reset, &headers));
+            let udp = builder.ethernet(BOX, HOST).udp(1000, 80).finish();
+            assert_eq!(answered(&mut worker, &udp, Answer::TcpReset), None, "a datagram has no reset");
+            assert!(answered(&mut worker, &udp, Answer::Icmp(IcmpError::PortUnreachable)).is_some());
+        }
+        assert_eq!((worker.stats().originated.get(), worker.stats().answers_suppressed.get()), (4, 2));
+    }
+
+    #[test]
+    fn resets_are_limited_as_errors_are() {
+        let mut worker = worker();
+        let builder = PacketBuilder::ipv4([10, 1, 0, 10], [192, 0, 2, 1]).ethernet(BOX, HOST);
+        let received = builder.tcp(1000, 80, 0x02).finish();
+        let resets =
+            (0..150).filter(|_| answered(&mut worker, &received, Answer::TcpReset).is_some()).count();
+        assert_eq!(resets as u64, BURST);
+    }
 
     #[test]
     fn the_limiter_allows_a_burst_then_the_rate() {

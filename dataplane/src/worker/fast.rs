@@ -5,7 +5,7 @@
 //! used: the packet walks the chain, and the entry is made anew.
 
 use arrayvec::ArrayVec;
-use throughway_flow::{Credits, NewFlow, Probe, Round, cacheable, peek};
+use throughway_flow::{Credits, NewFlow, Probe, Round, cacheable};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, PortId, edits};
 use throughway_vnf::credit::SHORTEST_SILENCE;
@@ -28,18 +28,22 @@ enum Fate {
 }
 
 impl<I: PacketIo> Engine<I> {
-    /// Executes what is known of the received packets' flows. What is not known is left in `unknown`, in order.
-    pub(super) fn known(&mut self, port: PortId, chain: Option<usize>, round: &Round<'_>) {
-        let Some(flows) = &mut self.flows else { return };
+    /// Executes what is known of the received packets' flows. What is not known is left in `unknown`, in order. Returns how
+    /// many bytes all of them have.
+    pub(super) fn known(&mut self, port: PortId, chain: Option<usize>, round: &Round<'_>) -> u64 {
+        let Some(flows) = &mut self.flows else { return 0 };
         let mut probes: ArrayVec<Probe, BATCH> = ArrayVec::new();
         let mut readable: u64 = 0;
+        let mut bytes = 0;
         for (index, frame) in self.received.iter().enumerate().take(BATCH) {
-            if let Some(probe) = peek(frame.bytes(), port) {
+            let frame = frame.bytes();
+            bytes += frame.len() as u64;
+            if let Some(probe) = flows.peek(frame, port) {
                 readable |= 1 << index;
                 probes.push(probe);
             }
         }
-        flows.prepare(&mut probes);
+        flows.fetch(&mut probes);
 
         // Packets are edited where they lie. Nearly always all of them leave by one port, and then they go there together.
         let mut probes = probes.iter();
@@ -51,12 +55,16 @@ impl<I: PacketIo> Engine<I> {
         let mut left = (0u64, 0u64);
         for (index, (frame, fate)) in self.received.iter_mut().zip(&mut fates).enumerate() {
             let probe = if readable & (1 << index) != 0 { probes.next() } else { None };
-            let Some((probe, action)) = probe.and_then(|probe| Some((probe, flows.lookup(probe, round)?)))
-            else {
+            let Some(probe) = probe else {
                 divided = true;
                 continue;
             };
-            let len = frame.bytes().len() as u64;
+            let Some(action) = flows.lookup(probe, round) else {
+                divided = true;
+                continue;
+            };
+            let frame = frame.bytes_mut();
+            let len = frame.len() as u64;
             entered = (entered.0 + 1, entered.1 + len);
             if let Some(count) = judged.get_mut(usize::from(action.judged).min(DEEPEST)) {
                 *count += 1;
@@ -67,7 +75,7 @@ impl<I: PacketIo> Engine<I> {
                 divided = true;
                 continue;
             }
-            probe.apply(&action, frame.bytes_mut());
+            probe.apply(action, frame);
             left = (left.0 + 1, left.1 + len);
             let egress = PortId(action.egress);
             *fate = Fate::Send(egress);
@@ -78,6 +86,7 @@ impl<I: PacketIo> Engine<I> {
             Some(egress) if !divided && self.send_together(egress) => {}
             _ => self.divide(port, &fates),
         }
+        bytes
     }
 
     /// Sends all received packets by one port at once, if none wait there; says whether it did.
@@ -90,12 +99,14 @@ impl<I: PacketIo> Engine<I> {
         true
     }
 
-    /// Sends every received packet its own way.
+    /// Sends every received packet its own way. What came in behind a packet that walks its chain waits for that, so that no
+    /// packet overtakes another.
     fn divide(&mut self, port: PortId, fates: &[Fate; BATCH]) {
         let mut received = std::mem::take(&mut self.received);
         for (frame, fate) in received.drain(..).zip(fates) {
             match *fate {
-                Fate::Send(egress) => self.enqueue(frame, port, egress),
+                Fate::Send(egress) if self.unknown.is_empty() => self.enqueue(frame, port, egress),
+                Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress)),
                 Fate::Drop(reason) => self.end(frame, port, reason),
                 Fate::Walk => self.unknown.push(frame),
             }

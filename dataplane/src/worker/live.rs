@@ -3,14 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use throughway_flow::entry::Flow;
 use throughway_io::PacketIo;
 use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
-use throughway_vnf::Now;
 
 use super::inspect::{FlowFilter, Inspection};
 use super::{Setup, Worker};
@@ -173,7 +172,6 @@ fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, 
 }
 
 fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
-    let start = Instant::now();
     let mut figures_at = 0;
     let mut inspection = None;
     loop {
@@ -187,8 +185,8 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {}
         }
-        // The one clock reading of the round. It starts at one second so that no time is ever zero.
-        let now = Now(1_000_000_000 + start.elapsed().as_nanos() as u64);
+        // The one clock reading of the round.
+        let now = crate::clock::now();
         let received = worker.round(now);
         inspection = inspection.take().and_then(|inspection| worker.inspect(inspection, now));
         if now.0 >= figures_at {

@@ -109,6 +109,8 @@ struct Engine<I: PacketIo> {
     flows: Option<FlowCache>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
+    /// Known packets that came in behind so many of the unknown ones, with their egress.
+    behind: Vec<(usize, I::Frame, PortId)>,
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
@@ -131,6 +133,7 @@ impl<I: PacketIo> Worker<I> {
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
+            behind: Vec::with_capacity(BATCH),
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
@@ -228,8 +231,7 @@ impl<I: PacketIo> Engine<I> {
     }
 
     fn batch(&mut self, port: PortId, context: &Context, round: &Round<'_>) {
-        let bytes = self.received.iter().map(|frame| frame.bytes().len() as u64).sum();
-        self.stats.received(port, self.received.len(), bytes);
+        let packets = self.received.len();
         if self.settings.get(port.index()).is_some_and(|settings| settings.recompute_checksums) {
             for frame in &mut self.received {
                 if let Ok(headers) = throughway_packet::parse(frame.bytes(), port) {
@@ -239,8 +241,11 @@ impl<I: PacketIo> Engine<I> {
         }
         let chain = self.program.chain_of(port);
         if self.flows.is_some() && chain.is_some() {
-            self.known(port, chain, round);
+            let bytes = self.known(port, chain, round);
+            self.stats.received(port, packets, bytes);
         } else {
+            let bytes = self.received.iter().map(|frame| frame.bytes().len() as u64).sum();
+            self.stats.received(port, packets, bytes);
             std::mem::swap(&mut self.received, &mut self.unknown);
         }
         if !self.unknown.is_empty() {
@@ -256,7 +261,12 @@ impl<I: PacketIo> Engine<I> {
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
         let mut outcomes = walk(&mut self.program, chain, &frames, &parsed, context).into_iter();
-        for (frame, headers) in frames.drain(..).zip(parsed) {
+        let mut behind = std::mem::take(&mut self.behind);
+        let mut waiting = behind.drain(..).peekable();
+        for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {
+            while let Some((_, frame, egress)) = waiting.next_if(|(after, ..)| *after <= number) {
+                self.enqueue(frame, port, egress);
+            }
             match headers {
                 Err(reason) => self.end(frame, port, reason),
                 Ok(_) => match outcomes.next() {
@@ -269,6 +279,10 @@ impl<I: PacketIo> Engine<I> {
                 },
             }
         }
+        for (_, frame, egress) in waiting {
+            self.enqueue(frame, port, egress);
+        }
+        self.behind = behind;
         self.unknown = frames;
     }
 

@@ -88,8 +88,10 @@ reasons! {
     NoEgress = "no-egress",
     /// Source or destination address that never may be forwarded (unspecified, loopback, multicast, broadcast, link-local source).
     MartianAddress = "martian-address",
-    /// No route leads back to the source address, or none by the interface that the packet came in on (reverse path check, RFC 3704).
-    ReversePath = "reverse-path",
+    /// Source or destination address that is reserved and in use nowhere (class E, the discard prefix, IPv4-mapped); a port may be told to forward them.
+    ReservedAddress = "reserved-address",
+    /// No route leads back to the source, or none by the port it came in on: its address is forged, or routing is not symmetric and strict checking is wrong here.
+    SpoofedSource = "spoofed-source",
     /// The destination is one of the host's own addresses: the steering program gives those to the kernel, so it reached a worker only in a race, or in a replay.
     LocalDestination = "local-destination",
     /// TTL or hop limit ran out; the sender is told.
@@ -172,7 +174,7 @@ reasons! {
     /// More tunnels were to be put on or taken off one after the other than can be.
     TunnelTooDeep = "tunnel-too-deep",
     /// The packet that was to be taken out of its tunnel is malformed.
-    BadTunnelled = "bad-tunnelled-packet",
+    BadTunnelled = "bad-tunnelled",
     /// The tunnel met congestion, and the packet in it cannot carry the mark (RFC 6040, section 4.2).
     CongestionMarkLost = "congestion-mark-lost",
     /// The packet had to be cut into fragments, and could not be: there was no free frame, or the MTU is too small.

@@ -3,6 +3,7 @@
 //! * [`rule`]: what is configured: conditions, endings, groups; and [`Fields`], what of a packet they are compared with.
 //! * [`set`]: sets of addresses and of 16-bit numbers, shared by rules, with look-ups whose cost hardly grows.
 //! * [`classify`]: rules → [`RuleSet`], which finds the first rule that matches.
+//! * [`analyse`](mod@analyse): what is odd about rules, for those who check a configuration.
 //! * [`reference`](mod@reference): the same, slow and plain: what the fast one is compared with.
 //! * [`Policy`]: rules with their limits, logs and default, as published to the workers.
 //! * [`Shared`]: what the workers share: sessions, limits, datagrams in pieces, the policy.
@@ -10,6 +11,7 @@
 //! * [`show`]: sessions and rules, for people.
 #![forbid(unsafe_code)]
 
+pub mod analyse;
 pub mod classify;
 pub mod explain;
 pub mod reference;
@@ -29,6 +31,7 @@ mod session;
 mod shared;
 mod track;
 
+pub use analyse::{Finding, Place, analyse};
 pub use classify::{Classified, CompileError, Match, RuleIndex, RuleSet};
 pub use counters::RuleStats;
 pub use function::Firewall;

@@ -1,11 +1,15 @@
 //! Sets of addresses and of 16-bit numbers: built once, then only asked.
 
+mod steps;
+
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use throughway_vnf::Prefix;
 
 use crate::rule::Family;
+use steps::Steps;
 
 /// Addresses of one family, from the first to the last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -95,13 +99,30 @@ impl From<IpAddr> for AddressRange {
     }
 }
 
-/// A set of addresses of both families.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// A set of addresses of both families. A look-up reads two places whatever the size, as long as the addresses are not crowded in
+/// few networks of a wide space; else one block of one or two cache lines for each factor of eight to sixteen in the number
+/// of ranges. About 9 bytes for each IPv4 range, 18 in sets of IPv6 networks up to /64, 36 for other IPv6 ranges.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct AddressSet {
-    /// Sorted, disjoint, not adjacent.
-    ipv4: Vec<(u32, u32)>,
-    ipv6: Vec<(u128, u128)>,
+    ipv4: Steps<u32, 16>,
+    ipv6: Ipv6,
 }
+
+#[derive(Clone, PartialEq, Eq)]
+enum Ipv6 {
+    /// Whole /64 networks only: the upper halves.
+    Networks(Steps<u64, 16>),
+    Any(Steps<u128, 8>),
+}
+
+impl Default for Ipv6 {
+    fn default() -> Self {
+        Ipv6::Networks(Steps::default())
+    }
+}
+
+/// The lower half of an IPv6 address.
+const INTERFACE: u128 = u64::MAX as u128;
 
 impl AddressSet {
     /// The set of all addresses in these ranges, which may overlap and come in any order.
@@ -115,26 +136,35 @@ impl AddressSet {
         }
         merge(&mut ipv4, |last| last.checked_add(1));
         merge(&mut ipv6, |last| last.checked_add(1));
-        AddressSet { ipv4, ipv6 }
+        let whole = |&(first, last): &(u128, u128)| first & INTERFACE == 0 && last & INTERFACE == INTERFACE;
+        let ipv6 = if ipv6.iter().all(whole) {
+            Ipv6::Networks(Steps::new(
+                ipv6.iter().map(|&(first, last)| ((first >> 64) as u64, (last >> 64) as u64)),
+            ))
+        } else {
+            Ipv6::Any(Steps::new(ipv6.iter().copied()))
+        };
+        AddressSet { ipv4: Steps::new(ipv4.iter().copied()), ipv6 }
     }
 
     /// Whether `address` (network order, IPv4 in its mapped form) of `family` is in the set.
     #[inline]
     pub fn contains(&self, family: Family, address: &[u8; 16]) -> bool {
         let bits = u128::from_be_bytes(*address);
-        match family {
-            Family::Ipv4 => holds(&self.ipv4, bits as u32),
-            Family::Ipv6 => holds(&self.ipv6, bits),
+        match (family, &self.ipv6) {
+            (Family::Ipv4, _) => self.ipv4.contains(bits as u32),
+            (Family::Ipv6, Ipv6::Networks(steps)) => steps.contains((bits >> 64) as u64),
+            (Family::Ipv6, Ipv6::Any(steps)) => steps.contains(bits),
         }
     }
 
     /// Its ranges: sorted within each family, disjoint, not adjacent.
     pub fn ranges(&self) -> impl Iterator<Item = AddressRange> + '_ {
-        let ipv4 = self.ipv4.iter().map(|&(first, last)| AddressRange {
+        let ipv4 = self.ipv4.ranges().map(|(first, last)| AddressRange {
             first: Ipv4Addr::from_bits(first).into(),
             last: Ipv4Addr::from_bits(last).into(),
         });
-        let ipv6 = self.ipv6.iter().map(|&(first, last)| AddressRange {
+        let ipv6 = self.bits(Family::Ipv6).into_iter().map(|(first, last)| AddressRange {
             first: Ipv6Addr::from_bits(first).into(),
             last: Ipv6Addr::from_bits(last).into(),
         });
@@ -143,25 +173,43 @@ impl AddressSet {
 
     /// Its ranges of one family as numbers.
     pub(crate) fn bits(&self, family: Family) -> Vec<(u128, u128)> {
-        match family {
-            Family::Ipv4 => self.ipv4.iter().map(|&(a, b)| (u128::from(a), u128::from(b))).collect(),
-            Family::Ipv6 => self.ipv6.clone(),
+        match (family, &self.ipv6) {
+            (Family::Ipv4, _) => self.ipv4.ranges().map(|(a, b)| (u128::from(a), u128::from(b))).collect(),
+            (Family::Ipv6, Ipv6::Networks(steps)) => {
+                steps.ranges().map(|(a, b)| (u128::from(a) << 64, u128::from(b) << 64 | INTERFACE)).collect()
+            }
+            (Family::Ipv6, Ipv6::Any(steps)) => steps.ranges().collect(),
         }
     }
 
     /// Bytes that it takes.
     pub fn memory(&self) -> usize {
-        size_of_val(&*self.ipv4) + size_of_val(&*self.ipv6)
+        self.ipv4.memory()
+            + match &self.ipv6 {
+                Ipv6::Networks(steps) => steps.memory(),
+                Ipv6::Any(steps) => steps.memory(),
+            }
     }
 
     /// How many ranges are left after joining what touches.
     pub fn len(&self) -> usize {
-        self.ipv4.len() + self.ipv6.len()
+        self.ipv4.len()
+            + match &self.ipv6 {
+                Ipv6::Networks(steps) => steps.len(),
+                Ipv6::Any(steps) => steps.len(),
+            }
     }
 
     /// Whether it holds no address.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+// Not derived: a million entries help nobody in a message.
+impl fmt::Debug for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AddressSet({} ranges)", self.len())
     }
 }
 

@@ -244,6 +244,11 @@ fn icmp_queries_are_answered_by_their_answers_only() {
     let mut wall = Wall::simple();
     assert_eq!(wall.send(&between(a, b).echo_request(7, 1)), PASS);
     assert_eq!(wall.send(&between(b, a).icmp(14, 0, [0, 7, 0, 1])), INVALID);
+    // An identifier that looks like a kind of question (see `track/icmp.rs`): never an answer that was not asked for.
+    let mut wall = Wall::simple();
+    assert_eq!(wall.send(&between(a, b).echo_request(0x08ff, 1)), PASS);
+    assert_eq!(wall.send(&between(b, a).echo_request(0x08ff, 1)), INVALID);
+    assert_eq!(wall.send(&between(b, a).echo_reply(0x08ff, 1)), PASS);
     // A type that nobody knows.
     assert_eq!(wall.send(&between(a, b).icmp(200, 0, [0; 4])), INVALID);
 }

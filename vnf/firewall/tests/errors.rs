@@ -3,7 +3,7 @@
 
 mod wall;
 
-use throughway_firewall::{Ending, PolicyConfig, State};
+use throughway_firewall::{Ending, Matches, PolicyConfig, State};
 use throughway_packet::build::PacketBuilder;
 use wall::*;
 
@@ -108,6 +108,12 @@ fn rules_that_name_the_state_have_the_last_word() {
     let everything = rule(1, Default::default(), Ending::Allow);
     let mut wall = Wall::new(options(), PolicyConfig { rules: vec![everything.clone()], ..inside_out() });
     assert_eq!(wall.send(&between(a, b).tcp(5000, 80, ACK)), INVALID);
+    // … also where some rule names it, for other packets.
+    let udp = Matches { protocols: vec![17], ..in_state(&[State::Invalid]) };
+    let rules = vec![everything.clone(), rule(3, udp, Ending::Allow)];
+    let mut wall = Wall::new(options(), PolicyConfig { rules, ..inside_out() });
+    assert_eq!(wall.send(&between(a, b).tcp(5000, 80, ACK)), INVALID);
+    assert_eq!(wall.send(&between(a, a).udp(5000, 5000)), PASS);
     let named = vec![rule(2, in_state(&[State::Invalid]), Ending::Allow), everything];
     let mut wall = Wall::new(options(), PolicyConfig { rules: named, ..inside_out() });
     let sent = wall.on(0, &between(a, b).tcp(5000, 80, ACK).finish());

@@ -290,3 +290,33 @@ fn it_says_why() {
     assert_eq!(wall.sessions().len(), 1);
     assert_eq!(wall.packets_of_rule(Some(2)), 0);
 }
+
+#[test]
+fn caches_hear_of_forced_ends_and_of_nothing_else() {
+    let mut wall = Wall::simple();
+    let generation = |wall: &Wall| wall.generations.epoch().generation();
+    let slot = |wall: &Wall| -> throughway_vnf::Dependencies {
+        wall.sessions().iter().map(|session| Slot::session(session.id.to_bits())).collect()
+    };
+    let begin = generation(&wall);
+    wall.establish((A, B), 5000);
+    assert!(wall.on(0, &between(A, B).tcp(5000, 80, ACK).finish()).repeatable);
+    let depends = slot(&wall);
+    wall.send(&between(A, B).tcp(5000, 80, FIN | ACK));
+    wall.send(&between(B, A).tcp(80, 5000, RST));
+    wall.send(&between(A, B).udp(1, 53));
+    assert_eq!(generation(&wall), begin);
+    // The ports are used again: packets of the old connection's flows are not to be credited to it.
+    assert_eq!(wall.send(&between(A, B).tcp(5000, 80, SYN)), PASS);
+    assert!(!wall.generations.epoch().unchanged(begin, &depends));
+    let reopened = generation(&wall);
+    // Ageing tells nobody, nor does the end of what no cache can know.
+    wall.wait(Duration::from_secs(40));
+    assert!(wall.sessions().is_empty());
+    assert_eq!(generation(&wall), reopened);
+    wall.establish((A, B), 5000);
+    wall.on(0, &between(A, B).tcp(5000, 80, ACK).finish());
+    let (depends, before) = (slot(&wall), generation(&wall));
+    assert_eq!(wall.shared.clear(|_| true), 1);
+    assert!(!wall.generations.epoch().unchanged(before, &depends));
+}

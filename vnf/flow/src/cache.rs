@@ -10,6 +10,7 @@
 //!
 //! So a flood of flows that never send a second packet fights for the ways on probation among itself.
 
+use throughway_packet::PortId;
 use throughway_shared::action::Action;
 
 use crate::bucket::{Bucket, CREDITED, ESTABLISHED, Matches, WAYS, elapsed, scale, tag, tick, ticks};
@@ -17,11 +18,11 @@ use crate::entry::{Cold, ENDLESS, Entry};
 use crate::generation::Epoch;
 use crate::key::{Hasher, Key};
 use crate::own::Records;
-use crate::peek::Probe;
+use crate::peek::{Probe, peek};
 use crate::sweep::Standing;
 use crate::template::Templates;
 
-/// There is room for one template (see [`crate::template`]) for so many flows, and for [`FEWEST_TEMPLATES`] at least.
+/// There is room for one template (`template.rs`) for so many flows, and for [`FEWEST_TEMPLATES`] at least.
 const FLOWS_PER_TEMPLATE: usize = 64;
 /// See [`FLOWS_PER_TEMPLATE`].
 const FEWEST_TEMPLATES: usize = 1024;
@@ -131,6 +132,8 @@ pub struct FlowCache {
     pub(crate) ageing: usize,
     pub(crate) harvesting: Standing,
     pub(crate) marking: Standing,
+    /// The action of the last hit, made whole.
+    composed: Action,
     /// Where loads that only fetch go, so that nobody thinks them useless.
     fetched: u64,
 }
@@ -160,6 +163,7 @@ impl FlowCache {
             ageing: 0,
             harvesting: Standing::default(),
             marking: Standing::default(),
+            composed: Action::nothing(),
             fetched: 0,
         }
     }
@@ -199,15 +203,29 @@ impl FlowCache {
         &self.policy
     }
 
-    /// Hashes a batch of flows and fetches what their lookups will touch, all of them together: the memory answers them
-    /// side by side. [`FlowCache::lookup`] is for probes that went through here.
+    /// The flow of a frame, as [`peek()`](crate::peek()) tells, and hashed: for [`FlowCache::fetch`].
+    #[inline(always)]
+    pub fn peek(&self, frame: &[u8], ingress: PortId) -> Option<Probe> {
+        let mut probe = peek(frame, ingress)?;
+        probe.hash = self.hasher.hash(&probe.key);
+        Some(probe)
+    }
+
+    /// Hashes a batch of flows, and fetches them.
     #[inline]
     pub fn prepare(&mut self, probes: &mut [Probe]) {
-        // Passes of a few instructions a packet, so that the loads of many packets fit into the processor's window together.
-        // A load that is used for nothing does what a prefetch would.
         for probe in probes.iter_mut() {
             probe.hash = self.hasher.hash(&probe.key);
         }
+        self.fetch(probes);
+    }
+
+    /// Fetches what the lookups of a batch of hashed flows will touch, all of them together: the memory answers them side by
+    /// side. [`FlowCache::lookup`] is for probes that went through here.
+    #[inline]
+    pub fn fetch(&mut self, probes: &mut [Probe]) {
+        // Passes of a few instructions a packet, so that the loads of many packets fit into the processor's window together.
+        // A load that is used for nothing does what a prefetch would.
         let mut fetched = 0u64;
         for probe in probes.iter() {
             if let Some(bucket) = self.buckets.get(self.first(probe.hash)) {
@@ -227,7 +245,7 @@ impl FlowCache {
 
     /// What to do with a packet, and counts it; `None`: let it walk the chain.
     #[inline(always)]
-    pub fn lookup(&mut self, probe: &Probe, round: &Round<'_>) -> Option<Action> {
+    pub fn lookup(&mut self, probe: &Probe, round: &Round<'_>) -> Option<&Action> {
         let mut place = probe.place as usize;
         if !self.is_at(place, &probe.key) {
             place = self.search(probe)?;
@@ -251,7 +269,9 @@ impl FlowCache {
             self.stats.unfit += 1;
             return None;
         }
-        let action = entry.action(template, &self.records)?;
+        if !entry.compose(template, &self.records, &mut self.composed) {
+            return None;
+        }
         let (packets, many) = entry.packets.overflowing_add(1);
         let (bytes, much) = entry.bytes.overflowing_add(u32::from(probe.len));
         entry.packets = packets;
@@ -266,7 +286,7 @@ impl FlowCache {
             *stamp = round.tick | *stamp & CREDITED | if proven { ESTABLISHED } else { 0 };
         }
         self.stats.hits += 1;
-        Some(action)
+        Some(&self.composed)
     }
 
     /// Whether the flow of this key is at a place.

@@ -1,17 +1,17 @@
 //! What is kept of a flow, to the byte.
 //!
 //! A hit touches two cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and one entry (64
-//! bytes). What flows have in common is in their [template](crate::template), of which there are few. What only the slow
+//! bytes). What flows have in common is in their template (`template.rs`), of which there are few. What only the slow
 //! path, ageing and output need is in the cold part (44 bytes). Together 112 bytes for every flow the cache has room for,
 //! and 40 more for one whose action replaces IPv6 addresses.
 
-use throughway_shared::action::{Action, edits};
+use throughway_shared::action::Action;
 use throughway_shared::flow::FlowKey;
 
 use crate::bucket::{Bucket, WAYS};
 use crate::generation::Dependencies;
 use crate::key::{Key, unpair};
-use crate::own::{Form, Own, Record, Records, narrow_address};
+use crate::own::{Form, Record, Records};
 use crate::template::{self, Template};
 
 /// One flow, as far as a hit needs it: one cache line.
@@ -67,26 +67,40 @@ impl Entry {
         if whole.is_ipv4() { Key([a, 0, 0, 0, u64::from(self.ports), template.context]) } else { whole }
     }
 
-    /// The action, made whole again.
+    /// Makes the action whole again, in `action`: a template, and a few words into it. Passing it by value would cost more
+    /// than everything else here. Says whether it could (it can).
     #[inline(always)]
-    pub(crate) fn action(&self, template: &Template, records: &Records) -> Option<Action> {
-        let made = template.action.edits;
-        let own = match self.form {
-            Form::Narrow => {
-                let [_, addresses, l3_delta, _] = self.addresses;
-                let (source, destination) = unpair(addresses);
-                Own {
-                    source: narrow_address(source, made & edits::SOURCE != 0),
-                    destination: narrow_address(destination, made & edits::DESTINATION != 0),
-                    ports: self.own,
-                    l3_delta: l3_delta as u16,
-                    l4_delta: self.l4_delta,
-                }
-            }
-            Form::Plain => Own { ports: self.own, l4_delta: self.l4_delta, ..Own::default() },
-            Form::Apart => records.get(self.own)?,
-        };
-        Some(own.with(&template.action))
+    pub(crate) fn compose(&self, template: &Template, records: &Records, action: &mut Action) -> bool {
+        *action = template.action;
+        if self.form == Form::Apart {
+            return self.compose_apart(records, action);
+        }
+        // What is not edited is zero, here as there.
+        let narrow = if self.form == Form::Narrow { u64::MAX } else { 0 };
+        let [_, addresses, l3_delta, _] = self.addresses;
+        let (source, destination) = unpair(addresses & narrow);
+        if let Some(last) = action.source.last_chunk_mut() {
+            *last = source;
+        }
+        if let Some(last) = action.destination.last_chunk_mut() {
+            *last = destination;
+        }
+        let [a, b, c, d] = self.own.to_ne_bytes();
+        action.source_port = [a, b];
+        action.destination_port = [c, d];
+        action.l3_delta = (l3_delta & narrow) as u16;
+        action.l4_delta = self.l4_delta;
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn compose_apart(&self, records: &Records, action: &mut Action) -> bool {
+        let own = records.get(self.own);
+        if let Some(own) = own {
+            *action = own.with(action);
+        }
+        own.is_some()
     }
 }
 

@@ -27,7 +27,7 @@ impl FlowCache {
             self.stats.refused += 1;
             return Installed::Refused;
         };
-        let (own, rest) = Own::divide(new.action);
+        let (own, form, rest) = Own::divide(new.action, &probe.key);
         let template = Template { context: probe.key.context(), action: rest, limit: new.limit };
         let Some(template) = self.templates.acquire(&template, &self.hasher) else {
             self.stats.diverse += 1;
@@ -44,7 +44,7 @@ impl FlowCache {
         if let Some(settled) = self.take(place, round.now) {
             settle(settled);
         }
-        let form = self.form(probe, &own, new.action.edits);
+        let base = self.base(probe, &own, form);
         self.give_up(place);
         let entry = Entry {
             ports: probe.key.ports(),
@@ -53,7 +53,7 @@ impl FlowCache {
             template,
             l4_delta: own.l4_delta,
             silence,
-            ..form
+            ..base
         };
         if let Some(place) = self.entries.get_mut(place) {
             *place = entry;
@@ -111,10 +111,10 @@ impl FlowCache {
     }
 
     /// An entry with the key's addresses and what is the flow's own of its action.
-    fn form(&mut self, probe: &Probe, own: &Own, made: u16) -> Entry {
+    fn base(&mut self, probe: &Probe, own: &Own, form: Form) -> Entry {
         let [a, b, c, d, ..] = probe.key.0;
         let plain = Entry { addresses: [a, b, c, d], own: own.ports, ..Entry::default() };
-        match own.form(&probe.key, made) {
+        match form {
             Form::Plain => plain,
             Form::Narrow => {
                 let [new, l3_delta] = own.narrow();

@@ -33,8 +33,8 @@ pub(crate) struct Own {
 pub(crate) type Record = [u64; 5];
 
 impl Own {
-    /// Divides an action.
-    pub(crate) fn divide(action: &Action) -> (Own, Action) {
+    /// Divides the action of a flow with this key: its own part, where that can be kept, and the rest, for the template.
+    pub(crate) fn divide(action: &Action, key: &Key) -> (Own, Form, Action) {
         let ([a, b], [c, d]) = (action.source_port, action.destination_port);
         let own = Own {
             source: action.source,
@@ -43,11 +43,17 @@ impl Own {
             l3_delta: action.l3_delta,
             l4_delta: action.l4_delta,
         };
-        (own, Own::default().with(action))
+        let form = own.form(key, action.edits);
+        let mut rest = Own::default().with(action);
+        if form == Form::Narrow {
+            // The entry has the last four bytes only.
+            rest.source = narrow_address([0; 4], action.has(edits::SOURCE));
+            rest.destination = narrow_address([0; 4], action.has(edits::DESTINATION));
+        }
+        (own, form, rest)
     }
 
     /// `rest` with these fields: the whole action again.
-    #[inline(always)]
     pub(crate) fn with(&self, rest: &Action) -> Action {
         let [a, b, c, d] = self.ports.to_ne_bytes();
         Action {
@@ -62,7 +68,7 @@ impl Own {
     }
 
     /// The form that can hold it, for a flow of this key and with these edits.
-    pub(crate) fn form(&self, key: &Key, made: u16) -> Form {
+    fn form(&self, key: &Key, made: u16) -> Form {
         let narrow = |address: [u8; 16], edit| address == narrow_address(last(address), made & edit != 0);
         if key.is_ipv4() {
             let fits = narrow(self.source, edits::SOURCE) && narrow(self.destination, edits::DESTINATION);
@@ -101,8 +107,7 @@ const fn last([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {
 }
 
 /// A new IPv4 address, if there is one.
-#[inline(always)]
-pub(crate) const fn narrow_address(address: [u8; 4], new: bool) -> [u8; 16] {
+const fn narrow_address(address: [u8; 4], new: bool) -> [u8; 16] {
     if new { mapped(address) } else { [0; 16] }
 }
 
@@ -122,7 +127,6 @@ impl Records {
         Records { records: vec![[0; 5]; capacity].into_boxed_slice(), free: 0, fresh: 0 }
     }
 
-    #[inline(always)]
     pub(crate) fn get(&self, number: u32) -> Option<Own> {
         self.records.get(number as usize).copied().map(Own::of_record)
     }

@@ -1,5 +1,7 @@
 //! Ageing, harvesting of counters and showing: each in slices, so that none of them holds up packets.
 
+use throughway_shared::action::Action;
+
 use crate::bucket::{CREDITED, ESTABLISHED, TICK, WAYS, elapsed, tick};
 use crate::cache::FlowCache;
 use crate::entry::{Flow, Settled};
@@ -112,7 +114,10 @@ impl FlowCache {
                     continue;
                 };
                 let Some(template) = self.templates.get(entry.template) else { continue };
-                let Some(action) = entry.action(template, &self.records) else { continue };
+                let mut action = Action::nothing();
+                if !entry.compose(template, &self.records, &mut action) {
+                    continue;
+                }
                 let stamp = bucket.stamps[way];
                 let (told, carried) = (cold.told(), cold.carried());
                 visit(Flow {

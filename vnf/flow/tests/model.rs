@@ -85,7 +85,7 @@ fn run(flows: u64, capacity: usize, steps: &[Step]) {
                 cache.prepare(&mut probes);
                 for (number, probe) in numbers.iter().zip(&probes) {
                     let truth = judge(*number, &versions);
-                    let found = cache.lookup(probe, &round).as_ref().map(mark);
+                    let found = cache.lookup(probe, &round).map(mark);
                     assert!(found.is_none_or(|found| found == truth), "a wrong answer for flow {number}");
                     let silent = model.get(number).map_or(0, |(seen, _)| now - seen);
                     if found.is_some() {
@@ -148,7 +148,9 @@ fn run(flows: u64, capacity: usize, steps: &[Step]) {
     assert_eq!(hits, cache.stats().hits);
     // Nobody is told of flow zero: it has no credit.
     cache.harvest(now, cache.ways(), |settled| paid.credit(settled));
-    (due.0.remove(&0), paid.0.remove(&0));
+    for ledger in [&mut due, &mut paid] {
+        ledger.0.remove(&0);
+    }
     assert_eq!(due.0, paid.0, "every hit is credited once");
 }
 

@@ -289,7 +289,6 @@ fn a_silence_is_never_taken_for_shorter_than_it_was() {
             let new = NewFlow { silence, ..new_flow(&action, Dependencies::NONE, 1) };
             cache.install(&probe(1), &new, &Round::new(generations.epoch(), seen), |_| ());
             let holds = |cache: &mut FlowCache, after| look(cache, 1, &generations, seen + after).is_some();
-            let mut cache = cache;
             assert!(!holds(&mut cache, silence + 1), "silent for longer than {silence}");
             assert_eq!(cache.stats().silent, 1);
             // Of what is told, two ticks are lost at most; above a minute more.

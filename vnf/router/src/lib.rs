@@ -8,7 +8,7 @@
 //! * [`internet`]: tables like those of the Internet, for tests and benchmarks.
 //! * [`route`]: what a lookup leads to, and the choice among several next hops.
 //! * [`martian`]: addresses that are never forwarded.
-//! * [`options`]: the reverse path check, and the MSS of TCP connections.
+//! * [`options`]: the MSS of TCP connections.
 //! * [`process`]: the function: one packet's way through the checks, in their order.
 //! * [`originate`]: routes packets that the data plane sends itself (ICMP errors).
 #![forbid(unsafe_code)]
@@ -26,7 +26,7 @@ pub mod tables;
 pub use fib::routes::{RouteId, View};
 pub use fib::writer::{FibError, FibWriter, GroupId, Limits, Target};
 pub use fib::{Fib, Found};
-pub use options::{Mss, Options, Urpf};
+pub use options::{Mss, Options};
 pub use originate::Origin;
 pub use process::{Counters, Router};
 pub use route::{NextHop, NextHops, Route};

@@ -1,30 +1,15 @@
-//! What a router may do beside routing: check where packets come from, and keep TCP segments to what its links take.
+//! What a router may do beside routing: keep TCP segments to what its links take.
 
-use throughway_packet::{PortId, mss};
+use throughway_packet::mss;
 use throughway_vnf::Packet;
 
-use crate::route::Route;
 use crate::tables::Tables;
 
 /// What one router does beside routing. By default nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
-    /// Where packets may come from.
-    pub urpf: Urpf,
     /// What TCP connections may agree on.
     pub mss: Mss,
-}
-
-/// Unicast reverse path forwarding: whether a packet's source address is one that packets could be sent to (RFC 3704).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Urpf {
-    /// Not asked.
-    #[default]
-    Off,
-    /// By any port (RFC 3704, section 2.4). A default route counts.
-    Loose,
-    /// By the port that it came in on, one of several next hops sufficing (RFC 3704, section 2.2).
-    Strict,
 }
 
 /// To how many bytes the MSS of TCP SYNs is lowered (RFC 9293, section 3.7.1).
@@ -38,17 +23,6 @@ pub enum Mss {
     Links,
     /// To so many bytes.
     Bytes(u16),
-}
-
-impl Urpf {
-    /// Whether a packet from `ingress` whose source address `route` leads to may pass.
-    pub(crate) fn admits(self, route: Option<&Route>, ingress: PortId) -> bool {
-        match (self, route) {
-            (Urpf::Off, _) | (Urpf::Loose, Some(Route::Forward(_) | Route::NotOurs)) => true,
-            (Urpf::Strict, Some(Route::Forward(hops))) => hops.iter().any(|hop| hop.port == ingress),
-            _ => false,
-        }
-    }
 }
 
 impl Mss {

@@ -65,7 +65,9 @@ fn crowded_ipv6() -> impl Strategy<Value = IpAddr> {
 }
 
 fn routes(address: impl Strategy<Value = IpAddr>, max: u8) -> impl Strategy<Value = Vec<(Prefix, Route)>> {
-    let prefix = (address, 0..=max).prop_map(|(address, len)| Prefix::containing(address, len).unwrap());
+    // Short ones are rare here as they are outside: each writes millions of words.
+    let len = prop_oneof![1 => 0..12u8, 40 => 12..=max];
+    let prefix = (address, len).prop_map(|(address, len)| Prefix::containing(address, len).unwrap());
     vec((prefix, (0u16..40).prop_map(route)), 0..120)
 }
 
@@ -87,7 +89,7 @@ fn config() -> ProptestConfig {
     // Beside this file; the default looks for `lib.rs` above it.
     let persistence = FileFailurePersistence::WithSource("regressions");
     ProptestConfig {
-        cases: 400,
+        cases: 200,
         failure_persistence: Some(Box::new(persistence)),
         ..ProptestConfig::default()
     }
@@ -157,7 +159,8 @@ fn a_table_of_a_hundred_thousand_routes_is_small_and_right() {
         routes.push((Prefix::containing(address, len).unwrap(), route(4 + (next() >> 16) as u16 % 60)));
     }
     let fib = Fib::fixed(routes.iter().cloned());
-    assert!(fib.memory() < 8 << 20, "{} bytes", fib.memory());
+    let nodes = fib.memory() - Fib::fixed([]).memory();
+    assert!(nodes < 1 << 20, "{nodes} bytes beside the first tables");
     for (prefix, _) in routes.iter().step_by(997) {
         for edge in edges(prefix) {
             assert_eq!(fib.lookup(edge).as_deref(), reference(&routes, edge), "{edge}");

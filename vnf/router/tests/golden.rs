@@ -5,6 +5,7 @@ mod world;
 
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Action, PortId, apply, checksum, edits, parse};
+use throughway_router::martian::{is_martian, is_reserved};
 use throughway_vnf::packet::State;
 use throughway_vnf::{Answer, Batch, Context, DropReason, Function, IcmpError, Packet, Verdict};
 use world::*;
@@ -78,7 +79,7 @@ fn cases() -> Vec<(&'static str, &'static str, &'static str, Expected)> {
         ("to a gateway", "192.0.2.77", "8.8.8.8", Sent(WAN, GATEWAY_MAC, WAN_MAC)),
         ("to a link-local gateway", "2001:db8:1::77", "2001:db8:b123::1", Sent(WAN, GATEWAY_MAC, WAN_MAC)),
         ("IPv4 by an IPv6 gateway", "192.0.2.77", "198.51.100.1", Sent(BARE, SIX_MAC, BARE_MAC)),
-        ("class E", "192.0.2.77", "240.0.0.1", Sent(WAN, GATEWAY_MAC, WAN_MAC)),
+        ("class E", "192.0.2.77", "240.0.0.1", Dropped(DropReason::ReservedAddress)),
         ("unresolved neighbour", "198.18.0.1", "192.0.2.78", Awaits(LAN, "192.0.2.78")),
         ("unresolved neighbour, IPv6", "2001:db8:2::5", "2001:db8:1::78", Awaits(LAN, "2001:db8:1::78")),
         ("unresolved gateway", "192.0.2.77", "10.7.0.1", Awaits(WAN, "203.0.113.254")),
@@ -248,7 +249,7 @@ fn a_batch_is_judged_as_its_packets_one_by_one() {
 
 /// How many frames are dropped before a lookup.
 fn martians(frames: &[Vec<u8>]) -> usize {
-    let martian = |address| throughway_router::martian::is_martian(address);
+    let martian = |address| is_martian(address) || is_reserved(address);
     let headers = frames.iter().map(|frame| parse(frame, LAN).unwrap());
     headers.filter(|headers| martian(headers.source()) || martian(headers.destination())).count()
 }

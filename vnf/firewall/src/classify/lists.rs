@@ -11,24 +11,24 @@ const COARSE: usize = 64;
 
 /// Sorted, disjoint ranges that contain every value that can match; only these, if `exact`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct List {
-    pub(super) ranges: Vec<(u128, u128)>,
-    pub(super) exact: bool,
+pub(crate) struct List {
+    pub(crate) ranges: Vec<(u128, u128)>,
+    pub(crate) exact: bool,
 }
 
 impl List {
     /// Every value up to `max`.
-    pub(super) fn all(max: u128) -> List {
+    pub(crate) fn all(max: u128) -> List {
         List { ranges: vec![(0, max)], exact: true }
     }
 
-    pub(super) fn of(mut ranges: Vec<(u128, u128)>) -> List {
+    pub(crate) fn of(mut ranges: Vec<(u128, u128)>) -> List {
         merge(&mut ranges, |last| last.checked_add(1));
         List { ranges, exact: true }
     }
 
     /// The values in both.
-    pub(super) fn and(&self, other: &List) -> List {
+    pub(crate) fn and(&self, other: &List) -> List {
         let (mut ranges, mut i, mut j) = (Vec::new(), 0, 0);
         while let (Some(a), Some(b)) = (self.ranges.get(i), other.ranges.get(j)) {
             let (first, last) = (a.0.max(b.0), a.1.min(b.1));
@@ -71,7 +71,7 @@ impl List {
     }
 
     /// At most `count` ranges that contain everything: the widest gaps stay.
-    pub(super) fn coarsen(&mut self, count: usize) {
+    pub(crate) fn coarsen(&mut self, count: usize) {
         let count = count.max(1);
         if self.ranges.len() <= count {
             return;
@@ -97,14 +97,14 @@ impl List {
 
 /// Turns conditions into lists. Large sets are reduced once, however many rules name them.
 #[derive(Default)]
-pub(super) struct Lister {
+pub(crate) struct Lister {
     addresses: HashMap<(*const AddressSet, bool, Family), List>,
     numbers: HashMap<(*const NumberSet, bool), List>,
 }
 
 const PORTS: u128 = u16::MAX as u128;
 
-pub(super) const fn address_max(family: Family) -> u128 {
+pub(crate) const fn address_max(family: Family) -> u128 {
     match family {
         Family::Ipv4 => u32::MAX as u128,
         Family::Ipv6 => u128::MAX,
@@ -112,7 +112,7 @@ pub(super) const fn address_max(family: Family) -> u128 {
 }
 
 impl Lister {
-    pub(super) fn addresses(&mut self, list: &AddressMatch, family: Family) -> List {
+    pub(crate) fn addresses(&mut self, list: &AddressMatch, family: Family) -> List {
         let max = address_max(family);
         let own = list.ranges.iter().filter(|range| range.family() == family).map(|range| range.bits());
         let own = List::of(own.collect());
@@ -132,7 +132,7 @@ impl Lister {
         })
     }
 
-    pub(super) fn ports(&mut self, list: &PortMatch) -> List {
+    pub(crate) fn ports(&mut self, list: &PortMatch) -> List {
         let own = list.ranges.iter().filter(|range| !range.is_empty());
         let own = List::of(own.map(|range| (u128::from(*range.start()), u128::from(*range.end()))).collect());
         let start = if list.negated { own.not(PORTS) } else { own };
@@ -153,7 +153,7 @@ impl Lister {
 }
 
 /// All of a set of numbers.
-pub(super) fn numbers(set: &NumberSet) -> List {
+pub(crate) fn numbers(set: &NumberSet) -> List {
     let ranges = set.ranges().map(|range| (u128::from(*range.start()), u128::from(*range.end())));
     List { ranges: ranges.collect(), exact: true }
 }

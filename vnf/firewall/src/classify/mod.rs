@@ -1,9 +1,12 @@
 //! Rules → the first one that matches.
+//!
+//! Groups are written out where they are jumped to (`flatten`); each rule becomes boxes (`boxes`, from `lists`) and a check of what
+//! boxes cannot say (`check`); a decision tree for each family finds the candidates (`tree`). Why a tree: ADR 8.
 
 mod boxes;
 mod check;
 mod flatten;
-mod lists;
+pub(crate) mod lists;
 mod tree;
 
 use crate::rule::{Actions, Family, Fields, Group, GroupId, PacketFields, Rule};
@@ -165,7 +168,11 @@ impl RuleSet {
         Classified { found: self.outcomes.get(best.index as usize).copied(), depends: best.depends }
     }
 
-    /// Bytes of what a look-up reads: trees, checks and outcomes. Sets are shared and tell their own ([`crate::AddressSet::memory`]).
+    /// Bytes of what a look-up reads, besides the allocations of single checks: trees, checks and outcomes. Sets are shared and tell their own ([`crate::AddressSet::memory`]).
+    ///
+    /// The trees are bounded whatever the rules are. With *r* rules there are at most *b* = 65,536 + 2*r* boxes in each family; a tree has at
+    /// most 2*b* + 65,536 entries of 36 (IPv4) or 96 (IPv6) bytes and 2*b* + 1024 nodes of 64. What does not fit is searched in longer
+    /// leaves: slower, never wrong.
     pub fn memory(&self) -> usize {
         self.ipv4.memory()
             + self.ipv6.memory()

@@ -21,6 +21,9 @@ const LEAF: usize = 8;
 /// Nodes on the longest path.
 const MAX_DEPTH: usize = 32;
 
+/// There may always be so many nodes, beside two for each box. If they are used up, leaves grow.
+const LEAST_NODES: usize = 1024;
+
 /// A box that spans more parts than this goes to the rest.
 const SPAN: usize = 3;
 
@@ -72,6 +75,7 @@ impl<A: Address> Tree<A> {
             nodes: vec![EMPTY],
             entries: Vec::with_capacity(solids.len() * 2),
             spare: SPARE + solids.len(),
+            most_nodes: LEAST_NODES + 2 * solids.len(),
             dimensions: 2 * A::WORDS + 7,
         };
         let all = (0..solids.len() as u32).collect();
@@ -161,6 +165,8 @@ struct Builder<'a, A> {
     entries: Vec<Entry<A>>,
     /// How many copies may still be made.
     spare: usize,
+    /// How many nodes there may be.
+    most_nodes: usize,
     dimensions: usize,
 }
 
@@ -175,8 +181,8 @@ struct Cut {
 impl<A: Address> Builder<'_, A> {
     /// Makes node `at` of these boxes, which are in the order of their rules.
     fn fill(&mut self, at: usize, boxes: Vec<u32>, region: Region, depth: usize) {
-        let cut =
-            if boxes.len() <= LEAF || depth + 1 >= MAX_DEPTH { None } else { self.choose(&boxes, &region) };
+        let full = depth + 1 >= MAX_DEPTH || self.nodes.len() + KEYS + 2 > self.most_nodes;
+        let cut = if boxes.len() <= LEAF || full { None } else { self.choose(&boxes, &region) };
         let Some(cut) = cut else { return self.leaf(at, &boxes) };
 
         let mut parts: Vec<Vec<u32>> = vec![Vec::new(); cut.keys.len() + 1];

@@ -194,9 +194,10 @@ impl Track {
                 exchange.packet(side);
                 Fit::Fits
             }
-            (Track::Query(query, exchange), Upper::Query(seen)) => {
-                let answers = side == Side::Reverse;
-                if seen.request != query.request || seen.reply != answers {
+            (Track::Query(_, exchange), Upper::Query(seen)) => {
+                // The kind of question is in the key. That a question is not taken for an answer must be asked: with an
+                // identifier that looks like a kind, both have the same key.
+                if seen.reply != (side == Side::Reverse) {
                     return Fit::Not;
                 }
                 exchange.packet(side);

@@ -1,4 +1,5 @@
 //! Random rules whose conditions meet often, and the packets at their edges.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,29 +9,29 @@ use throughway_firewall::*;
 use throughway_packet::PortId;
 
 /// Xorshift (Marsaglia, 2003): the same numbers everywhere.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 
-    pub fn chance(&mut self, percent: usize) -> bool {
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
@@ -57,7 +58,7 @@ fn address(random: &mut Random, family: Family) -> IpAddr {
     }
 }
 
-pub fn range(random: &mut Random) -> AddressRange {
+pub(crate) fn range(random: &mut Random) -> AddressRange {
     let family = *random.pick(&[Family::Ipv4, Family::Ipv6]);
     let first = address(random, family);
     match random.below(3) {
@@ -89,13 +90,13 @@ const PORTS: &[u16] = &[0, 1, 22, 53, 80, 443, 1023, 1024, 8080, 32768, 65534, 6
 const NUMBERS: &[u16] = &[0, 1, 2, 3, 100, 4094];
 
 /// Shared sets, rules and groups.
-pub struct World {
-    pub rules: Vec<Rule>,
-    pub groups: Vec<Group>,
+pub(crate) struct World {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) groups: Vec<Group>,
 }
 
 impl World {
-    pub fn new(seed: u64, count: usize) -> World {
+    pub(crate) fn new(seed: u64, count: usize) -> World {
         let mut random = Random::new(seed);
         let random = &mut random;
         let sets: Vec<_> = (0..4)
@@ -208,7 +209,7 @@ fn rule(
     Rule { id: id as u32, matches, actions }
 }
 
-pub const STATES: [State; 5] =
+pub(crate) const STATES: [State; 5] =
     [State::New, State::Established, State::Related, State::Invalid, State::Untracked];
 
 /// An address with its neighbours.
@@ -228,7 +229,7 @@ fn around(address: IpAddr) -> Vec<IpAddr> {
 }
 
 /// All addresses at an edge of a list. Of large sets only some.
-pub fn edges(list: &AddressMatch, random: &mut Random) -> Vec<IpAddr> {
+pub(crate) fn edges(list: &AddressMatch, random: &mut Random) -> Vec<IpAddr> {
     let mut ranges = list.ranges.clone();
     for set in &list.sets {
         let all: Vec<_> = set.ranges().collect();
@@ -243,7 +244,7 @@ fn near(value: u16) -> [u16; 3] {
 }
 
 /// Some packet, with everything drawn from the values that rules use.
-pub fn packet(random: &mut Random) -> Fields {
+pub(crate) fn packet(random: &mut Random) -> Fields {
     let family = *random.pick(&[Family::Ipv4, Family::Ipv6]);
     let mut fields = Fields::between(address(random, family), address(random, family));
     fields.protocol = *random.pick(&[1u8, 6, 6, 17, 17, 58, 132, 47]);
@@ -266,7 +267,7 @@ pub fn packet(random: &mut Random) -> Fields {
 }
 
 /// Packets that a rule decides about: as much as possible as it wants them, then each dimension at each of its edges.
-pub fn probes(rule: &Rule, random: &mut Random) -> Vec<Fields> {
+pub(crate) fn probes(rule: &Rule, random: &mut Random) -> Vec<Fields> {
     let wanted = &rule.matches;
     let mut base = packet(random);
     let sources = wanted.source.as_ref().map(|list| edges(list, random)).unwrap_or_default();
@@ -323,13 +324,13 @@ pub fn probes(rule: &Rule, random: &mut Random) -> Vec<Fields> {
 }
 
 /// A packet has one family: the other end follows when the source changes it.
-pub fn with_source(fields: Fields, address: IpAddr) -> Fields {
+pub(crate) fn with_source(fields: Fields, address: IpAddr) -> Fields {
     let new = Fields::between(address, address);
     let destination = if new.family == fields.family { fields.destination } else { new.destination };
     Fields { source: new.source, family: new.family, destination, ..fields }
 }
 
-pub fn with_destination(fields: Fields, address: IpAddr) -> Fields {
+pub(crate) fn with_destination(fields: Fields, address: IpAddr) -> Fields {
     let new = Fields::between(address, address);
     let source = if new.family == fields.family { fields.source } else { new.source };
     Fields { destination: new.destination, family: new.family, source, ..fields }

@@ -109,7 +109,7 @@ pub fn install(
 pub fn look(cache: &mut FlowCache, number: u64, generations: &Generations, now: u64) -> Option<Action> {
     let mut probes = [probe(number)];
     cache.prepare(&mut probes);
-    cache.lookup(&probes[0], &Round::new(generations.epoch(), now))
+    cache.lookup(&probes[0], &Round::new(generations.epoch(), now)).copied()
 }
 
 pub fn any_edits(random: &mut Random, ipv4: bool) -> Vec<Edit> {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::memory::{LARGEST, Memory};
-use super::trie::{DEPTH_SHIFT, HEAD, Key, MARKS, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, run};
+use super::trie::{
+    DEPTH_SHIFT, HEAD, Key, MARKS, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, WIDE, WIDE_SLOTS, WIDE_STRIDE, run,
+};
 
 /// There is no memory for another node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +83,7 @@ const fn units(runs: usize) -> usize {
 #[derive(Clone, Copy)]
 enum Place {
     Root(usize),
+    Wide(usize),
     Node(usize),
 }
 
@@ -89,14 +92,16 @@ enum Place {
 pub(super) struct Grower<K, const ROOT: u8> {
     trie: Arc<Trie<K, ROOT>>,
     memory: Memory,
+    /// How many wide tables are in use. One that is stays in use.
+    tables: usize,
 }
 
 impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
-    /// An empty trie with room for so many bytes of nodes.
-    pub(super) fn new(bytes: usize) -> Self {
-        let trie = Arc::new(Trie::with_units(bytes / (4 * UNIT)));
+    /// An empty trie with room for so many bytes of nodes, and for so many wide tables.
+    pub(super) fn new(bytes: usize, tables: usize) -> Self {
+        let trie = Arc::new(Trie::with_room(bytes / (4 * UNIT), tables));
         let memory = Memory::new(trie.nodes.len() / UNIT);
-        Grower { trie, memory }
+        Grower { trie, memory, tables: 0 }
     }
 
     pub(super) fn trie(&self) -> &Arc<Trie<K, ROOT>> {
@@ -116,6 +121,10 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     /// Adds a prefix or changes its value. When it fails, nothing has changed.
     pub(super) fn insert(&mut self, entry: Entry<K>) -> Result<(), Full> {
         let Entry { key, len, value } = entry;
+        // There was no address space for it.
+        if self.trie.root.is_empty() {
+            return Err(Full);
+        }
         if len <= ROOT {
             for slot in span(key, len, 0, ROOT) {
                 let word = self.load(Place::Root(slot));
@@ -125,13 +134,25 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
             }
             return Ok(());
         }
-        let mut place = Place::Root(key.bits(0, ROOT));
-        let mut offset = ROOT;
+        let (mut place, mut offset) = (Place::Root(key.bits(0, ROOT)), ROOT);
+        if let Some(table) = self.table(key) {
+            offset += WIDE_STRIDE;
+            if len <= offset {
+                for slot in span(key, len, ROOT, WIDE_STRIDE) {
+                    let word = self.load(Place::Wide(table + slot));
+                    if depth(word) <= len - ROOT {
+                        self.paint(Place::Wide(table + slot), word, value, len - ROOT);
+                    }
+                }
+                return Ok(());
+            }
+            place = Place::Wide(table + key.bits(ROOT, WIDE_STRIDE));
+        }
         // Down to the node in which the prefix ends, or to where it has to be made.
         loop {
             let word = self.load(place);
             if word & NODE == 0 {
-                // A slot of the root.
+                // A slot of a table: below that, `insert_below` has seen to it.
                 let new = self.chain(entry, offset, word & VALUE)?;
                 self.store(place, with_depth(new, depth(word)));
                 break;
@@ -235,10 +256,22 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
             }
             return;
         }
+        let (mut place, mut offset) = (Place::Root(key.bits(0, ROOT)), ROOT);
+        if let Some(table) = self.table_of(self.load(place)) {
+            offset += WIDE_STRIDE;
+            if len <= offset {
+                for slot in span(key, len, ROOT, WIDE_STRIDE) {
+                    let word = self.load(Place::Wide(table + slot));
+                    if depth(word) == len - ROOT {
+                        self.paint(Place::Wide(table + slot), word, value, cover.saturating_sub(ROOT));
+                    }
+                }
+                return;
+            }
+            place = Place::Wide(table + key.bits(ROOT, WIDE_STRIDE));
+        }
         // The way down: above each node, the word that leads to it.
         let mut way: Vec<(Place, u32, u8)> = Vec::new();
-        let mut place = Place::Root(key.bits(0, ROOT));
-        let mut offset = ROOT;
         loop {
             let word = self.load(place);
             if word & NODE == 0 {
@@ -316,9 +349,42 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
         Ok(())
     }
 
+    /// The wide table for the /16 of a key, if there is one or can be: where its words begin.
+    fn table(&mut self, key: K) -> Option<usize> {
+        let place = Place::Root(key.bits(0, ROOT));
+        let word = self.load(place);
+        let table = self.table_of(word);
+        if table.is_some() || word & NODE != 0 || (self.tables + 1) * WIDE_SLOTS > self.trie.wide.len() {
+            return table;
+        }
+        let first = self.tables * WIDE_SLOTS;
+        // Zero is what it is made of.
+        if word & VALUE != 0 {
+            for slot in first..first + WIDE_SLOTS {
+                self.store(Place::Wide(slot), leaf(word & VALUE, 0));
+            }
+        }
+        self.store(place, with_depth(WIDE | self.tables as u32, depth(word)));
+        self.tables += 1;
+        Some(first)
+    }
+
+    fn table_of(&self, word: u32) -> Option<usize> {
+        let is_table = word & WIDE == WIDE && !self.trie.wide.is_empty();
+        is_table.then_some((word & !WIDE & VALUE) as usize * WIDE_SLOTS)
+    }
+
     /// Lets a place belong to another prefix.
     fn paint(&mut self, place: Place, word: u32, value: u32, depth: u8) {
-        if word & NODE != 0 {
+        if let (Place::Root(_), Some(table)) = (place, self.table_of(word)) {
+            self.store(place, with_depth(word, depth));
+            for place in (table..table + WIDE_SLOTS).map(Place::Wide) {
+                let word = self.load(place);
+                if self::depth(word) == 0 {
+                    self.paint(place, word, value, 0);
+                }
+            }
+        } else if word & NODE != 0 {
             self.store(place, with_depth(word, depth));
             self.inherit(word & VALUE, value);
         } else {
@@ -343,6 +409,9 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     /// Adds many prefixes to an empty trie: sorted, without doubles, shorter ones before those that they contain. Returns
     /// those that there was no room for.
     pub(super) fn build(&mut self, entries: &[Entry<K>]) -> Vec<Entry<K>> {
+        if self.trie.root.is_empty() {
+            return entries.to_vec();
+        }
         for entry in entries.iter().filter(|entry| entry.len <= ROOT) {
             for slot in span(entry.key, entry.len, 0, ROOT) {
                 self.store(Place::Root(slot), leaf(entry.value, entry.len));
@@ -352,16 +421,36 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
         for group in entries.chunk_by(|a, b| a.key.bits(0, ROOT) == b.key.bits(0, ROOT)) {
             let deeper = &group[group.partition_point(|entry| entry.len <= ROOT)..];
             let Some(first) = deeper.first() else { continue };
-            let place = Place::Root(first.key.bits(0, ROOT));
-            let word = self.load(place);
-            match self.build_node(deeper, ROOT, word & VALUE) {
-                Ok(node) => self.store(place, with_depth(node, depth(word))),
-                // As many of them as there is room for.
-                Err(Full) => left_out.extend(deeper.iter().filter(|entry| self.insert(**entry).is_err())),
+            let Some(table) = self.table(first.key) else {
+                self.build_below(Place::Root(first.key.bits(0, ROOT)), deeper, ROOT, &mut left_out);
+                continue;
+            };
+            let end = ROOT + WIDE_STRIDE;
+            for entry in deeper.iter().filter(|entry| entry.len <= end) {
+                for slot in span(entry.key, entry.len, ROOT, WIDE_STRIDE) {
+                    self.store(Place::Wide(table + slot), leaf(entry.value, entry.len - ROOT));
+                }
+            }
+            let slot = |entry: &Entry<K>| entry.key.bits(ROOT, WIDE_STRIDE);
+            for group in deeper.chunk_by(|a, b| slot(a) == slot(b)) {
+                let deeper = &group[group.partition_point(|entry| entry.len <= end)..];
+                if let Some(first) = deeper.first() {
+                    self.build_below(Place::Wide(table + slot(first)), deeper, end, &mut left_out);
+                }
             }
         }
         self.account();
         left_out
+    }
+
+    /// Puts the nodes for these prefixes below a place.
+    fn build_below(&mut self, place: Place, deeper: &[Entry<K>], offset: u8, left_out: &mut Vec<Entry<K>>) {
+        let word = self.load(place);
+        match self.build_node(deeper, offset, word & VALUE) {
+            Ok(node) => self.store(place, with_depth(node, depth(word))),
+            // As many of them as there is room for.
+            Err(Full) => left_out.extend(deeper.iter().filter(|entry| self.insert(**entry).is_err())),
+        }
     }
 
     /// A node with the prefixes below it: all longer than `offset` bits and equal in these.
@@ -402,6 +491,7 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     fn load(&self, place: Place) -> u32 {
         let word = match place {
             Place::Root(slot) => self.trie.root.get(slot),
+            Place::Wide(slot) => self.trie.wide.get(slot),
             Place::Node(word) => self.trie.nodes.get(word),
         };
         word.map_or(0, |word| word.load(Ordering::Relaxed))
@@ -410,6 +500,7 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     fn store(&self, place: Place, word: u32) {
         let at = match place {
             Place::Root(slot) => self.trie.root.get(slot),
+            Place::Wide(slot) => self.trie.wide.get(slot),
             Place::Node(word) => self.trie.nodes.get(word),
         };
         if let Some(at) = at {
@@ -450,7 +541,8 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     }
 
     fn account(&self) {
-        self.trie.used.store(self.memory.used(), Ordering::Relaxed);
+        let used = self.memory.used() + self.tables * WIDE_SLOTS * 4;
+        self.trie.used.store(used, Ordering::Relaxed);
     }
 }
 

@@ -12,8 +12,9 @@ use super::routes::{DEFAULTS, Routes};
 use super::writer::{FibError, GroupId, Target};
 use crate::route::{NextHop, Route};
 
-/// So many numbers wait before they are used again: a batch that is looked up meanwhile has to be looked up again.
-const RETIRED: usize = 1024;
+/// So many numbers wait before they are used again: a batch that is looked up meanwhile has to be looked up again. In
+/// tests few, so that they see it.
+const RETIRED: usize = if cfg!(debug_assertions) { 8 } else { 1024 };
 
 /// What one number stands for.
 #[derive(Debug)]
@@ -90,7 +91,8 @@ impl Interner {
             free: Vec::new(),
             retired: Vec::new(),
             lost: Lost::default(),
-            most: most.saturating_add(DEFAULTS),
+            // What a word of a trie can hold.
+            most: most.min(1 << 25).saturating_add(DEFAULTS),
         }
     }
 

@@ -31,7 +31,7 @@ use writer::FibWriter;
 
 /// How many bits the first tables take: see ADR 7.
 const IPV4_ROOT: u8 = 24;
-const IPV6_ROOT: u8 = 24;
+const IPV6_ROOT: u8 = 16;
 
 /// The forwarding information base: which route is the most specific for an address.
 #[derive(Debug)]

@@ -76,8 +76,8 @@ pub(super) struct Family<K, const ROOT: u8> {
 }
 
 impl<K: Key, const ROOT: u8> Family<K, ROOT> {
-    pub(super) fn new(bytes: usize) -> Self {
-        Family { rib: Rib::default(), trie: Grower::new(bytes) }
+    pub(super) fn new(bytes: usize, tables: usize) -> Self {
+        Family { rib: Rib::default(), trie: Grower::new(bytes, tables) }
     }
 
     /// Adds a prefix or changes its route; the number it had. When it fails, nothing has changed.

@@ -20,11 +20,15 @@
 //!       10 ..     the words, one for each run
 //! ```
 //!
+//! IPv6 has wide tables between the first one and the nodes: 2¹⁶ words for each /16 with something in it, of which the
+//! world uses a few dozen. When there is none left, nodes do, at the price of two more steps.
+//!
 //! A node of up to six runs lies in one cache line. What begins where never changes while a node can be found; words may.
 //! Everything else is done by making a new node and storing one word above it.
 
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use zerocopy::FromZeros;
@@ -34,6 +38,13 @@ pub(super) const NODE: u32 = 1 << 31;
 pub(super) const DEPTH_SHIFT: u32 = 26;
 /// What a word leads to.
 pub(super) const VALUE: u32 = (1 << DEPTH_SHIFT) - 1;
+
+/// The word leads to a wide table instead. Only in the first table.
+pub(super) const WIDE: u32 = NODE | 1 << 25;
+/// The bits that a wide table consumes.
+pub(super) const WIDE_STRIDE: u8 = 16;
+/// The words of a wide table.
+pub(super) const WIDE_SLOTS: usize = 1 << WIDE_STRIDE;
 
 /// Bits that a node consumes.
 pub(super) const STRIDE: u8 = 8;
@@ -108,6 +119,8 @@ impl Key for u128 {
 #[derive(Debug, Default)]
 pub(super) struct Trie<K, const ROOT: u8> {
     pub(super) root: Box<[AtomicU32]>,
+    /// The wide tables, one behind the other.
+    pub(super) wide: Box<[AtomicU32]>,
     pub(super) nodes: Box<[AtomicU32]>,
     /// Bytes of nodes in use, for people.
     pub(super) used: AtomicUsize,
@@ -117,11 +130,12 @@ pub(super) struct Trie<K, const ROOT: u8> {
 impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
     /// An empty one with room for `units` of nodes. Memory is only taken when it is written to; if there is no such address
     /// space, there is no room.
-    pub(super) fn with_units(units: usize) -> Self {
+    pub(super) fn with_room(units: usize, tables: usize) -> Self {
         let zeroed = |words| <[AtomicU32]>::new_box_zeroed_with_elems(words).unwrap_or_default();
         Trie {
             root: zeroed(1 << ROOT),
-            nodes: zeroed(units.min(VALUE as usize) * UNIT),
+            wide: zeroed(tables.min(WIDE_SLOTS) * WIDE_SLOTS),
+            nodes: zeroed(units.min(VALUE as usize / 2) * UNIT),
             used: AtomicUsize::new(0),
             key: std::marker::PhantomData,
         }
@@ -130,8 +144,7 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
     /// The value of the longest prefix that contains `key`; 0: there is none.
     #[inline]
     pub(super) fn lookup(&self, key: K) -> u32 {
-        let mut word = self.first(key);
-        let mut offset = ROOT;
+        let (mut word, mut offset) = self.first(key);
         // In memory that is just used again a walk may come to anything: it ends nevertheless.
         while word & NODE != 0 && offset < K::WIDTH {
             word = self.step(word, key.octet(offset));
@@ -146,22 +159,43 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
         // Those that are not done yet.
         let mut walking = [0u8; TOGETHER];
         let mut count = 0;
+        let together = if self.wide.is_empty() { ROOT } else { ROOT + WIDE_STRIDE };
         for (index, (key, value)) in (0..TOGETHER as u8).zip(keys.iter().zip(values.iter_mut())) {
-            *value = self.first(*key);
-            // Written always and kept sometimes: no branch to be guessed.
-            walking[count % TOGETHER] = index;
-            count += (*value >> 31) as usize;
+            let (word, offset) = self.first(*key);
+            if offset == together {
+                *value = word;
+                // Written always and kept sometimes: no branch to be guessed.
+                walking[count % TOGETHER] = index;
+                count += (word >> 31) as usize;
+            } else {
+                *value = self.lookup(*key);
+            }
         }
-        let mut offset = ROOT;
+        let mut offset = together;
         while count > 0 && offset < K::WIDTH {
-            let mut left = 0;
-            for place in 0..count {
-                let index = walking[place % TOGETHER];
+            // Three short loops rather than a long one: what the processor looks ahead reaches over all of a short one, so
+            // that the misses of all keys overlap. First the heads are fetched, then read, then the words fetched.
+            let mut fetched = 0;
+            for &index in &walking[..count] {
+                let base = (values.get(usize::from(index)).map_or(0, |word| word & VALUE)) as usize * UNIT;
+                fetched ^= self.nodes.get(base).map_or(0, |word| word.load(Ordering::Acquire));
+            }
+            black_box(fetched);
+            let mut places = [0usize; TOGETHER];
+            for (place, &index) in places.iter_mut().zip(&walking[..count]) {
                 let at = usize::from(index);
-                let (Some(key), Some(value)) = (keys.get(at), values.get_mut(at)) else { continue };
-                *value = self.step(*value, key.octet(offset));
+                let (Some(key), Some(value)) = (keys.get(at), values.get(at)) else { continue };
+                *place = self.place(*value, key.octet(offset)).unwrap_or(usize::MAX);
+            }
+            let mut left = 0;
+            for step in 0..count {
+                let index = walking[step];
+                let word = self.nodes.get(places[step]).map_or(0, |word| word.load(Ordering::Acquire));
+                if let Some(value) = values.get_mut(usize::from(index)) {
+                    *value = word;
+                }
                 walking[left % TOGETHER] = index;
-                left += (*value >> 31) as usize;
+                left += (word >> 31) as usize;
             }
             count = left;
             offset += STRIDE;
@@ -171,18 +205,30 @@ impl<K: Key, const ROOT: u8> Trie<K, ROOT> {
         }
     }
 
+    /// What the first table says, or the wide one that it leads to; and how many bits that took.
     #[inline]
-    fn first(&self, key: K) -> u32 {
-        self.root.get(key.bits(0, ROOT)).map_or(0, |word| word.load(Ordering::Acquire))
+    fn first(&self, key: K) -> (u32, u8) {
+        let word = self.root.get(key.bits(0, ROOT)).map_or(0, |word| word.load(Ordering::Acquire));
+        if self.wide.is_empty() || word & WIDE != WIDE {
+            return (word, ROOT);
+        }
+        let at = (word & !WIDE & VALUE) as usize * WIDE_SLOTS + key.bits(ROOT, WIDE_STRIDE);
+        (self.wide.get(at).map_or(0, |word| word.load(Ordering::Acquire)), ROOT + WIDE_STRIDE)
     }
 
     /// The word of a slot of the node that `word` leads to.
     #[inline]
     fn step(&self, word: u32, slot: usize) -> u32 {
+        let place = self.place(word, slot).and_then(|place| self.nodes.get(place));
+        place.map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Where that word lies.
+    #[inline]
+    fn place(&self, word: u32, slot: usize) -> Option<usize> {
         let base = (word & VALUE) as usize * UNIT;
-        let Some(head) = self.nodes.get(base..base + HEAD) else { return 0 };
-        let run = run(head, slot);
-        self.nodes.get(base + HEAD + run).map_or(0, |word| word.load(Ordering::Acquire))
+        let head = self.nodes.get(base..base + HEAD)?;
+        Some(base + HEAD + run(head, slot))
     }
 
     /// Bytes in use.

@@ -17,8 +17,12 @@ use crate::route::Route;
 /// More slots than these to be bumped count as a change of all routes.
 const MOST_SLOTS: usize = 4096;
 
-/// So many nodes wait before they are used again: some milliseconds of changes, in which a batch is looked up many times.
-const RETIRED: usize = 4096;
+/// So many nodes wait before they are used again: some milliseconds of changes, in which a batch is looked up many times. In
+/// tests few, so that they see memory used again.
+const RETIRED: usize = if cfg!(debug_assertions) { 8 } else { 4096 };
+
+/// So many /16 of IPv6 have a table of their own, of 256 KiB.
+const WIDE_TABLES: usize = 256;
 
 const IPV4: usize = 0;
 const IPV6: usize = 1;
@@ -37,7 +41,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Several times what a full table of the Internet of 2026 takes.
     fn default() -> Self {
-        Limits { ipv4: 256 << 20, ipv6: 256 << 20, routes: 1 << 20 }
+        Limits { ipv4: 64 << 20, ipv6: 64 << 20, routes: 1 << 20 }
     }
 }
 
@@ -107,7 +111,7 @@ impl FibWriter {
     /// An empty FIB.
     pub fn new(limits: Limits) -> FibWriter {
         let routes = Snapshot::new(Routes::default());
-        let (ipv4, ipv6) = (Family::new(limits.ipv4), Family::new(limits.ipv6));
+        let (ipv4, ipv6) = (Family::new(limits.ipv4, 0), Family::new(limits.ipv6, WIDE_TABLES));
         let fib = Fib {
             ipv4: Arc::clone(ipv4.trie.trie()),
             ipv6: Arc::clone(ipv6.trie.trie()),

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every test file compiles its own copy and uses a part of it")]
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use throughway_packet::PortId;
 use throughway_router::{
@@ -64,7 +64,13 @@ pub(crate) fn ports() -> Ports {
     ])
 }
 
+/// Built once: reserving the memory of a FIB takes longer than routing a packet.
 pub(crate) fn tables() -> Tables {
+    static TABLES: LazyLock<Tables> = LazyLock::new(build);
+    TABLES.clone()
+}
+
+fn build() -> Tables {
     let via = |port, gateway| Route::via(NextHop::gateway(port, ip(gateway)));
     let ports = ports();
     let mut fib = ports.connected_routes();

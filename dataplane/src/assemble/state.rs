@@ -1,0 +1,174 @@
+//! What outlives a configuration: the tables of stateful functions, by name. A reload brings new rules to old sessions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use throughway_config::Config;
+use throughway_session::Seed;
+use throughway_vnf::{EventQueue, Generations};
+
+use super::nat::NatSpec;
+use crate::host::HostFacts;
+
+/// Events that may wait for the control side: log lines of rules.
+const EVENTS: usize = 8192;
+
+/// The tables of all stateful functions.
+#[derive(Debug)]
+pub struct States {
+    seed: u128,
+    generations: Arc<Generations>,
+    events: Arc<EventQueue>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    firewalls: HashMap<String, KnownFirewall>,
+    nats: HashMap<String, KnownNat>,
+    /// The names of functions, by the number that their events carry.
+    names: Vec<String>,
+}
+
+#[derive(Debug)]
+struct KnownFirewall {
+    track: throughway_config::Track,
+    shared: Arc<throughway_firewall::Shared>,
+}
+
+#[derive(Debug)]
+struct KnownNat {
+    sessions: u32,
+    shared: Arc<throughway_nat::Shared>,
+    /// What is in force.
+    last: Option<NatSpec>,
+}
+
+impl States {
+    /// No state yet. `seed` keys hash functions: secret in the service, anything in tests.
+    pub fn new(seed: u128, generations: Arc<Generations>) -> States {
+        States { seed, generations, events: EventQueue::new(EVENTS), known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What functions tell.
+    pub fn events(&self) -> &Arc<EventQueue> {
+        &self.events
+    }
+
+    /// The function whose events carry this number.
+    pub fn name_of(&self, number: u16) -> Option<String> {
+        self.known().names.get(usize::from(number)).cloned()
+    }
+
+    /// A seed for the tables of a function: another for each.
+    pub(super) fn seed_of(&self, name: &str) -> Seed {
+        let salt = name.bytes().fold(0u64, |salt, byte| salt.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte));
+        Seed([self.seed as u64 ^ salt, (self.seed >> 64) as u64])
+    }
+
+    /// The firewall of that name with its sessions, and rules that are ready to be published to it; a new one has them at
+    /// once.
+    pub(super) fn firewall(
+        &self,
+        name: &str,
+        config: &throughway_config::Firewall,
+    ) -> Result<(Arc<throughway_firewall::Shared>, Option<throughway_firewall::Policy>), FirewallError> {
+        let mut known = self.known();
+        let policy = super::firewall::policy(config);
+        if let Some(there) = known.firewalls.get(name) {
+            let mut track = config.track.clone();
+            track.rejudge = there.track.rejudge;
+            if there.track != track {
+                return Err(FirewallError::Track);
+            }
+            let policy = there.shared.prepare(policy, config.track.rejudge)?;
+            return Ok((Arc::clone(&there.shared), Some(policy)));
+        }
+        let number = known.names.iter().position(|known| known == name).unwrap_or_else(|| {
+            known.names.push(name.to_owned());
+            known.names.len() - 1
+        });
+        let shared = throughway_firewall::Shared::new(
+            super::firewall::options(config, self.seed_of(name)),
+            policy,
+            Arc::clone(&self.generations),
+            self.events.of_function(number as u16),
+        )?;
+        let entry = KnownFirewall { track: config.track.clone(), shared: Arc::clone(&shared) };
+        known.firewalls.insert(name.to_owned(), entry);
+        Ok((shared, None))
+    }
+
+    /// The firewalls, by name.
+    pub fn firewalls(&self) -> Vec<(String, Arc<throughway_firewall::Shared>)> {
+        let known = self.known();
+        let all = known.firewalls.iter().map(|(name, entry)| (name.clone(), Arc::clone(&entry.shared)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// The NAT of that name with its sessions, and rules for the host as it is.
+    pub(super) fn nat(
+        &self,
+        name: &str,
+        config: &throughway_config::Nat,
+        facts: &HostFacts,
+    ) -> Result<NatSpec, SessionsChanged> {
+        let mut known = self.known();
+        let Seed(seed) = self.seed_of(name);
+        let entry = known.nats.entry(name.to_owned()).or_insert_with(|| {
+            let options = super::nat::options(config, seed);
+            let shared = Arc::new(throughway_nat::Shared::new(options, Arc::clone(&self.generations)));
+            KnownNat { sessions: config.sessions, shared, last: None }
+        });
+        if entry.sessions != config.sessions {
+            return Err(SessionsChanged);
+        }
+        Ok(NatSpec::new(config, facts, Arc::clone(&entry.shared), entry.last.as_ref()))
+    }
+
+    /// This is now in force.
+    pub(super) fn in_force(&self, name: &str, spec: &NatSpec) {
+        if let Some(entry) = self.known().nats.get_mut(name) {
+            entry.last = Some(spec.clone());
+        }
+    }
+
+    /// The NATs in force, by name.
+    pub fn nats(&self) -> Vec<(String, NatSpec)> {
+        let known = self.known();
+        let all = known.nats.iter().filter_map(|(name, entry)| Some((name.clone(), entry.last.clone()?)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Forgets functions that `config` no longer has.
+    pub fn retain(&self, config: &Config) {
+        let is = |name: &str, kind: &str| {
+            config.functions.iter().any(|function| *function.name == *name && function.kind.word() == kind)
+        };
+        let mut known = self.known();
+        known.firewalls.retain(|name, _| is(name, "firewall"));
+        known.nats.retain(|name, _| is(name, "nat"));
+    }
+}
+
+/// A NAT's table cannot change its size while it has sessions.
+#[derive(Debug, thiserror::Error)]
+#[error("`limits.sessions` cannot change while the service runs, its sessions would be lost: restart it")]
+pub(super) struct SessionsChanged;
+
+/// Why a firewall cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FirewallError {
+    #[error(transparent)]
+    Policy(#[from] throughway_firewall::PolicyError),
+    #[error("`track` cannot change while the service runs, its sessions would be lost: restart it")]
+    Track,
+}
