@@ -133,6 +133,8 @@ reasons! {
     NatNoMapping = "nat-no-mapping",
     /// NAT: an ICMP error about a packet of no session.
     NatUnrelatedError = "nat-unrelated-error",
+    /// NAT: an ICMP error whose checksum is wrong (RFC 5508, section 4.1).
+    NatBadError = "nat-bad-error",
     /// NAT: an ICMP message that is neither a query nor an error: nothing tells whose it is (RFC 5508, section 5).
     NatNotTranslatable = "nat-not-translatable",
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::address::lock;
 
@@ -79,7 +79,9 @@ pub(crate) struct Blocks {
     holders: Box<[Mutex<BTreeMap<IpAddr, Holder>>]>,
     /// Of each address, the numbers of the free ones.
     free: Box<[Mutex<Vec<u16>>]>,
+    /// When (ns) a part was last looked at, and which is next.
     swept: AtomicU64,
+    part: AtomicUsize,
 }
 
 /// What [`Blocks::take`] asks of an address: a port in these of it, if one is free.
@@ -106,6 +108,7 @@ impl Blocks {
             holders: (0..PARTS).map(|_| Mutex::default()).collect(),
             free: (0..if none { addresses } else { 0 }).map(|_| numbers()).collect(),
             swept: AtomicU64::new(0),
+            part: AtomicUsize::new(0),
         }
     }
 
@@ -114,7 +117,7 @@ impl Blocks {
         first..=first.wrapping_add(self.size.wrapping_mul(blocks) - 1)
     }
 
-    fn part(&self, inside: IpAddr) -> &Mutex<BTreeMap<IpAddr, Holder>> {
+    fn part_with(&self, inside: IpAddr) -> &Mutex<BTreeMap<IpAddr, Holder>> {
         &self.holders[part_of(inside)]
     }
 
@@ -127,7 +130,7 @@ impl Blocks {
         random: u64,
         ask: &mut Ask<'_>,
     ) -> Option<(usize, u16, Option<RangeInclusive<u16>>)> {
-        let mut holders = lock(self.part(inside));
+        let mut holders = lock(self.part_with(inside));
         if let Some(holder) = holders.get_mut(&inside) {
             let address = holder.address;
             for held in &mut holder.blocks {
@@ -180,7 +183,7 @@ impl Blocks {
     /// A mapping of a host has ended.
     pub(crate) fn leave(&self, inside: IpAddr, port: u16, now: u64) {
         let number = port.wrapping_sub(self.first) / self.size;
-        if let Some(holder) = lock(self.part(inside)).get_mut(&inside)
+        if let Some(holder) = lock(self.part_with(inside)).get_mut(&inside)
             && let Some(held) = holder.blocks.iter_mut().find(|held| held.number == number)
         {
             held.mappings = held.mappings.saturating_sub(1);
@@ -199,7 +202,7 @@ impl Blocks {
         if self.swept.compare_exchange(last, now, round, round).is_err() {
             return;
         }
-        let part = (now / SWEEP) as usize % PARTS;
+        let part = self.part.fetch_add(1, Ordering::Relaxed) % PARTS;
         let Some(part) = self.holders.get(part) else { return };
         lock(part).retain(|inside, holder| {
             let address = holder.address;

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use throughway_packet::checksum::verify;
 use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
 use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
-use throughway_vnf::{BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict};
+use throughway_vnf::{
+    Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Snapshot, Verdict,
+};
 
 use crate::fragments::{Fate, datagram_key};
 use crate::plan::{Planner, answered};
 use crate::related::{session_of, translate_error};
-use crate::shared::{Rules, Session, Shared, end_of, flags};
+use crate::shared::{Rules, Session, Shared, end_of, flags, inside_key};
 
 /// Sessions that are looked at for their age between two batches.
 const AGED: usize = 64;
@@ -42,6 +45,8 @@ struct Step {
     keeps: bool,
     /// Whether the called host has answered for the first time.
     answers: bool,
+    /// The mapping to be kept when the session is made anew; 0: none.
+    mapping: u64,
 }
 
 impl Nat {
@@ -125,7 +130,11 @@ impl Nat {
 
     /// An ICMP error: translated with what it quotes, or, if that is of no session, dropped where it would have to be translated.
     fn error(&self, rules: &Rules, packet: &mut Packet<'_>, now: Now) -> Verdict {
-        if let Some(session) = session_of(&self.shared, packet, now)
+        let session = session_of(&self.shared, packet, now);
+        if session.is_some() && !verify(packet.bytes(), packet.received()) {
+            return Verdict::Drop(DropReason::NatBadError);
+        }
+        if let Some(session) = session
             && translate_error(&self.shared, packet, session).is_some()
         {
             return Verdict::Continue;
@@ -145,10 +154,15 @@ impl Nat {
 
     fn whole(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Judged {
         for _ in 0..ROUNDS {
-            if let Some(judged) = self.known(rules, packet, probe, now) {
+            let mut held = None;
+            if let Some(judged) = self.known(rules, packet, probe, now, &mut held) {
                 return judged;
             }
-            if let Some(judged) = self.unknown(rules, packet, probe.key(), now) {
+            let judged = self.unknown(rules, packet, probe, now);
+            if let Some(mapping) = held {
+                self.shared.leave(mapping, true, true, now);
+            }
+            if let Some(judged) = judged {
                 return judged;
             }
             // Another worker was faster with the same packet sent again: it belongs to that session.
@@ -156,8 +170,16 @@ impl Nat {
         (Verdict::Drop(DropReason::NatConflict), None)
     }
 
-    /// A packet of a session that exists: translated, and noted.
-    fn known(&self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
+    /// A packet of a session that exists: translated, and noted. `None`: none does, or it is to be made anew; its mapping is then
+    /// `held`, so that the new one has the same.
+    fn known(
+        &self,
+        rules: &Rules,
+        packet: &mut Packet<'_>,
+        probe: &Probe,
+        now: Now,
+        held: &mut Option<SessionId>,
+    ) -> Option<Judged> {
         let shared = &self.shared;
         let headers = *packet.headers();
         let (found, step) = shared.sessions.update(probe, now, |side, session, meta| {
@@ -167,7 +189,14 @@ impl Nat {
                 silence: None,
                 keeps: true,
                 answers: false,
+                mapping: 0,
             };
+            if session.has(flags::REFUSED) {
+                // Perhaps it is let in now. Nobody answers what was not sent.
+                session.connection = before;
+                step.event = if side == Side::Forward { Event::Reopens } else { Event::Invalid };
+                step.mapping = session.mapping;
+            }
             if step.event != Event::Fits {
                 return step;
             }
@@ -196,6 +225,7 @@ impl Nat {
         match step.event {
             Event::Fits => {}
             Event::Reopens => {
+                *held = Some(SessionId::from_bits(step.mapping)).filter(|mapping| shared.hold(*mapping));
                 shared.end(id, now);
                 return None;
             }
@@ -222,13 +252,8 @@ impl Nat {
     }
 
     /// A packet that belongs to no session. `None` if it does meanwhile.
-    fn unknown(
-        &mut self,
-        rules: &Rules,
-        packet: &mut Packet<'_>,
-        key: &SessionKey,
-        now: Now,
-    ) -> Option<Judged> {
+    fn unknown(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
+        let key = probe.key();
         let random = self.random(now);
         let shared = &self.shared;
         let headers = *packet.headers();
@@ -243,13 +268,25 @@ impl Nat {
             }
             Err(reason) => {
                 packet.judge_each();
-                return Some((Verdict::Drop(reason), None));
+                return Some((refusal(&planner, reason), None));
             }
         };
         // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
         packet.judge_each();
         let timeout = rules.timeout(plan.session.connection, &headers);
-        let reason = match shared.open([*key, plan.translated.reversed()], timeout, plan.session, now) {
+        let keys = [*probe, shared.sessions.probe(plan.translated.reversed())];
+        let mut opened = shared.open(keys, timeout, plan.session, now);
+        if let Err(InsertError::Conflict { side: Side::Reverse, with }) = opened
+            && shared.sessions.read(with, |session, _| session.has(flags::REFUSED)) == Some(true)
+        {
+            // The called host had called before, and was refused: this is the answer.
+            shared.end(with, now);
+            opened = shared.open(keys, timeout, plan.session, now);
+        }
+        let reason = match opened {
+            Ok(_) if plan.session.has(flags::REFUSED) => {
+                return Some((Verdict::Drop(DropReason::NatFiltered), None));
+            }
             Ok(id) => {
                 translate(packet, &plan.translated);
                 return Some((Verdict::Continue, Some((id, Side::Forward))));
@@ -263,7 +300,19 @@ impl Nat {
             Err(InsertError::Full | InsertError::Quota(_)) => DropReason::NatSessionTableFull,
         };
         planner.abandon(&plan);
-        Some((Verdict::Drop(reason), None))
+        Some((refusal(&planner, reason), None))
+    }
+}
+
+/// Who is inside and gets nothing because too much is taken is told (RFC 6888, REQ-11; RFC 5508, REQ-8).
+fn refusal(planner: &Planner<'_>, reason: DropReason) -> Verdict {
+    match reason {
+        DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull
+            if !planner.is_inbound() =>
+        {
+            Verdict::Reject(reason, Answer::Icmp(IcmpError::HostUnreachable))
+        }
+        _ => Verdict::Drop(reason),
     }
 }
 
@@ -297,7 +346,16 @@ impl Function for Nat {
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
         let rules = self.rules();
         let probes: ArrayVec<Probe, BATCH> = batch.living().map(|packet| self.probe(packet)).collect();
-        self.shared.sessions.prepare(&probes);
+        let shared = &self.shared;
+        shared.sessions.prepare(&probes);
+        // Most of those that have no session come from inside and look for a mapping next, or make one.
+        let new = |probe: &&Probe| shared.sessions.lookup(*probe, context.now).is_none();
+        let inside: ArrayVec<Probe, BATCH> = (probes.iter().filter(new))
+            .map(|probe| shared.mappings.probe(inside_key(probe.key(), None)))
+            .collect();
+        if !inside.is_empty() {
+            shared.mappings.prepare(&inside);
+        }
         for (packet, probe) in batch.living().zip(&probes) {
             let verdict = self.judge_by(&rules, packet, probe, context.now);
             packet.settle(verdict);

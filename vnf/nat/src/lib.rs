@@ -30,3 +30,8 @@ pub use pool::{Pool, PoolConfig, PoolUse, Pooling};
 pub use ports::{Parity, Ports};
 pub use shared::{Options, Rules, Shared};
 pub use show::{Filter, MappingView, RuleNumber, SessionView};
+
+/// The example in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -159,7 +159,12 @@ impl<'a> Planner<'a> {
             }
         }
         if let Some(outside) = called {
-            self.call(plan, &outside)?;
+            match self.call(plan, &outside) {
+                Err(DropReason::NatFiltered) if plan.session.mapping != 0 => {
+                    plan.session.flags |= flags::REFUSED;
+                }
+                other => other?,
+            }
         }
         self.count(plan)
     }
@@ -185,27 +190,28 @@ impl<'a> Planner<'a> {
     fn call(&self, plan: &mut Plan, outside: &SessionKey) -> Result<(), DropReason> {
         let shared = self.shared;
         let (id, filtering) = shared.join(outside, false, self.now).ok_or(DropReason::NatFiltered)?;
-        plan.session.target = id.to_bits();
-        let [inside, _] = shared.mappings.keys(id).ok_or(DropReason::NatFiltered)?;
         // Who sends is known to the called host by its outside address (RFC 4787, REQ-9a).
+        let sender = SessionKey {
+            source: plan.translated.source,
+            source_port: plan.translated.source_port,
+            ..*self.key
+        };
         let may = match filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => {
-                shared.is_permitted(&peer_key(self.key, &plan.translated.source), self.now)
-            }
-            // Who has been sent to has a session.
-            Filtering::AddressAndPortDependent => false,
+            Filtering::AddressDependent => shared.is_permitted(&peer_key(self.key, &sender.source), self.now),
+            // Who has been sent to has a session; of hosts inside, perhaps one that was refused.
+            Filtering::AddressAndPortDependent => shared.sessions.lookup(&sender, self.now).is_some(),
         };
-        if !may {
+        let inside = shared.mappings.keys(id).map(|[inside, _]| inside).filter(|_| may);
+        let Some(inside) = inside else {
+            shared.leave(id, false, true, self.now);
             return Err(DropReason::NatFiltered);
-        }
+        };
+        plan.session.target = id.to_bits();
         plan.translated.destination = inside.source;
         plan.translated.destination_port = inside.source_port;
         if self.headers.flags.has(Flags::ICMP_QUERY) {
-            // One identifier stands for both ports. From inside, that of the sender's mapping would have to be another one.
-            if plan.session.mapping != 0 {
-                return Err(DropReason::NatConflict);
-            }
+            // One identifier stands for both ports: the called one's, also when a host inside calls (RFC 5508, REQ-7).
             plan.translated.source_port = inside.source_port;
         }
         Ok(())
@@ -234,7 +240,7 @@ impl<'a> Planner<'a> {
             plan.translated.source = octets(address);
             return Ok(());
         }
-        let (id, outside) = self.mapping(rule, pool)?;
+        let (id, outside, fresh) = self.mapping(rule, pool)?;
         plan.session.mapping = id.to_bits();
         plan.translated.source = outside.destination;
         plan.translated.source_port = outside.destination_port;
@@ -243,7 +249,7 @@ impl<'a> Planner<'a> {
         }
         if rule.filtering == Filtering::AddressDependent {
             let answer = SessionKey { destination: outside.destination, ..outside };
-            if !self.shared.permit(&peer_key(&answer, &self.key.destination), self.now) {
+            if !self.shared.permit(&peer_key(&answer, &self.key.destination), fresh, self.now) {
                 return Err(DropReason::NatSessionTableFull);
             }
             plan.session.flags |= flags::PEER;
@@ -251,25 +257,26 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// The mapping for the packet's source, counted up, with its outside end.
-    fn mapping(&self, rule: &SourceRule, pool: &Arc<Pool>) -> Result<(SessionId, SessionKey), DropReason> {
+    /// The mapping for the packet's source, counted up, with its outside end, and whether it is new.
+    fn mapping(
+        &self,
+        rule: &SourceRule,
+        pool: &Arc<Pool>,
+    ) -> Result<(SessionId, SessionKey, bool), DropReason> {
         let (shared, key, now) = (self.shared, self.key, self.now);
         let peer = match rule.mapping {
             Mapping::EndpointIndependent => None,
             Mapping::AddressDependent => Some((key.destination, [0; 2])),
             Mapping::AddressAndPortDependent => Some((key.destination, key.destination_port)),
         };
-        let mut inside = inside_key(key, peer);
-        if peer.is_none() {
-            // The identifier of a query stands for both ports; a mapping has the source's only.
-            inside.destination_port = [0; 2];
-        }
+        let inside = inside_key(key, peer);
+        let probe = shared.mappings.probe(inside);
         // Twice at most: another worker may map the same inside end between our look and our insertion.
         for _ in 0..2 {
-            if let Some((id, _)) = shared.join(&inside, true, now)
+            if let Some((id, _)) = shared.join(&probe, true, now)
                 && let Some([_, outside]) = shared.mappings.keys(id)
             {
-                return Ok((id, outside));
+                return Ok((id, outside, false));
             }
             let paired = matches!(key.protocol, TCP | UDP) && rule.preserve_parity;
             let wanted = Wanted {
@@ -294,8 +301,8 @@ impl<'a> Planner<'a> {
             };
             let blocks = pool.keeps_blocks().then(|| Arc::clone(pool));
             let mapped = Mapped { address, pool: blocks, filtering: rule.filtering, sessions: 1, own: 1 };
-            match shared.map([inside, outside], mapped, now) {
-                Ok(id) => return Ok((id, outside)),
+            match shared.map([probe, shared.mappings.probe(outside)], mapped, now) {
+                Ok(id) => return Ok((id, outside, true)),
                 Err(error) => {
                     taken.address.give_back(key.protocol, port, true, now.0);
                     pool.leave(wanted.inside, port, now.0);
@@ -326,7 +333,7 @@ pub(crate) fn answered(shared: &Shared, id: SessionId, now: Now) {
         return;
     }
     let key = peer_key(&forward, &reverse.destination);
-    if shared.permit(&key, now) {
+    if shared.permit(&key, false, now) {
         let kept = shared.sessions.with(id, |session, _| session.flags |= flags::TARGET_PEER);
         if kept.is_none() {
             shared.forbid(&key);

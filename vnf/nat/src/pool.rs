@@ -165,8 +165,10 @@ impl Pool {
             let preferred = wanted
                 .preferred
                 .filter(|port| ports.contains(port) && address.take(wanted.protocol, *port, wanted.now));
-            preferred
-                .or_else(|| address.take_in(wanted.protocol, ports, wanted.parity, wanted.random, wanted.now))
+            // Parity is recommended, a port is needed (RFC 4787, REQ-4).
+            let any =
+                |parity| address.take_in(wanted.protocol, ports.clone(), parity, wanted.random, wanted.now);
+            preferred.or_else(|| any(wanted.parity)).or_else(|| any(Parity::Any))
         };
         let (at, port, ports) = match (&self.blocks, &self.config.blocks) {
             (Some(_), Some(config)) if !config.hosts.is_empty() => {

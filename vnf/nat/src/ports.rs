@@ -20,7 +20,7 @@ const WAKING: usize = 2;
 /// … and when none is free otherwise.
 const WAKING_WHEN_SHORT: usize = 64;
 
-/// Whether a port has to be even or odd (RFC 4787, REQ-7: RTP and RTCP).
+/// Whether a port has to be even or odd (RFC 4787, REQ-4: RTP and RTCP).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Parity {
     /// Either.

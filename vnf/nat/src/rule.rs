@@ -122,7 +122,7 @@ pub struct SourceRule {
     pub filtering: Filtering,
     /// Keep the inside port where it is free outside.
     pub preserve_port: bool,
-    /// Keep the parity of the port (RFC 4787, REQ-7), for TCP and UDP.
+    /// Keep the parity of the port (RFC 4787, REQ-4), for TCP and UDP.
     pub preserve_parity: bool,
 }
 

@@ -19,8 +19,8 @@ use throughway_packet::parse::UDP;
 use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::{
-    Class, Config, InsertError, NewSession, Reason, Removed, Seed, SessionId, SessionKey, SessionTable,
-    SourceConfig, SourceCounter, Stats, WhenFull,
+    Class, Config, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId, SessionKey,
+    SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
 };
 use throughway_vnf::events::{Events, PortBlock, What};
 use throughway_vnf::{Generations, Now, Slot};
@@ -42,8 +42,11 @@ pub const QUIET: Duration = Duration::from_secs(120);
 pub struct Options {
     /// The most sessions.
     pub sessions: u32,
-    /// The most sessions on which nobody has answered yet; the oldest of them makes room for new ones.
+    /// The most sessions on which nobody has answered yet.
     pub half_open: u32,
+    /// What happens when there are that many, or no room at all: the oldest of them makes room for new ones, or, to the letter of
+    /// RFC 6888, REQ-11, new ones are refused.
+    pub when_full: WhenFull,
     /// The most hosts whose sessions are counted at a time, where there is a limit of sessions per host.
     pub hosts: u32,
     /// The most fragmented datagrams that are followed at a time; the oldest makes room.
@@ -59,7 +62,8 @@ impl Options {
     pub const fn new(sessions: u32, seed: [u64; 2]) -> Options {
         let hosts = if sessions < 1 << 20 { sessions } else { 1 << 20 };
         let half_open = if sessions < 4 { sessions } else { sessions / 4 };
-        Options { sessions, half_open, hosts, datagrams: 1 << 13, quiet: QUIET, seed }
+        let when_full = WhenFull::EvictHalfOpen;
+        Options { sessions, half_open, when_full, hosts, datagrams: 1 << 13, quiet: QUIET, seed }
     }
 }
 
@@ -128,6 +132,9 @@ pub(crate) mod flags {
     pub(crate) const PEER: u8 = 1 << 5;
     /// The called one's mapping lets the opener's address in.
     pub(crate) const TARGET_PEER: u8 = 1 << 6;
+    /// A host inside has called another one, and was not let in: remembered as any packet to outside, so that the other one may
+    /// call back (RFC 4787, REQ-9 with REQ-8), but nothing is sent.
+    pub(crate) const REFUSED: u8 = 1 << 7;
 }
 
 /// No rule: [`Session::rule`].
@@ -188,8 +195,7 @@ impl Shared {
     pub fn new(options: Options, generations: Arc<Generations>) -> Shared {
         let [a, b] = options.seed;
         let half_open = options.half_open.min(options.sessions);
-        let sessions =
-            Config::new(options.sessions, Seed([a, b])).half_open(half_open, WhenFull::EvictHalfOpen);
+        let sessions = Config::new(options.sessions, Seed([a, b])).half_open(half_open, options.when_full);
         // No more mappings than sessions, and no more peers: each has one at least.
         let mappings = Config::new(options.sessions, Seed([b, a]));
         let peers = Config::new(options.sessions, Seed([!a, b]));
@@ -266,7 +272,7 @@ impl Shared {
     /// Makes a session. On an error the caller gives back what it has taken for it.
     pub(crate) fn open(
         &self,
-        [forward, reverse]: [SessionKey; 2],
+        [forward, reverse]: [Probe; 2],
         timeout: Duration,
         state: Session,
         now: Now,
@@ -310,7 +316,9 @@ impl Shared {
     /// Ends a session before its time: caches must not go on translating.
     pub(crate) fn end(&self, id: SessionId, now: Now) {
         if let Some(gone) = self.sessions.remove(id) {
-            self.generations.bump([Shared::slot(id)]);
+            if !gone.state.has(flags::REFUSED) {
+                self.generations.bump([Shared::slot(id)]);
+            }
             self.give_back(&gone.keys, &gone.state, false, now);
         }
     }
@@ -337,8 +345,17 @@ impl Shared {
         }
     }
 
+    /// Counts a mapping up for one more session of its own; says whether it is still there.
+    pub(crate) fn hold(&self, id: SessionId) -> bool {
+        let held = self.mappings.with(id, |mapped, _| {
+            mapped.sessions = mapped.sessions.saturating_add(1);
+            mapped.own = mapped.own.saturating_add(1);
+        });
+        held.is_some()
+    }
+
     /// The mapping with this key, counted up for one more session; `own`: one that its host opens.
-    pub(crate) fn join(&self, key: &SessionKey, own: bool, now: Now) -> Option<(SessionId, Filtering)> {
+    pub(crate) fn join(&self, key: &impl Keyed, own: bool, now: Now) -> Option<(SessionId, Filtering)> {
         let found = self.mappings.lookup_with(key, now, |_, mapped, meta| {
             if mapped.address.is_lost() || (!own && mapped.own == 0) {
                 return None;
@@ -351,30 +368,31 @@ impl Shared {
     }
 
     /// Makes a mapping with one session of its own.
-    pub(crate) fn map(
-        &self,
-        keys: [SessionKey; 2],
-        mapped: Mapped,
-        now: Now,
-    ) -> Result<SessionId, InsertError> {
+    pub(crate) fn map(&self, keys: [Probe; 2], mapped: Mapped, now: Now) -> Result<SessionId, InsertError> {
         let [forward, reverse] = keys;
         let new = NewSession { forward, reverse, class: Class::Established, timeout: FOREVER, state: mapped };
         self.mappings.insert(new, now, |_| ())
     }
 
-    /// Lets an address send to a mapping, once more. Says whether there was room.
-    pub(crate) fn permit(&self, key: &SessionKey, now: Now) -> bool {
-        for _ in 0..2 {
-            if self.peers.lookup_with(key, now, |_, count, _| *count = count.saturating_add(1)).is_some() {
+    /// Lets an address send to a mapping, once more; `fresh`: the mapping has only just been made. Says whether there was room.
+    pub(crate) fn permit(&self, key: &SessionKey, fresh: bool, now: Now) -> bool {
+        let probe = self.peers.probe(*key);
+        for round in 0..3 {
+            let missing = (round == 0 && fresh)
+                || self
+                    .peers
+                    .lookup_with(&probe, now, |_, count, _| *count = count.saturating_add(1))
+                    .is_none();
+            if !missing {
                 return true;
             }
-            // The reverse key is never looked up; this bit keeps it apart from every forward key.
-            let reverse = SessionKey { zone: key.zone | 1 << 15, ..*key };
+            // The reverse key is never looked up. It has a source port, which no forward key has, and lies in the same bucket.
+            let reverse = self.peers.probe(key.reversed());
             let (class, timeout) = (Class::Established, FOREVER);
-            let new = NewSession { forward: *key, reverse, class, timeout, state: 1 };
+            let new = NewSession { forward: probe, reverse, class, timeout, state: 1 };
             match self.peers.insert(new, now, |_| ()) {
                 Ok(_) => return true,
-                // Another worker was faster.
+                // It is there, or another worker was faster.
                 Err(InsertError::Conflict { .. }) => {}
                 Err(_) => return false,
             }
@@ -424,7 +442,7 @@ impl Shared {
 }
 
 /// The inside end of a mapping as a key. `peer` holds what a mapping depends on beside it: the destination's address, or that and
-/// its port.
+/// its port. The identifier of a query, which stands for both ports, is the source's.
 pub(crate) fn inside_key(of: &SessionKey, peer: Option<([u8; 16], [u8; 2])>) -> SessionKey {
     let (destination, destination_port) = peer.unwrap_or_default();
     SessionKey { destination, destination_port, ..*of }

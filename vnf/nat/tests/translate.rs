@@ -89,12 +89,11 @@ fn a_port_is_reused_only_after_its_rest() {
     let mut world = World::new(rules(vec![rule], vec![pool(&["203.0.113.8"], 7000..=7000)]));
     let packet = |host: &str| between(host, "198.51.100.1").echo_request(1, 1);
     assert_eq!(world.passes(INSIDE, &packet("10.0.0.5")).source_port(), 7000);
-    let refused = world.pass(INSIDE, &packet("10.0.0.6").finish()).0;
-    assert_eq!(refused, Verdict::Drop(DropReason::NatNoPort));
+    world.drops(INSIDE, &packet("10.0.0.6"), DropReason::NatNoPort);
     // The session ends a minute after its packet, the port rests for two more.
     world.wait(175);
     assert_eq!(world.shared.len(), (0, 0));
-    assert_eq!(world.pass(INSIDE, &packet("10.0.0.6").finish()).0, Verdict::Drop(DropReason::NatNoPort));
+    world.drops(INSIDE, &packet("10.0.0.6"), DropReason::NatNoPort);
     world.wait(10);
     assert_eq!(world.passes(INSIDE, &packet("10.0.0.6")).source_port(), 7000);
 }

@@ -106,7 +106,10 @@ impl World {
     /// A packet that is dropped for this reason.
     #[track_caller]
     pub(crate) fn drops(&mut self, ingress: PortId, packet: &PacketBuilder, reason: DropReason) {
-        assert_eq!(self.pass(ingress, &packet.finish()).0, Verdict::Drop(reason));
+        match self.pass(ingress, &packet.finish()).0 {
+            Verdict::Drop(given) | Verdict::Reject(given, _) => assert_eq!(given, reason),
+            Verdict::Continue => panic!("it passed"),
+        }
     }
 
     /// Lets time go by, with housekeeping.
