@@ -66,7 +66,7 @@ impl States {
         config: &throughway_config::Firewall,
     ) -> Result<(Arc<throughway_firewall::Shared>, Option<throughway_firewall::Policy>), FirewallError> {
         let mut known = self.known();
-        let policy = super::firewall::policy(config);
+        let policy = super::firewall::policy(config)?;
         if let Some(there) = known.firewalls.get(name) {
             let mut track = config.track.clone();
             track.rejudge = there.track.rejudge;
@@ -114,6 +114,8 @@ impl States {
 pub(super) enum FirewallError {
     #[error(transparent)]
     Policy(#[from] throughway_firewall::PolicyError),
+    #[error(transparent)]
+    TooMany(#[from] super::firewall::TooMany),
     #[error("`track` cannot change while the service runs, its sessions would be lost: restart it")]
     Track,
 }
