@@ -30,7 +30,9 @@ impl Pace {
     /// So many in so many seconds; all at least one.
     pub(super) fn new(amount: u64, seconds: u32, burst: u64) -> Pace {
         let (amount, time) = (amount.max(1), PER_SECOND * u64::from(seconds.max(1)));
-        let full = u128::from(burst.max(1)) * u128::from(time) / u128::from(amount);
+        // As costs are rounded up, so many of one unit take a little longer than the burst is worth: up to what would be one more.
+        let (burst, cost) = (u128::from(burst.max(1)), u128::from(time.div_ceil(amount)));
+        let full = (burst * cost).min(burst * u128::from(time) / u128::from(amount) + cost - 1);
         Pace { amount, time, burst: u64::try_from(full).unwrap_or(u64::MAX).max(1) }
     }
 

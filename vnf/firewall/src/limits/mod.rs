@@ -329,6 +329,15 @@ mod tests {
                 assert!(limit.take(&load(&source, 40, at)), "{amount} in {seconds} s: {number}");
             }
         }
+        // Neither do odd figures take one away or add one.
+        for (amount, seconds, burst) in
+            [(7, 1, 7), (7, 3600, 7), (3, 1, 1000), (1_000_003, 1, 999), (11, 60, 1)]
+        {
+            let limit =
+                self::limit(Measure::Rate { unit: Unit::Packets, amount, seconds, burst }, Per::All, 0);
+            let admitted = (0..burst + 3).filter(|_| limit.take(&load(&source, 40, SECOND))).count();
+            assert_eq!(admitted as u64, burst, "{amount} in {seconds} s, burst {burst}");
+        }
         // What a byte costs at a thousand a day times the largest packet does not fit 64 bits.
         let daily = Measure::Rate { unit: Unit::Bytes, amount: 1000, seconds: 86_400, burst: 1 << 20 };
         let limit = self::limit(daily, Per::All, 0);
