@@ -300,16 +300,21 @@ impl<'a> Probes<'a> {
                 let mut steps = whole[..3].to_vec();
                 for _ in 0..7 {
                     let step = (self.random.below(2), self.random.pick(&any));
-                    steps.push(if self.random.one_in(4) { self.random.pick(&late) } else { step });
+                    // Not behind a FIN: there the kernel takes it for the beginning of another connection.
+                    let ending = steps.iter().any(|(_, flags)| flags & FIN != 0);
+                    let again = !ending && self.random.one_in(4);
+                    steps.push(if again { self.random.pick(&late) } else { step });
                 }
                 (steps, "disorder")
             }
         };
+        let mut told = String::new();
         for (way, flags) in steps {
+            told.push_str(&format!("{way}:{flags:#x} "));
             packet.upper = Upper::Tcp(source, destination, flags);
             let one = if way == 0 { packet } else { packet.back() };
             let mut probe = one.probe(self.number(), kind);
-            probe.text = format!("{way}:{flags:#x} {}", probe.text);
+            probe.text = format!("{told} {}", probe.text);
             self.all.push(probe);
         }
     }
