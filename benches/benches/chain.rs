@@ -4,6 +4,8 @@
 //! edit, queue, transmit), and the frames are taken back from the other port: all of it is counted. `walk` is the worker
 //! without a flow cache: every packet walks the chain; `new` is a cache that never saw the flow: walk, record, install.
 //!
+//! Rows with "firewall + NAT + router" have sessions for every flow in both; `opens` is the first packet of each, which makes them.
+//!
 //! `mix` is 100,000 established flows with so many packets of flows that are never seen again; `changes` are changes of a route that
 //! no flow takes, 1000 in a second of 10 million packets; `batch` is how many packets lie ready when the worker comes round.
 //!
@@ -40,8 +42,23 @@ const FRAME: usize = 64;
 /// Packets in one run, at least.
 const PACKETS: usize = 1 << 20;
 
+/// Instead of a number of functions: firewall, NAT and router, with sessions for every flow.
+const STATEFUL: usize = 0;
+
 /// A chain of `functions` functions, the last of them the router.
 fn config(functions: usize, flows: usize) -> String {
+    if functions == STATEFUL {
+        let sessions = flows.max(1 << 18) * 2;
+        return format!(
+            "interfaces: {{ lan: {{ device: lan0 }}, wan: {{ device: wan0 }} }}\nworkers: {{ flows: {flows} }}\n\
+             functions:\n  edge: {{ firewall: {{ default: drop, track: {{ sessions: {sessions}, half-open: {sessions} }},\
+             rules: [ {{ drop: {{ protocol: tcp, to-port: 25 }} }}, {{ allow: {{ from: lan, protocol: udp }} }} ] }} }}\n  \
+             outer: {{ nat: {{ outside: wan, limits: {{ sessions: {sessions} }}, source: [\
+             {{ match: {{ source: 10.0.0.0/8 }}, pool: 203.0.113.0-203.0.113.255 }}, \
+             {{ match: {{ source: \"fd00::/64\" }}, to: \"2001:db8::/64\" }} ] }} }}\n  core: {{ router: {{}} }}\n\
+             chains: {{ out: {{ from: lan, run: [edge, outer, core] }} }}\n"
+        );
+    }
     let markers: Vec<_> = (1..functions).map(|number| format!("m{number}")).collect();
     let sections = markers.iter().map(|name| {
         format!("  {name}: {{ marker: {{ rules: [ {{ protocol: tcp, to-port: 1-99, dscp: cs1 }}, {{ dscp: ef }} ] }} }}\n")
@@ -225,6 +242,20 @@ fn main() {
                 hit(&table, &name, ipv4, flows, functions, nothing);
             }
         }
+        for &flows in sizes.iter().filter(|flows| **flows <= 1_000_000) {
+            let name = format!("hit, {family}, {flows} flows, firewall + NAT + router");
+            hit(&table, &name, ipv4, flows, STATEFUL, nothing);
+        }
+        let name = format!("opens, {family}, 100000 flows, firewall + NAT + router");
+        table.row(
+            &name,
+            5,
+            || traffic(ipv4, 100_000),
+            |traffic| {
+                let mut bench = Bench::new(STATEFUL, 125_000);
+                timed(|| bench.pass(traffic))
+            },
+        );
         for batch in [1, 8, 32, 64] {
             let name = format!("hit, {family}, 10000 flows, batch {batch}");
             hit(&table, &name, ipv4, 10_000, 4, |bench| bench.batch = batch);

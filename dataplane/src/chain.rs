@@ -78,7 +78,8 @@ impl AnyFunction {
             AnyFunction::Router(function) => function.explain(packet, context),
             AnyFunction::Marker(function) => function.explain(packet, context),
             AnyFunction::Firewall(function) => {
-                crate::explain::firewall::lines(&function.explain(packet, context.now))
+                let explanation = function.explain(packet, context.now);
+                crate::explain::firewall::lines(&explanation, &function.shared().policy())
             }
             AnyFunction::Nat(function) => function.explain(packet, context),
             AnyFunction::Balancer(function) => function.explain(packet, context),

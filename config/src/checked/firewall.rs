@@ -287,6 +287,14 @@ impl Rule {
             );
             return None;
         }
+        if let (RuleAction::Drop | RuleAction::Reject(_), Some(Some(ceiling)), Some(written)) =
+            (action, &connections, raw.connections.as_ref())
+            && !ceiling.over()
+        {
+            let misread = Misread::new(format!("`connections` beside `{word}`, which opens none"));
+            report.error(written.span, misread.help(format!("write `over {}`", written.text)));
+            return None;
+        }
         Some(Rule {
             name: name?,
             action,

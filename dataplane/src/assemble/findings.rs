@@ -8,7 +8,8 @@ use throughway_firewall::{AddressRange, AddressSet, PolicyConfig};
 
 /// A line for each finding; rules are named by their line in the configuration.
 pub fn findings(name: &str, config: &Firewall) -> Vec<String> {
-    let policy = super::firewall::policy(config);
+    // What cannot be compiled is refused elsewhere.
+    let Ok(policy) = super::firewall::policy(config) else { return Vec::new() };
     let sets: Vec<_> =
         config.sets.iter().filter(|set| matches!(set.content, SetContent::Addresses(_))).collect();
     let compiled: Vec<Arc<AddressSet>> = sets
@@ -66,13 +67,14 @@ pub fn findings(name: &str, config: &Firewall) -> Vec<String> {
     lines.map(|line| format!("functions.{name}: {line}")).collect()
 }
 
-/// Where a rule stands in the file; none when two rules of the model are one of the file.
+/// Where a rule stands in the file.
 fn line_of(policy: &PolicyConfig, place: Place) -> Option<u32> {
     let rules = match place.group {
         None => &policy.rules,
         Some(group) => &policy.groups.get(usize::from(group.0))?.rules,
     };
-    rules.get(place.rule).map(|rule| rule.id)
+    let id = rules.get(place.rule)?.id;
+    policy.origins.iter().find(|(known, _)| *known == id).map(|(_, origin)| origin.line)
 }
 
 #[cfg(test)]

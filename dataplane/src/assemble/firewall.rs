@@ -1,17 +1,18 @@
 //! A firewall's rules, limits and options, from the configuration.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use throughway_config::value::{AddressRange as ConfiguredRange, Per as ConfiguredPer, PerSide, RateUnit};
+use throughway_config::value::{
+    AddressRange as ConfiguredRange, Per as ConfiguredPer, PerSide, Rate, RateUnit,
+};
 use throughway_config::{
     Addresses, DefaultVerdict, Family, MidStream, Ports, RejectWith as Answer, RuleAction, SetContent,
     Several, State as ConfiguredState,
 };
 use throughway_firewall::{
     Actions, AddressMatch, AddressRange, AddressSet, DefaultAction, Ending, FragmentMatch, Group, GroupId,
-    IcmpMatch, LimitConfig, LimitId, LogConfig, Matches, Measure, NumberSet, Options, Per, PolicyConfig,
-    PortMatch, RejectWith, Rule, State, States, TcpFlags, Timeouts, Unit,
+    IcmpMatch, LimitConfig, LimitId, LogConfig, Matches, Measure, NumberSet, Options, Origin, Per,
+    PolicyConfig, PortMatch, RejectWith, Rule, State, States, TcpFlags, Timeouts, Unit,
 };
 use throughway_session::timeouts::TcpTimeouts;
 use throughway_session::{Seed, WhenFull};
@@ -54,27 +55,51 @@ pub fn options(config: &throughway_config::Firewall, seed: Seed) -> Options {
     options
 }
 
-/// The rules.
-pub fn policy(config: &throughway_config::Firewall) -> PolicyConfig {
-    let mut builder = Builder { sets: config.sets.iter().map(set).collect(), ..Builder::default() };
+/// More rules with a limit, or with a log, than can be numbered.
+#[derive(Debug, thiserror::Error)]
+#[error("more than 65536 rules have {0}")]
+pub struct TooMany(&'static str);
+
+/// The rules. They are numbered from 0 as the file lists them: the rules, then those of each group.
+///
+/// # Errors
+/// [`TooMany`].
+pub fn policy(config: &throughway_config::Firewall) -> Result<PolicyConfig, TooMany> {
+    let mut builder = Builder {
+        sets: config.sets.iter().map(set).collect(),
+        groups: vec![Group::default(); config.groups.len()],
+        ..Builder::default()
+    };
     let rules = builder.rules(&config.rules, "");
-    let groups = config
-        .groups
-        .iter()
-        .map(|group| Group { name: group.name.to_string(), rules: builder.rules(&group.rules, &group.name) });
-    let groups = groups.collect();
-    PolicyConfig {
+    for (index, group) in config.groups.iter().enumerate() {
+        let rules = builder.rules(&group.rules, &group.name);
+        if let Some(slot) = builder.groups.get_mut(index) {
+            *slot = Group { name: group.name.to_string(), rules };
+        }
+    }
+    // Numbers of limits, logs and groups have 16 bits.
+    let most = usize::from(u16::MAX) + 1;
+    let counts = [
+        ("a limit", builder.limits.len()),
+        ("a log", builder.logs.len()),
+        ("both `rate` and `connections`", builder.groups.len()),
+    ];
+    if let Some((what, _)) = counts.into_iter().find(|(_, count)| *count > most) {
+        return Err(TooMany(what));
+    }
+    Ok(PolicyConfig {
         rules,
-        groups,
+        groups: builder.groups,
         limits: builder.limits,
         logs: builder.logs,
         default: match config.default {
             DefaultVerdict::Allow => DefaultAction::Allow,
             DefaultVerdict::Drop => DefaultAction::Drop,
-            DefaultVerdict::Reject => DefaultAction::Reject(RejectWith::TcpReset),
+            DefaultVerdict::Reject => DefaultAction::Reject(RejectWith::Auto),
         },
         names: builder.names,
-    }
+        origins: builder.origins,
+    })
 }
 
 /// A set, once for all rules that name it.
@@ -103,9 +128,12 @@ fn range(range: &ConfiguredRange) -> Option<AddressRange> {
 #[derive(Default)]
 struct Builder {
     sets: Vec<Set>,
+    /// Those of the file, by their number, then those that rules with two limits need.
+    groups: Vec<Group>,
     limits: Vec<LimitConfig>,
     logs: Vec<LogConfig>,
     names: Vec<(u32, String)>,
+    origins: Vec<(u32, Origin)>,
 }
 
 impl Builder {
@@ -113,10 +141,11 @@ impl Builder {
         rules.iter().enumerate().flat_map(|(number, rule)| self.rule(rule, group, number)).collect()
     }
 
-    /// The rules that one of the file becomes: a rule with a rate and a limit on connections is two, of which the first leads
-    /// to nothing but the second.
-    fn rule(&mut self, rule: &throughway_config::Rule, group: &str, number: usize) -> Option<Rule> {
-        let id = rule.place.line;
+    /// The rules that one of the file becomes, which share its number: one for each range of lengths, or none if there is no
+    /// such length. A rule with a rate and a limit on connections leads, within its rate, to a group of one rule, that has the
+    /// other limit.
+    fn rule(&mut self, rule: &throughway_config::Rule, group: &str, number: usize) -> Vec<Rule> {
+        let id = self.names.len() as u32;
         let name = match &rule.name {
             Some(name) => name.to_string(),
             // Rules without a name are known by their place among the others.
@@ -124,12 +153,17 @@ impl Builder {
             None => format!("{group} {}", number + 1),
         };
         self.names.push((id, name.clone()));
+        self.origins.push((id, Origin { line: rule.place.line, column: rule.place.column }));
         let log = rule.log.then(|| {
             let (per_second, burst) = LOGGED;
             self.logs.push(LogConfig { label: name.clone(), per_second, burst });
             (self.logs.len() - 1) as u16
         });
-        let limit = self.limit(rule, &name);
+        let rate = rule.rate.as_ref().map(|rate| self.limit(&name, rate.over(), measure(rate), rate.per()));
+        let connections = rule.connections.as_ref().map(|ceiling| {
+            let measure = Measure::Connections { most: ceiling.count() };
+            self.limit(&name, ceiling.over(), measure, ceiling.per())
+        });
         let ending = match rule.action {
             RuleAction::Allow => Ending::Allow,
             RuleAction::Drop => Ending::Drop,
@@ -137,27 +171,32 @@ impl Builder {
             RuleAction::Count => Ending::Continue,
             RuleAction::Jump(group) => Ending::Jump(GroupId(group.0)),
         };
-        let actions = Actions { ending, count: true, log, limit, mark: rule.mark };
-        Some(Rule { id, matches: self.matches(&rule.matches), actions })
+        let mut actions = Actions { ending, count: true, log, limit: connections.or(rate), mark: rule.mark };
+        if let (Some(rate), Some(_)) = (rate, connections) {
+            self.groups.push(Group {
+                name: name.clone(),
+                rules: vec![Rule { id, matches: Matches::default(), actions }],
+            });
+            let group = GroupId((self.groups.len() - 1) as u16);
+            actions = Actions { ending: Ending::Jump(group), limit: Some(rate), ..Actions::default() };
+        }
+        let matches = self.matches(&rule.matches);
+        match numbers(&rule.matches.length, |length| length.first()..=length.last()) {
+            None => vec![Rule { id, matches, actions }],
+            Some(lengths) => lengths
+                .ranges()
+                .map(|length| {
+                    let matches = Matches { length: Some(length), ..matches.clone() };
+                    Rule { id, matches, actions }
+                })
+                .collect(),
+        }
     }
 
-    fn limit(&mut self, rule: &throughway_config::Rule, name: &str) -> Option<LimitId> {
-        let (measure, of) = match (&rule.rate, &rule.connections) {
-            (Some(rate), _) => {
-                let unit = match rate.unit() {
-                    RateUnit::Packets => Unit::Packets,
-                    RateUnit::Bytes => Unit::Bytes,
-                    RateUnit::Connections => Unit::Connections,
-                };
-                let interval = rate.interval().max(Duration::from_secs(1)).as_secs();
-                let per_second = (rate.amount() / interval).max(1);
-                (Measure::Rate { unit, per_second, burst: rate.burst() }, rate.per())
-            }
-            (None, Some(ceiling)) => (Measure::Connections { most: ceiling.count() }, ceiling.per()),
-            (None, None) => return None,
-        };
-        self.limits.push(LimitConfig { name: name.to_owned(), measure, per: per(of), capacity: LIMITED });
-        Some(LimitId((self.limits.len() - 1) as u16))
+    fn limit(&mut self, name: &str, over: bool, measure: Measure, of: Option<ConfiguredPer>) -> LimitId {
+        let limit = LimitConfig { name: name.to_owned(), measure, over, per: per(of), capacity: LIMITED };
+        self.limits.push(limit);
+        LimitId((self.limits.len() - 1) as u16)
     }
 
     fn matches(&self, of: &throughway_config::Match) -> Matches {
@@ -221,6 +260,17 @@ impl Builder {
     }
 }
 
+fn measure(rate: &Rate) -> Measure {
+    let unit = match rate.unit() {
+        RateUnit::Packets => Unit::Packets,
+        RateUnit::Bytes => Unit::Bytes,
+        RateUnit::Connections => Unit::Connections,
+    };
+    // At most a day.
+    let seconds = rate.interval().as_secs() as u32;
+    Measure::Rate { unit, amount: rate.amount(), seconds, burst: rate.burst() }
+}
+
 /// Numbers that one condition names, or all others.
 fn numbers<T>(
     of: &Option<Several<T>>,
@@ -269,7 +319,8 @@ fn states(of: &Several<ConfiguredState>) -> States {
 
 fn reject(answer: Answer) -> RejectWith {
     match answer {
-        Answer::Auto | Answer::TcpReset => RejectWith::TcpReset,
+        Answer::Auto => RejectWith::Auto,
+        Answer::TcpReset => RejectWith::TcpReset,
         Answer::PortUnreachable => RejectWith::Icmp(IcmpError::PortUnreachable),
         Answer::AdminProhibited => RejectWith::Icmp(IcmpError::AdminProhibited),
         Answer::HostUnreachable => RejectWith::Icmp(IcmpError::HostUnreachable),

@@ -78,7 +78,7 @@ impl States {
         config: &throughway_config::Firewall,
     ) -> Result<(Arc<throughway_firewall::Shared>, Option<throughway_firewall::Policy>), FirewallError> {
         let mut known = self.known();
-        let policy = super::firewall::policy(config);
+        let policy = super::firewall::policy(config)?;
         if let Some(there) = known.firewalls.get(name) {
             let mut track = config.track.clone();
             track.rejudge = there.track.rejudge;
@@ -110,6 +110,11 @@ impl States {
         let mut all: Vec<_> = all.collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
+    }
+
+    /// Where a rule of a firewall stands in the configuration.
+    pub fn origin(&self, firewall: &str, rule: u32) -> Option<throughway_firewall::Origin> {
+        self.known().firewalls.get(firewall)?.shared.policy().origin(rule)
     }
 
     /// The NAT of that name with its sessions, and rules for the host as it is.
@@ -169,6 +174,8 @@ pub(super) struct SessionsChanged;
 pub(super) enum FirewallError {
     #[error(transparent)]
     Policy(#[from] throughway_firewall::PolicyError),
+    #[error(transparent)]
+    TooMany(#[from] super::firewall::TooMany),
     #[error("`track` cannot change while the service runs, its sessions would be lost: restart it")]
     Track,
 }

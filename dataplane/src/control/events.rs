@@ -57,7 +57,7 @@ fn write(states: &States, interfaces: &[String]) {
     while let Some(event) = states.events().take() {
         let function = states.name_of(event.function).unwrap_or_default();
         // Nobody reads a closed pipe; the events are taken all the same.
-        let _ = writeln!(out, "{}", line(&event, &function, interfaces));
+        let _ = writeln!(out, "{}", line(&event, &function, states, interfaces));
     }
     let _ = out.flush();
 }
@@ -69,14 +69,17 @@ fn unix_seconds(event: &Event) -> f64 {
     (now.saturating_sub(ago).as_micros() as f64) / 1e6
 }
 
-fn line(event: &Event, function: &str, interfaces: &[String]) -> Value {
+fn line(event: &Event, function: &str, states: &States, interfaces: &[String]) -> Value {
     match &event.what {
-        What::Rule(log) => rule(log, unix_seconds(event), function, interfaces),
+        What::Rule(log) => {
+            let line = states.origin(function, log.rule).map(|origin| origin.line);
+            rule(log, line, unix_seconds(event), function, interfaces)
+        }
         _ => json!({ "time": unix_seconds(event), "function": function }),
     }
 }
 
-fn rule(log: &RuleLog, time: f64, function: &str, interfaces: &[String]) -> Value {
+fn rule(log: &RuleLog, line: Option<u32>, time: f64, function: &str, interfaces: &[String]) -> Value {
     let flow = &log.flow;
     let fate = match log.fate {
         Fate::Allowed => "allowed",
@@ -88,7 +91,7 @@ fn rule(log: &RuleLog, time: f64, function: &str, interfaces: &[String]) -> Valu
         "time": time,
         "event": "rule",
         "function": function,
-        "line": log.rule,
+        "line": line,
         "fate": fate,
         "interface": interfaces.get(usize::from(flow.ingress)),
         "protocol": Protocol::new(flow.protocol).to_string(),
@@ -128,7 +131,7 @@ mod tests {
             icmp: [0; 2],
             suppressed: 7,
         };
-        let line = rule(&log, 1.5, "edge", &["lan".to_owned(), "wan".to_owned()]);
+        let line = rule(&log, Some(14), 1.5, "edge", &["lan".to_owned(), "wan".to_owned()]);
         assert_eq!(line["function"], "edge");
         assert_eq!(
             (&line["line"], &line["fate"], &line["interface"]),

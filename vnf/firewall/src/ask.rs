@@ -8,7 +8,7 @@ use throughway_vnf::{Events, Now};
 
 use crate::classify::RuleIndex;
 use crate::counters::RuleState;
-use crate::limits::{Limit, Load};
+use crate::limits::{HOLDS, Holds, Limit, Load};
 use crate::policy::Policy;
 use crate::rule::{Ending, Fields, PacketFields, State};
 
@@ -17,8 +17,8 @@ use crate::rule::{Ending, Fields, PacketFields, State};
 pub(crate) enum Purpose<'a> {
     /// For a packet by itself, or one that opens a session.
     Judge,
-    /// Whether a session may stay. New connections are not charged again; the limit on connections that it holds is kept.
-    Again(Option<&'a Arc<Limit>>),
+    /// Whether a session may stay. New connections are not charged again; limits on connections that count it are kept.
+    Again(&'a [Arc<Limit>]),
     /// For one packet of a session whose rule limits packets or bytes.
     Police,
 }
@@ -44,10 +44,10 @@ pub(crate) struct Answer<'p> {
     pub(crate) rule: Option<u32>,
     pub(crate) state: &'p Arc<RuleState>,
     pub(crate) mark: Option<u32>,
-    /// A limit on connections that was charged.
-    pub(crate) hold: Option<&'p Arc<Limit>>,
-    /// A limit on connections that is held already and stays so.
-    pub(crate) keeps_hold: bool,
+    /// Limits on connections that were charged.
+    pub(crate) hold: Holds,
+    /// Limits on connections that count the session already and go on to.
+    pub(crate) keeps: Holds,
     /// A limit on packets or bytes was met on the way: every packet counts.
     pub(crate) policed: bool,
     /// What else of the packet it depends on.
@@ -59,6 +59,8 @@ pub(crate) struct Answer<'p> {
 pub(crate) enum Looked {
     /// Its limit is exceeded: as if it did not match.
     Exceeded,
+    /// Its limit is not exceeded, and it matches only what is over: as if it did not match.
+    Within,
     /// It matches, but does not name the state, which only rules that do decide about.
     NotNamed,
     /// It matches and decides nothing.
@@ -88,8 +90,8 @@ impl Policy {
             rule: None,
             state: &self.default_state,
             mark: None,
-            hold: None,
-            keeps_hold: false,
+            hold: Holds::new(),
+            keeps: Holds::new(),
             policed: false,
             depends: PacketFields::NONE,
         };
@@ -107,8 +109,9 @@ impl Policy {
             let limit = found.actions.limit.and_then(|id| self.limits.get(usize::from(id.0)));
             if let Some(limit) = limit {
                 answer.policed |= limit.counts_every_packet();
-                if !within(limit, &load, purpose, explain, &mut answer) {
-                    look(found.index, found.id, Looked::Exceeded);
+                let over = limit.config().over;
+                if within(limit, &load, purpose, explain, &mut answer) == over {
+                    look(found.index, found.id, if over { Looked::Within } else { Looked::Exceeded });
                     next = self.set.classify_after(fields, found.exceeded);
                     continue;
                 }
@@ -169,28 +172,39 @@ impl Policy {
 }
 
 /// Whether a packet is within a limit; charges it as far as the purpose wants.
-fn within<'p>(
-    limit: &'p Arc<Limit>,
+fn within(
+    limit: &Arc<Limit>,
     load: &Load<'_>,
     purpose: Purpose<'_>,
     explain: bool,
-    answer: &mut Answer<'p>,
+    answer: &mut Answer<'_>,
 ) -> bool {
     let held = limit.is_held();
     match purpose {
         Purpose::Police if !limit.counts_every_packet() => true,
-        Purpose::Again(known) if held && known.is_some_and(|known| Arc::ptr_eq(known, limit)) => {
-            answer.keeps_hold = true;
+        Purpose::Again(known) if held && known.iter().any(|known| Arc::ptr_eq(known, limit)) => {
+            keep(&mut answer.keeps, limit);
             true
         }
+        // Two rules may share it.
+        _ if held && answer.hold.iter().any(|held| Arc::ptr_eq(held, limit)) => true,
+        // No room to remember another: as if it were exceeded.
+        _ if held && answer.hold.len() + answer.keeps.len() >= HOLDS => false,
         Purpose::Again(_) if !held && !limit.counts_every_packet() => true,
         _ if explain => limit.peek(load),
         Purpose::Judge | Purpose::Again(_) | Purpose::Police => {
             let within = limit.take(load);
             if within && held {
-                answer.hold = Some(limit);
+                keep(&mut answer.hold, limit);
             }
             within
         }
+    }
+}
+
+fn keep(held: &mut Holds, limit: &Arc<Limit>) {
+    if !held.iter().any(|held| Arc::ptr_eq(held, limit)) {
+        // There is room: it was asked for, and a session keeps no more than it has.
+        let _ = held.try_push(Arc::clone(limit));
     }
 }

@@ -22,6 +22,8 @@ pub enum Met {
     Passed,
     /// It would match, but its limit is exceeded.
     LimitExceeded,
+    /// It would match beyond its limit, and the packet is within.
+    WithinLimit,
     /// It would match, but does not name the packet's state, and only rules that do decide about that.
     StateNotNamed,
 }
@@ -164,7 +166,7 @@ impl Firewall {
             if again || (tracked.policed && found.side == Side::Forward) {
                 steps.push(if again { Step::Rejudged } else { Step::Policed });
                 let fields = opening_fields(&forward, &tracked, headers);
-                let purpose = if again { Purpose::Again(tracked.hold.as_ref()) } else { Purpose::Police };
+                let purpose = if again { Purpose::Again(&tracked.hold) } else { Purpose::Police };
                 let verdict = consult(policy, packet, &fields, purpose, now, steps);
                 if verdict != Verdict::Continue {
                     return verdict;
@@ -241,6 +243,7 @@ fn consult(
             Looked::Decided => Met::Decided,
             Looked::Passed => Met::Passed,
             Looked::Exceeded => Met::LimitExceeded,
+            Looked::Within => Met::WithinLimit,
             Looked::NotNamed => Met::StateNotNamed,
         };
         steps.push(Step::Rule { rule, path: policy.path(index), met });

@@ -15,7 +15,7 @@ use throughway_vnf::{
 use crate::ask::{Answer, Purpose, Question};
 use crate::embedded::session_key;
 use crate::fragments::{Entered, Fate, Piece};
-use crate::limits::Limit;
+use crate::limits::{HOLDS, Holds, Limit};
 use crate::policy::Policy;
 use crate::rule::{Ending, Fields, PacketFields, RejectWith, State};
 use crate::session::{Opener, Tracked, from_credit, opening_fields, to_credit};
@@ -148,7 +148,7 @@ impl Firewall {
             };
         };
         // Nothing stays that could give it back.
-        release(answer.hold, &fields.source, &fields.destination);
+        release(&answer.hold, &fields.source, &fields.destination);
         answer.state.add(1, fields.length.into());
         verdict_of(&answer, headers)
     }
@@ -224,7 +224,7 @@ impl Firewall {
             packet.judge_each();
             return Verdict::Continue;
         };
-        release(answer.hold, &fields.source, &fields.destination);
+        release(&answer.hold, &fields.source, &fields.destination);
         // The state is the session's, and the egress follows from what the packet depends on already.
         let varies = PacketFields(!(PacketFields::STATE | PacketFields::EGRESS).0 & answer.depends.0);
         if answer.ending != Ending::Allow || answer.policed || !varies.is_none() {
@@ -249,11 +249,12 @@ impl Firewall {
         let [key, _] = sessions.keys(id)?;
         let (fields, held) =
             sessions.read(id, |tracked, _| (opening_fields(&key, tracked, headers), tracked.hold.clone()))?;
-        let purpose = if again { Purpose::Again(held.as_ref()) } else { Purpose::Police };
+        let purpose = if again { Purpose::Again(&held) } else { Purpose::Police };
         let question = Question { fields: &fields, headers, now, purpose, explain: false };
         let answer = policy.ask(&question, Some(&self.shared.events), |_, _, _| {})?;
         if answer.ending != Ending::Allow {
             packet.judge_each();
+            release(&answer.hold, &key.source, &key.destination);
             answer.state.add(1, fields.length.into());
             if again {
                 self.shared.end(id);
@@ -265,23 +266,23 @@ impl Firewall {
                 .with(id, |tracked, _| {
                     let fresh = tracked.judged_by < policy.rejudge_before;
                     if !fresh {
-                        return (None, false);
+                        return (Holds::new(), false);
                     }
                     tracked.judged_by = policy.number;
                     tracked.rule = answer.rule;
                     tracked.state = Arc::clone(answer.state);
                     tracked.policed = answer.policed;
                     tracked.mark = answer.mark.unwrap_or(0);
-                    let old = if answer.keeps_hold { None } else { tracked.hold.take() };
-                    if let Some(limit) = answer.hold {
-                        tracked.hold = Some(Arc::clone(limit));
-                    }
+                    let keeps = |limit: &Arc<Limit>| answer.keeps.iter().any(|kept| Arc::ptr_eq(kept, limit));
+                    let (kept, old) = tracked.hold.drain(..).partition::<Holds, _>(keeps);
+                    // No more together than the answer had room for.
+                    tracked.hold = kept.into_iter().chain(answer.hold.iter().cloned()).take(HOLDS).collect();
                     (old, true)
                 })
-                .unwrap_or((None, false));
-            release(released.as_ref(), &key.source, &key.destination);
+                .unwrap_or((Holds::new(), false));
+            release(&released, &key.source, &key.destination);
             if !updated {
-                release(answer.hold, &key.source, &key.destination);
+                release(&answer.hold, &key.source, &key.destination);
             }
         }
         None
@@ -309,11 +310,12 @@ impl Firewall {
         let answer = policy.ask(&question, Some(&shared.events), |_, _, _| {})?;
         let len = fields.length.into();
         if answer.ending != Ending::Allow {
+            release(&answer.hold, &key.source, &key.destination);
             answer.state.add(1, len);
             return Some((verdict_of(&answer, headers), None));
         }
         let give_back = |source| {
-            release(answer.hold, &key.source, &key.destination);
+            release(&answer.hold, &key.source, &key.destination);
             if let (true, Some((_, sources))) = (source, &shared.sources) {
                 sources.release(&key.source);
             }
@@ -335,7 +337,7 @@ impl Firewall {
             track,
             rule: answer.rule,
             state: Arc::clone(answer.state),
-            hold: answer.hold.cloned(),
+            hold: answer.hold.clone(),
             mark: answer.mark.unwrap_or(0),
             judged_by: policy.number,
             opener: Opener { ingress: headers.ingress(), egress: packet.egress(), vlan },
@@ -387,8 +389,8 @@ fn repeat(packet: &mut Packet<'_>, id: SessionId, side: Side, silence: Option<u6
     }
 }
 
-fn release(hold: Option<&Arc<Limit>>, source: &[u8; 16], destination: &[u8; 16]) {
-    if let Some(limit) = hold {
+fn release(held: &Holds, source: &[u8; 16], destination: &[u8; 16]) {
+    for limit in held {
         limit.release(source, destination);
     }
 }
@@ -402,8 +404,9 @@ pub(crate) fn verdict_of(answer: &Answer<'_>, headers: &Headers) -> Verdict {
             let reason = if by_rule { DropReason::FirewallReject } else { DropReason::FirewallDefault };
             let reply = match with {
                 RejectWith::Icmp(error) => Reply::Icmp(error),
-                RejectWith::TcpReset if headers.key.protocol == TCP => Reply::TcpReset,
+                RejectWith::TcpReset | RejectWith::Auto if headers.key.protocol == TCP => Reply::TcpReset,
                 RejectWith::TcpReset => Reply::Icmp(IcmpError::AdminProhibited),
+                RejectWith::Auto => Reply::Icmp(IcmpError::PortUnreachable),
             };
             Verdict::Reject(reason, reply)
         }

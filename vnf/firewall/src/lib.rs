@@ -37,7 +37,7 @@ pub use counters::RuleStats;
 pub use function::Firewall;
 pub use limits::{LimitConfig, LimitStats, Measure, Per, Unit};
 pub use options::{Options, SctpTimeouts, Timeouts};
-pub use policy::{DefaultAction, LogConfig, Policy, PolicyConfig, PolicyError};
+pub use policy::{DefaultAction, LogConfig, Origin, Policy, PolicyConfig, PolicyError};
 pub use rule::{
     Actions, AddressMatch, Ending, Family, Fields, FragmentMatch, Fragmentation, Group, GroupId, IcmpMatch,
     LimitId, Matches, PacketFields, PortMatch, RejectWith, Rule, State, States, TcpFlags,

@@ -59,6 +59,17 @@ pub struct PolicyConfig {
     /// By [`Rule::id`]: what identifies the rule over reloads, so that its counters go on. A rule that is not listed is
     /// identified by its number. Rules with one name share their counters.
     pub names: Vec<(u32, String)>,
+    /// By [`Rule::id`]: where the rule is written, for reports.
+    pub origins: Vec<(u32, Origin)>,
+}
+
+/// Where a rule is written: line and column, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Origin {
+    /// The line.
+    pub line: u32,
+    /// The column.
+    pub column: u32,
 }
 
 /// Why a policy cannot be made.
@@ -83,9 +94,9 @@ pub enum PolicyError {
         /// The log's.
         log: u16,
     },
-    /// A limit on connections at a time stands at a rule that opens none.
+    /// A limit on connections at a time stands at a rule that lets none through.
     #[error(
-        "rule {rule} does not allow: a limit on connections at a time ({limit:?}) has nothing to count there"
+        "rule {rule} lets nothing through: a limit on connections at a time ({limit:?}) has nothing to count there"
     )]
     NothingToHold {
         /// The rule's number.
@@ -127,6 +138,7 @@ pub struct Policy {
     pub(crate) logs: Vec<LogConfig>,
     pub(crate) states: Vec<(u32, String, Arc<RuleState>)>,
     places: Vec<Place>,
+    origins: HashMap<u32, Origin>,
     /// The number of this policy: the first has 0.
     pub(crate) number: u32,
     /// Sessions judged by policies before this one are judged again.
@@ -141,7 +153,7 @@ const DEFAULT: &str = "default";
 impl Policy {
     /// Compiles. Rules and limits that the registry knows keep their state; the registry is not changed.
     pub(crate) fn new(config: PolicyConfig, registry: &Registry, seed: Seed) -> Result<Policy, PolicyError> {
-        let PolicyConfig { rules, groups, limits, logs, default, names } = config;
+        let PolicyConfig { rules, groups, limits, logs, default, names, origins } = config;
         for rule in rules.iter().chain(groups.iter().flat_map(|group| &group.rules)) {
             check(rule, &limits, &logs)?;
         }
@@ -174,10 +186,16 @@ impl Policy {
             logs,
             states: states.list,
             places,
+            origins: origins.into_iter().collect(),
             number: 0,
             rejudge_before: 0,
             named,
         })
+    }
+
+    /// Where the rule of this number is written, if that was said.
+    pub fn origin(&self, rule: u32) -> Option<Origin> {
+        self.origins.get(&rule).copied()
     }
 
     /// Whether any rule asks for `state` by name.
@@ -223,7 +241,8 @@ fn check(rule: &Rule, limits: &[LimitConfig], logs: &[LogConfig]) -> Result<(), 
             return Err(PolicyError::UnknownLimit { rule: rule.id, limit: id.0 });
         };
         let held = matches!(limit.measure, crate::limits::Measure::Connections { .. });
-        if held && rule.actions.ending != Ending::Allow {
+        let refuses = matches!(rule.actions.ending, Ending::Drop | Ending::Reject(_));
+        if held && !limit.over && refuses {
             return Err(PolicyError::NothingToHold { rule: rule.id, limit: limit.name.clone() });
         }
     }

@@ -173,6 +173,9 @@ pub enum RejectWith {
     Icmp(IcmpError),
     /// A TCP segment with RST (RFC 9293, section 3.10.7); other protocols get "administratively prohibited".
     TcpReset,
+    /// A TCP segment with RST; other protocols get "port unreachable", as from a host where nobody listens (RFC 1122, section
+    /// 3.2.2.1; RFC 4443, section 3.1).
+    Auto,
 }
 
 /// What becomes of a packet that a rule matched.
@@ -217,7 +220,7 @@ pub struct Actions {
     pub count: bool,
     /// Writes a log entry of this kind.
     pub log: Option<u16>,
-    /// Matches only as long as the limit is not exceeded.
+    /// Matches only as long as the limit is not exceeded; with [`LimitConfig::over`](crate::LimitConfig::over), only when it is.
     pub limit: Option<LimitId>,
     /// Marks the packet.
     pub mark: Option<u32>,

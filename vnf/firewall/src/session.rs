@@ -10,7 +10,7 @@ use throughway_shared::flow::MAPPED_PREFIX;
 use throughway_vnf::Now;
 
 use crate::counters::RuleState;
-use crate::limits::Limit;
+use crate::limits::Holds;
 use crate::rule::{Family, Fields, Fragmentation, State};
 use crate::track::Track;
 
@@ -29,8 +29,8 @@ pub(crate) struct Tracked {
     /// The rule that let it in.
     pub(crate) rule: Option<u32>,
     pub(crate) state: Arc<RuleState>,
-    /// The limit on connections that counts it.
-    pub(crate) hold: Option<Arc<Limit>>,
+    /// The limits on connections that count it.
+    pub(crate) hold: Holds,
     pub(crate) mark: u32,
     /// The number of the policy that last judged it.
     pub(crate) judged_by: u32,

@@ -125,7 +125,7 @@ impl Shared {
         if let Some((_, sources)) = &self.sources {
             sources.release(&forward.source);
         }
-        if let Some(limit) = &removed.state.hold {
+        for limit in &removed.state.hold {
             limit.release(&forward.source, &forward.destination);
         }
     }

@@ -7,6 +7,7 @@ use throughway_vnf::{Now, Slot};
 
 use crate::counters::RuleStats;
 use crate::limits::{LimitConfig, LimitStats};
+use crate::policy::Origin;
 use crate::shared::Shared;
 use crate::track::Track;
 
@@ -53,6 +54,8 @@ pub struct RuleView {
     pub rule: Option<u32>,
     /// What identifies it over reloads.
     pub name: String,
+    /// Where it is written.
+    pub origin: Option<Origin>,
     /// What it has seen.
     pub stats: RuleStats,
 }
@@ -125,9 +128,11 @@ impl Shared {
         let rules = policy.states.iter().map(|(rule, name, state)| RuleView {
             rule: Some(*rule),
             name: name.clone(),
+            origin: policy.origin(*rule),
             stats: state.stats(),
         });
-        let default = RuleView { rule: None, name: "default".into(), stats: policy.default_state.stats() };
+        let stats = policy.default_state.stats();
+        let default = RuleView { rule: None, name: "default".into(), origin: None, stats };
         rules.chain([default]).collect()
     }
 

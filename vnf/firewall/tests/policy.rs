@@ -33,11 +33,11 @@ fn limited(id: u32, matches: Matches, ending: Ending, limit: u16) -> Rule {
 }
 
 fn limit(name: &str, measure: Measure, per: Per) -> LimitConfig {
-    LimitConfig { name: name.into(), measure, per, capacity: 100 }
+    LimitConfig { name: name.into(), measure, over: false, per, capacity: 100 }
 }
 
 fn rate(unit: Unit, per_second: u64, burst: u64) -> Measure {
-    Measure::Rate { unit, per_second, burst }
+    Measure::Rate { unit, amount: per_second, seconds: 1, burst }
 }
 
 const PER_SOURCE: Per = Per::Source { ipv4: 32, ipv6: 64 };
@@ -220,6 +220,48 @@ fn counters_and_budgets_go_on_by_name() {
     assert_eq!(wall.packets_of_rule(Some(77)), 0);
     assert_eq!(open(&mut wall, 4), PASS);
     assert_eq!(wall.packets_of_rule(None), 2);
+}
+
+#[test]
+fn a_rule_over_its_limit_matches_only_what_exceeds_it() {
+    let over = |measure| LimitConfig { over: true, ..limit("l", measure, PER_SOURCE) };
+    let config = PolicyConfig {
+        rules: vec![limited(1, protocol(17), Ending::Drop, 0), rule(2, protocol(17), Ending::Allow)],
+        limits: vec![over(Measure::Connections { most: 2 })],
+        ..inside_out()
+    };
+    let mut wall = Wall::new(options(), config.clone());
+    let open = |wall: &mut Wall, port| wall.send(&between(A, B).udp(port, 53));
+    assert_eq!([open(&mut wall, 1), open(&mut wall, 2), open(&mut wall, 3)], [PASS, PASS, RULE]);
+    assert_eq!(wall.send(&between("10.0.0.2", B).udp(1, 53)), PASS);
+    let first = |session: &SessionView| session.key.source_port == [0, 1] && session.key.source[15] == 1;
+    assert_eq!(wall.shared.clear(first), 1);
+    assert_eq!([open(&mut wall, 3), open(&mut wall, 4)], [PASS, RULE]);
+    let policy = wall.shared.prepare(config, true).unwrap();
+    wall.shared.publish(policy);
+    assert_eq!([open(&mut wall, 2), open(&mut wall, 3), open(&mut wall, 4)], [PASS, PASS, RULE]);
+
+    // What a later rule drops is not counted; a session counts for every limit that it met.
+    let two = || {
+        vec![over(Measure::Connections { most: 2 }), limit("m", Measure::Connections { most: 1 }, PER_SOURCE)]
+    };
+    let rules = vec![limited(1, protocol(17), Ending::Drop, 0), limited(2, protocol(17), Ending::Allow, 1)];
+    let mut wall = Wall::new(options(), PolicyConfig { rules, limits: two(), ..inside_out() });
+    let opened: Vec<_> = (1..=4).map(|port| open(&mut wall, port)).collect();
+    assert_eq!(opened, [PASS, DEFAULT, DEFAULT, DEFAULT]);
+    assert_eq!(wall.shared.limits()[0].stats.exceeded, 0);
+    assert_eq!(wall.shared.clear(|_| true), 1);
+    assert_eq!([open(&mut wall, 5), open(&mut wall, 6)], [PASS, DEFAULT]);
+
+    let config = PolicyConfig {
+        rules: vec![limited(1, protocol(17), Ending::Drop, 0), rule(2, protocol(17), Ending::Allow)],
+        limits: vec![over(rate(Unit::Packets, 10, 2))],
+        ..inside_out()
+    };
+    let mut wall = Wall::new(options(), config);
+    assert_eq!([open(&mut wall, 1), open(&mut wall, 1), open(&mut wall, 1)], [PASS, PASS, RULE]);
+    wall.wait(Duration::from_millis(100));
+    assert_eq!([open(&mut wall, 1), open(&mut wall, 1)], [PASS, RULE]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use throughway_config::value::Protocol;
-use throughway_firewall::Shared;
 use throughway_firewall::show::SessionView;
+use throughway_firewall::{Policy, Shared};
 use throughway_session::{Cursor, SessionKey};
 use throughway_shared::flow::{FAMILY_IPV4, FAMILY_IPV6, MAPPED_PREFIX};
 
@@ -18,11 +18,12 @@ const SECOND: u64 = 1_000_000_000;
 pub(super) fn rules(service: &Service) -> Value {
     let mut rows = Vec::new();
     for (name, shared) in service.firewalls() {
+        let policy = shared.policy();
         for rule in shared.rules() {
             rows.push(json!({
                 "function": name,
                 "rule": rule.name,
-                "line": rule.rule,
+                "line": rule.rule.and_then(|rule| policy.origin(rule)).map(|origin| origin.line),
                 "packets": rule.stats.packets,
                 "bytes": rule.stats.bytes,
                 "sessions": rule.stats.sessions,
@@ -45,18 +46,18 @@ pub fn wanted(options: &Options, key: &SessionKey) -> bool {
 
 /// Adds the sessions that `options` ask for, up to `limit` rows.
 pub(super) fn sessions(name: &str, shared: &Shared, options: &Options, limit: usize, rows: &mut Vec<Value>) {
-    let now = clock::now();
+    let (now, policy) = (clock::now(), shared.policy());
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor.filter(|_| rows.len() < limit) {
         cursor = shared.sessions(at, |session| {
             if rows.len() < limit && wanted(options, &session.key) {
-                rows.push(row(name, &session, now.0));
+                rows.push(row(name, &session, &policy, now.0));
             }
         });
     }
 }
 
-fn row(function: &str, session: &SessionView, now: u64) -> Value {
+fn row(function: &str, session: &SessionView, policy: &Policy, now: u64) -> Value {
     let key = &session.key;
     let family = if key.source.starts_with(&MAPPED_PREFIX) { FAMILY_IPV4 } else { FAMILY_IPV6 };
     json!({
@@ -66,7 +67,7 @@ fn row(function: &str, session: &SessionView, now: u64) -> Value {
         "destination": end(family, &key.destination, key.destination_port),
         "state": session.state,
         "class": session.class.label(),
-        "rule": session.rule,
+        "rule_line": session.rule.and_then(|rule| policy.origin(rule)).map(|origin| origin.line),
         "packets": session.packets,
         "bytes": session.bytes,
         "age_seconds": now.saturating_sub(session.opened.0) / SECOND,

@@ -14,7 +14,9 @@ const PER_SECOND: u64 = 16_000_000_000;
 /// How fast, and how much at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Pace {
-    per_second: u64,
+    /// So many units in this time.
+    amount: u64,
+    time: u64,
     /// The time that a full bucket is worth.
     burst: u64,
 }
@@ -25,17 +27,26 @@ pub(super) fn moment(now: Now) -> u64 {
 }
 
 impl Pace {
-    /// Both at least one.
-    pub(super) fn new(per_second: u64, burst: u64) -> Pace {
-        let per_second = per_second.max(1);
-        let time = u128::from(burst.max(1)) * u128::from(PER_SECOND) / u128::from(per_second);
-        Pace { per_second, burst: u64::try_from(time).unwrap_or(u64::MAX).max(1) }
+    /// So many in so many seconds; all at least one.
+    pub(super) fn new(amount: u64, seconds: u32, burst: u64) -> Pace {
+        let (amount, time) = (amount.max(1), PER_SECOND * u64::from(seconds.max(1)));
+        // As costs are rounded up, so many of one unit take a little longer than the burst is worth: up to what would be one more.
+        let (burst, cost) = (u128::from(burst.max(1)), u128::from(time.div_ceil(amount)));
+        let full = (burst * cost).min(burst * u128::from(time) / u128::from(amount) + cost - 1);
+        Pace { amount, time, burst: u64::try_from(full).unwrap_or(u64::MAX).max(1) }
     }
 
     /// What `units` cost, rounded up: never more than the rate is admitted. At most the burst, or nothing of that size would
     /// ever be admitted. `units` below 2³⁰.
     fn cost(&self, units: u32) -> u64 {
-        (u64::from(units) * PER_SECOND).div_ceil(self.per_second).min(self.burst)
+        let cost = match u64::from(units).checked_mul(self.time) {
+            Some(time) => time.div_ceil(self.amount),
+            None => {
+                let time = u128::from(units) * u128::from(self.time);
+                u64::try_from(time.div_ceil(u128::from(self.amount))).unwrap_or(u64::MAX)
+            }
+        };
+        cost.min(self.burst)
     }
 
     /// When the bucket is full again after a packet of `units`, or `None` if it has not enough for it.

@@ -6,8 +6,10 @@
 mod bucket;
 mod table;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use throughway_session::{Seed, SourceConfig, SourceCounter, SourceError};
 use throughway_shared::flow::MAPPED_PREFIX;
 use throughway_vnf::Now;
@@ -50,16 +52,19 @@ pub enum Per {
 /// What is limited.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Measure {
-    /// So much a second. A packet that is larger than the burst costs the whole burst.
+    /// So much in a time. A packet that is larger than the burst costs the whole burst.
     Rate {
         /// What is counted.
         unit: Unit,
-        /// How many a second; at least 1.
-        per_second: u64,
+        /// How many in that time; at least 1.
+        amount: u64,
+        /// The time in seconds; at least 1.
+        seconds: u32,
         /// How many at once, after a silence; at least 1.
         burst: u64,
     },
-    /// So many connections at a time. Only for rules that allow; IPv6 networks of at most 64 bits.
+    /// So many connections at a time: those that met the rule within the limit and were let in, by it or by another. IPv6
+    /// networks of at most 64 bits.
     Connections {
         /// How many.
         most: u32,
@@ -73,6 +78,8 @@ pub struct LimitConfig {
     pub name: String,
     /// What is limited.
     pub measure: Measure,
+    /// The rule matches what exceeds the limit, instead of what is within.
+    pub over: bool,
     /// Whose budget it is.
     pub per: Per,
     /// How many sources or destinations are kept account of; for [`Per::All`] without meaning. One for which there is no room
@@ -107,6 +114,12 @@ pub(crate) struct Limit {
     full: AtomicU64,
 }
 
+/// Limits on connections that one session can count for.
+pub(crate) const HOLDS: usize = 3;
+
+/// Limits on connections that count a session.
+pub(crate) type Holds = ArrayVec<Arc<Limit>, HOLDS>;
+
 /// A packet as limits see it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load<'a> {
@@ -120,11 +133,11 @@ impl Limit {
     pub(crate) fn new(config: LimitConfig, seed: Seed) -> Limit {
         let capacity = config.capacity.clamp(1, 1 << 28);
         let state = match (config.measure, config.per) {
-            (Measure::Rate { per_second, burst, .. }, Per::All) => {
-                State::One(Pace::new(per_second, burst), Bucket::default())
+            (Measure::Rate { amount, seconds, burst, .. }, Per::All) => {
+                State::One(Pace::new(amount, seconds, burst), Bucket::default())
             }
-            (Measure::Rate { per_second, burst, .. }, _) => {
-                State::Many(Pace::new(per_second, burst), Buckets::new(capacity))
+            (Measure::Rate { amount, seconds, burst, .. }, _) => {
+                State::Many(Pace::new(amount, seconds, burst), Buckets::new(capacity))
             }
             (Measure::Connections { most }, Per::All) => State::Connections(most, AtomicU32::new(0)),
             // Addresses are masked before they are counted.
@@ -251,7 +264,7 @@ pub(crate) struct LogGate {
 impl LogGate {
     /// Whether an entry may be written; then how many were left out since the last one.
     pub(crate) fn pass(&self, per_second: u32, burst: u32, now: Now) -> Option<u64> {
-        if self.bucket.take(&Pace::new(per_second.into(), burst.into()), moment(now), 1) {
+        if self.bucket.take(&Pace::new(per_second.into(), 1, burst.into()), moment(now), 1) {
             return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
         self.suppressed.fetch_add(1, Ordering::Relaxed);
@@ -267,7 +280,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn limit(measure: Measure, per: Per, capacity: u32) -> Limit {
-        Limit::new(LimitConfig { name: "l".into(), measure, per, capacity }, Seed([1, 2]))
+        Limit::new(LimitConfig { name: "l".into(), measure, over: false, per, capacity }, Seed([1, 2]))
     }
 
     fn load<'a>(source: &'a [u8; 16], len: u16, now: u64) -> Load<'a> {
@@ -278,7 +291,11 @@ mod tests {
     fn a_rate_is_exact_in_virtual_time() {
         let source = mapped([10, 0, 0, 1]);
         for (per_second, burst) in [(1u64, 1u64), (10, 5), (1000, 20), (1_000_000, 1)] {
-            let limit = limit(Measure::Rate { unit: Unit::Packets, per_second, burst }, Per::All, 0);
+            let limit = limit(
+                Measure::Rate { unit: Unit::Packets, amount: per_second, seconds: 1, burst },
+                Per::All,
+                0,
+            );
             let step = SECOND / per_second;
             let start = 5 * SECOND;
             // The burst at once, and not one more.
@@ -300,9 +317,39 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_of_less_than_one_a_second_is_exact_too() {
+        let source = mapped([10, 0, 0, 1]);
+        for (amount, seconds, step) in [(10, 60, 6 * SECOND), (1, 86_400, 86_400 * SECOND)] {
+            let limit = limit(Measure::Rate { unit: Unit::Packets, amount, seconds, burst: 2 }, Per::All, 0);
+            assert!(limit.take(&load(&source, 40, SECOND)) && limit.take(&load(&source, 40, SECOND)));
+            assert!(!limit.take(&load(&source, 40, SECOND)));
+            for number in 1..20 {
+                let at = SECOND + number * step;
+                assert!(!limit.take(&load(&source, 40, at - 1)), "{amount} in {seconds} s: {number}");
+                assert!(limit.take(&load(&source, 40, at)), "{amount} in {seconds} s: {number}");
+            }
+        }
+        // Neither do odd figures take one away or add one.
+        for (amount, seconds, burst) in
+            [(7, 1, 7), (7, 3600, 7), (3, 1, 1000), (1_000_003, 1, 999), (11, 60, 1)]
+        {
+            let limit =
+                self::limit(Measure::Rate { unit: Unit::Packets, amount, seconds, burst }, Per::All, 0);
+            let admitted = (0..burst + 3).filter(|_| limit.take(&load(&source, 40, SECOND))).count();
+            assert_eq!(admitted as u64, burst, "{amount} in {seconds} s, burst {burst}");
+        }
+        // What a byte costs at a thousand a day times the largest packet does not fit 64 bits.
+        let daily = Measure::Rate { unit: Unit::Bytes, amount: 1000, seconds: 86_400, burst: 1 << 20 };
+        let limit = self::limit(daily, Per::All, 0);
+        assert!((0..16).all(|_| limit.take(&load(&source, 65_535, SECOND))));
+        assert!(!limit.take(&load(&source, 65_535, SECOND)));
+        assert!(limit.take(&load(&source, 16, SECOND)) && !limit.take(&load(&source, 1, SECOND)));
+    }
+
+    #[test]
     fn bytes_are_charged_by_length_and_no_packet_is_too_large_for_ever() {
         let source = mapped([10, 0, 0, 1]);
-        let rate = Measure::Rate { unit: Unit::Bytes, per_second: 1000, burst: 2000 };
+        let rate = Measure::Rate { unit: Unit::Bytes, amount: 1000, seconds: 1, burst: 2000 };
         let limit = limit(rate, Per::All, 0);
         assert!(limit.take(&load(&source, 1500, 0)));
         assert!(!limit.take(&load(&source, 501, 0)));
@@ -314,7 +361,7 @@ mod tests {
 
     #[test]
     fn each_network_has_its_own_budget_and_the_table_is_bounded() {
-        let rate = Measure::Rate { unit: Unit::Packets, per_second: 1, burst: 2 };
+        let rate = Measure::Rate { unit: Unit::Packets, amount: 1, seconds: 1, burst: 2 };
         let limit = limit(rate, Per::Source { ipv4: 24, ipv6: 64 }, 8);
         let near = [mapped([10, 0, 0, 1]), mapped([10, 0, 0, 200])];
         assert!(near.iter().all(|source| limit.take(&load(source, 40, 0))));
@@ -346,7 +393,7 @@ mod tests {
 
     #[test]
     fn workers_together_do_not_exceed_a_rate() {
-        let rate = Measure::Rate { unit: Unit::Packets, per_second: 1, burst: 1000 };
+        let rate = Measure::Rate { unit: Unit::Packets, amount: 1, seconds: 1, burst: 1000 };
         let limit = limit(rate, Per::Source { ipv4: 32, ipv6: 64 }, 64);
         let admitted: usize = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4)
