@@ -101,6 +101,7 @@ impl Packet {
             Upper::Tcp(source, destination, flags) => Upper::Tcp(destination, source, flags),
             Upper::Udp(source, destination) => Upper::Udp(destination, source),
             Upper::Icmp(8, code, identifier) => Upper::Icmp(0, code, identifier),
+            Upper::Icmp(13, code, identifier) => Upper::Icmp(14, code, identifier),
             Upper::Icmp(128, code, identifier) => Upper::Icmp(129, code, identifier),
             other => other,
         };
@@ -161,7 +162,7 @@ impl<'a> Probes<'a> {
         let destination = self.address(family, &rule.destination);
         // From one side to the other, and never to or from the box itself.
         let side = side_of(destination)?;
-        if side_of(source) == Some(side) {
+        if side_of(source) != Some(1 - side) {
             return None;
         }
         let random = &mut *self.random;
