@@ -371,3 +371,14 @@ fn rules_of_one_line_are_told_apart() {
     assert!(one.starts_with("rule at line 5:") && two.starts_with("rule at line 5:"), "{one} {two}");
     assert_ne!(one, two);
 }
+
+#[test]
+fn connections_are_limited_only_where_some_get_through() {
+    let text = "interfaces: { lan: { device: lan0 } }\nfunctions: { edge: { firewall: { default: drop, rules: [ { drop: {}, connections: 5 } ] } }, core: { router: {} } }\nchains: { all: { from: lan, run: [edge, core] } }\n";
+    let errors = Config::parse("test.yaml", text).unwrap_err();
+    let told = format!("{errors:?}");
+    assert!(
+        told.contains("`connections` beside `drop`, which opens none") && told.contains("over 5"),
+        "{told}"
+    );
+}
