@@ -395,7 +395,7 @@ pub struct Case {
     pub theirs: Vec<u32>,
 }
 
-/// One packet for each row of `docs/firewall-and-nftables.md` that can be shown by packets.
+/// Rows of `docs/firewall-and-nftables.md`, shown by packets: states, resets, late SYNs, router discovery, fragments.
 pub fn documented() -> Vec<Case> {
     let packet = |port: u16, upper: fn(u16) -> Upper| Packet {
         source: ip(4, NETS4 + 9),
