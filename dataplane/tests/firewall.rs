@@ -1,5 +1,5 @@
 //! Every condition and action that a firewall's rules can be written with: text of the file, then packets and what becomes of them.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -15,15 +15,15 @@ use throughway_packet::PortId;
 use throughway_vnf::{Context, Now};
 
 /// A program, its configuration, and the time.
-struct Box {
+struct Edge {
     program: Program,
     config: Config,
     now: Now,
 }
 
-impl Box {
+impl Edge {
     /// A firewall in front of a router, for all three interfaces; `body` is what the firewall says.
-    fn new(body: &str) -> Box {
+    fn new(body: &str) -> Edge {
         let text = format!(
             "interfaces: {{ lan: {{ device: lan0 }}, wan: {{ device: wan0 }}, dmz: {{ device: dmz0 }} }}\n\
              functions:\n  edge:\n    firewall:\n{body}\n  core: {{ router: {{}} }}\n\
@@ -34,12 +34,12 @@ impl Box {
         let program = Blueprint::new(&config, &facts(), &States::new(0, Arc::default()))
             .unwrap()
             .program(0, &mut Figures::default());
-        Box { program, config, now: Now(1_000_000_000) }
+        Edge { program, config, now: Now(1_000_000_000) }
     }
 
     /// One rule, written as a flow mapping; what it does not decide is dropped by default.
-    fn rule(rule: &str) -> Box {
-        Box::new(&format!(
+    fn rule(rule: &str) -> Edge {
+        Edge::new(&format!(
             "      default: drop\n      sets: {{ near: [10.1.0.0/24, 10.1.9.4-10.1.9.6, 'fd00:1::/64'], web: [80, 8000-8010] }}\n      rules:\n        - {rule}\n        - {{ drop: {{ source: '@near', protocol: tcp, from-port: 65000, to-port: '@web' }}, name: unused-sets }}"
         ))
     }
@@ -252,7 +252,7 @@ fn every_condition_holds_for_what_it_says_and_for_nothing_else() {
     for (condition, held, not_held) in CONDITIONS {
         for (packets, expected) in [(held, true), (not_held, false)] {
             for packet in *packets {
-                let passes = Box::rule(&format!("{{ allow: {condition} }}")).passes(packet);
+                let passes = Edge::rule(&format!("{{ allow: {condition} }}")).passes(packet);
                 assert_eq!(passes, expected, "allow: {condition}: {packet}");
             }
         }
@@ -274,7 +274,7 @@ fn every_refusal_is_answered_as_configured() {
         ("{ reject: { protocol: tcp }, with: tcp-reset }", "its sender gets a TCP reset", "firewall-default"),
         ("{ count: {} }", "firewall-default", "firewall-default"),
     ] {
-        let mut edge = Box::rule(rule);
+        let mut edge = Edge::rule(rule);
         for (packet, expected) in [(tcp, of_tcp), (udp, of_udp), (six, of_udp)] {
             let verdict = edge.verdict(packet);
             assert!(verdict.contains(expected), "{rule}: {packet}: {verdict}");
@@ -285,7 +285,7 @@ fn every_refusal_is_answered_as_configured() {
         ("drop", "firewall-default", "firewall-default"),
         ("reject", "its sender gets a TCP reset", "PortUnreachable"),
     ] {
-        let mut edge = Box::new(&format!("      default: {default}"));
+        let mut edge = Edge::new(&format!("      default: {default}"));
         for (packet, expected) in [(tcp, of_tcp), (udp, of_udp)] {
             let verdict = edge.verdict(packet);
             assert!(verdict.contains(expected), "default {default}: {packet}: {verdict}");
@@ -302,14 +302,14 @@ fn an_egress_is_known_behind_the_router() {
     let program = Blueprint::new(&config, &facts(), &States::new(0, Arc::default()))
         .unwrap()
         .program(0, &mut Figures::default());
-    let mut edge = Box { program, config, now: Now(1_000_000_000) };
+    let mut edge = Edge { program, config, now: Now(1_000_000_000) };
     assert_eq!(edge.verdict("lan udp 10.1.0.9:1 > 10.2.0.10:80"), "forwarded by wan");
     assert!(edge.verdict("lan udp 10.1.0.9:1 > 10.3.0.10:80").contains("firewall-default"));
 }
 
 #[test]
 fn groups_are_entered_and_left() {
-    let mut edge = Box::new(
+    let mut edge = Edge::new(
         "      default: drop\n      rules:\n        - { jump: { protocol: udp }, to: datagrams }\n        - allow: { destination: 10.2.0.10 }\n      groups:\n        datagrams:\n          - drop: { protocol: udp, to-port: 1 }\n          - jump: {}\n            to: deep\n        deep:\n          - allow: { protocol: udp, to-port: 2 }",
     );
     assert!(edge.verdict("lan udp 10.1.0.9:1 > 10.2.0.10:1").contains("firewall-rule"));
@@ -319,21 +319,21 @@ fn groups_are_entered_and_left() {
 }
 
 /// Sends `count` first packets of flows of their own from one source; how many pass?
-fn passing(edge: &mut Box, source: &str, ports: std::ops::Range<u16>) -> usize {
+fn passing(edge: &mut Edge, source: &str, ports: std::ops::Range<u16>) -> usize {
     ports.filter(|port| edge.passes(&format!("lan udp {source}:{port} {TO}"))).count()
 }
 
 #[test]
 fn limits_are_kept_alone_and_together() {
     // Within, beyond; alone, per source.
-    let mut edge = Box::rule("{ allow: {}, rate: '10/min, burst 3' }");
+    let mut edge = Edge::rule("{ allow: {}, rate: '10/min, burst 3' }");
     assert_eq!(passing(&mut edge, "10.1.0.9", 1..21), 3);
     edge.now.0 += 5_990_000_000;
     assert_eq!(passing(&mut edge, "10.1.0.9", 100..120), 0);
     edge.now.0 += 10_000_000;
     assert_eq!(passing(&mut edge, "10.1.0.9", 200..220), 1, "one in six seconds, neither more nor less");
     let drop_beyond = |limit: &str| {
-        Box::new(&format!("      default: allow\n      rules:\n        - {{ drop: {{}}, {limit} }}"))
+        Edge::new(&format!("      default: allow\n      rules:\n        - {{ drop: {{}}, {limit} }}"))
     };
     for (limit, first, second) in [
         ("rate: 'over 10/min burst 3'", 3, 0),
@@ -353,28 +353,39 @@ fn limits_are_kept_alone_and_together() {
         ("rate: '100 connections/s', connections: 8 per source", 8, 8),
         ("rate: '100 connections/s', connections: 8", 8, 0),
     ] {
-        let mut edge = Box::rule(&format!("{{ allow: {{}}, {limits} }}"));
+        let mut edge = Edge::rule(&format!("{{ allow: {{}}, {limits} }}"));
         let passed = passing(&mut edge, "10.1.0.9", 1..21);
         edge.now.0 += 1_000_000_000;
         let passed = [passed, passing(&mut edge, "10.1.0.8", 1..21)];
         assert_eq!(passed, [first, second], "allow: {limits}");
     }
     // Several ranges of lengths share the limit.
-    let mut edge = Box::rule("{ allow: { length: [60, 70, 80] }, rate: '1/d, burst 2' }");
+    let mut edge = Edge::rule("{ allow: { length: [60, 70, 80] }, rate: '1/d, burst 2' }");
     let packets = [60, 70, 80].map(|length| format!("lan udp 10.1.0.9:{length} {TO} length {length}"));
     assert_eq!(packets.iter().filter(|packet| edge.passes(packet)).count(), 2);
 }
 
 #[test]
 fn rules_of_one_line_are_told_apart() {
-    let mut edge = Box::new(
+    let mut edge = Edge::new(
         "      { default: drop, rules: [ { allow: { protocol: udp, to-port: 1 } }, { allow: { protocol: udp, to-port: 2 } } ] }",
     );
-    let decided = |edge: &mut Box, port: u16| {
+    let decided = |edge: &mut Edge, port: u16| {
         let told = edge.explain(&format!("lan udp 10.1.0.9:9 > 10.2.0.10:{port}"));
         told.steps[0].reasons.iter().find(|reason| reason.contains("decides")).cloned().unwrap()
     };
     let (one, two) = (decided(&mut edge, 1), decided(&mut edge, 2));
     assert!(one.starts_with("rule at line 5:") && two.starts_with("rule at line 5:"), "{one} {two}");
     assert_ne!(one, two);
+}
+
+#[test]
+fn connections_are_limited_only_where_some_get_through() {
+    let text = "interfaces: { lan: { device: lan0 } }\nfunctions: { edge: { firewall: { default: drop, rules: [ { drop: {}, connections: 5 } ] } }, core: { router: {} } }\nchains: { all: { from: lan, run: [edge, core] } }\n";
+    let errors = Config::parse("test.yaml", text).unwrap_err();
+    let told = format!("{errors:?}");
+    assert!(
+        told.contains("`connections` beside `drop`, which opens none") && told.contains("over 5"),
+        "{told}"
+    );
 }

@@ -62,9 +62,10 @@ fn end(device: &str) -> OwnedFd {
 }
 
 impl Kernel {
-    pub fn new() -> Kernel {
-        let (inner, outer) =
-            (format!("tw-nft-{}", std::process::id()), format!("tw-ends-{}", std::process::id()));
+    /// `name` tells the namespaces of one test from another's.
+    pub fn new(name: &str) -> Kernel {
+        let process = std::process::id();
+        let (inner, outer) = (format!("tw-nft-{name}-{process}"), format!("tw-ends-{name}-{process}"));
         for name in [&inner, &outer] {
             run(&format!("ip netns add {name}"));
         }

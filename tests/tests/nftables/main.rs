@@ -92,7 +92,7 @@ fn verdicts_agree() {
         return;
     }
     let (sets, first) = (variable("THROUGHWAY_RULE_SETS", 50), variable("THROUGHWAY_RULE_SEED", 1));
-    let kernel = Kernel::new();
+    let kernel = Kernel::new("random");
     let mut counts: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
     let (mut rules, mut differences) = (0, Vec::new());
     for seed in first..first + sets {
@@ -127,4 +127,19 @@ fn verdicts_agree() {
     assert!(differences.is_empty(), "{differences:#?}");
     let edges = counts["edge"];
     assert!(edges[1] * 10 > edges[0] && edges[1] * 10 < edges[0] * 9, "packets that tell nothing: {edges:?}");
+}
+
+#[test]
+fn what_differs_does_so_as_documented() {
+    if !privileged() {
+        return;
+    }
+    let kernel = Kernel::new("documented");
+    for (number, case) in (1_u16..).zip(probes::documented()) {
+        let sorted = |passed: HashSet<u32>| passed.into_iter().collect::<std::collections::BTreeSet<_>>();
+        let ours = sorted(throughway(&case.set, &case.probes));
+        let theirs = sorted(nftables(&kernel, &case.set, number, &case.probes));
+        assert!(ours.iter().eq(&case.ours), "{}: Throughway lets {ours:?} pass", case.text);
+        assert!(theirs.iter().eq(&case.theirs), "{}: nftables lets {theirs:?} pass", case.text);
+    }
 }

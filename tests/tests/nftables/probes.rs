@@ -101,6 +101,7 @@ impl Packet {
             Upper::Tcp(source, destination, flags) => Upper::Tcp(destination, source, flags),
             Upper::Udp(source, destination) => Upper::Udp(destination, source),
             Upper::Icmp(8, code, identifier) => Upper::Icmp(0, code, identifier),
+            Upper::Icmp(13, code, identifier) => Upper::Icmp(14, code, identifier),
             Upper::Icmp(128, code, identifier) => Upper::Icmp(129, code, identifier),
             other => other,
         };
@@ -161,7 +162,7 @@ impl<'a> Probes<'a> {
         let destination = self.address(family, &rule.destination);
         // From one side to the other, and never to or from the box itself.
         let side = side_of(destination)?;
-        if side_of(source) == Some(side) {
+        if side_of(source) != Some(1 - side) {
             return None;
         }
         let random = &mut *self.random;
@@ -383,4 +384,76 @@ impl<'a> Probes<'a> {
         probe.frames = frames;
         self.all.push(probe);
     }
+}
+
+/// Packets under rules, and which of them pass: through Throughway, through the kernel.
+pub struct Case {
+    pub text: &'static str,
+    pub set: RuleSet,
+    pub probes: Vec<Probe>,
+    pub ours: Vec<u32>,
+    pub theirs: Vec<u32>,
+}
+
+/// Rows of `docs/firewall-and-nftables.md`, shown by packets: states, resets, late SYNs, router discovery, fragments.
+pub fn documented() -> Vec<Case> {
+    let packet = |port: u16, upper: fn(u16) -> Upper| Packet {
+        source: ip(4, NETS4 + 9),
+        destination: ip(4, NETS4 + 0x1_0009),
+        upper: upper(port),
+        dscp: 0,
+        length: None,
+    };
+    let open = |rules: Vec<Rule>| RuleSet { accept: true, sets: Vec::new(), rules };
+    let tcp = |steps: &[(usize, u8)]| -> Vec<Probe> {
+        let one = |(number, &(way, flags)): (usize, &(usize, u8))| {
+            let mut one = packet(80, |port| Upper::Tcp(4000, port, 0));
+            one.upper = Upper::Tcp(4000, 80, flags);
+            if way == 0 { one } else { one.back() }.probe(number as u32, "documented")
+        };
+        steps.iter().enumerate().map(one).collect()
+    };
+    let udp = packet(53, |port| Upper::Udp(4000, port));
+    let no_established = Rule { states: vec!["established"], ..Rule::default() };
+    let long = crate::rules::Cond { ranges: vec![(500, 65_535)], ..Default::default() };
+    let not_long = Rule { length: Some(long), ..Rule::default() };
+    let mut pieces = udp.probe(0, "documented");
+    pieces.frames = Packet { length: Some(600), ..udp }.builder(0).fragments(256);
+    vec![
+        Case {
+            text: "a second packet before any answer",
+            set: open(vec![no_established]),
+            probes: vec![udp.probe(0, "documented"), udp.probe(1, "documented")],
+            ours: vec![0],
+            theirs: vec![0, 1],
+        },
+        Case {
+            text: "a segment behind a reset that is the only answer",
+            set: open(vec![]),
+            probes: tcp(&[(0, 2), (1, 20), (0, 16)]),
+            ours: vec![0, 1, 2],
+            theirs: vec![0, 1],
+        },
+        Case {
+            text: "a SYN from the side that has answered, a SYN with ACK from the opener",
+            set: open(vec![]),
+            probes: tcp(&[(0, 2), (1, 18), (0, 16), (1, 2), (0, 18), (1, 16)]),
+            ours: vec![0, 1, 2, 3, 4, 5],
+            theirs: vec![0, 1, 2, 5],
+        },
+        Case {
+            text: "router discovery",
+            set: open(vec![]),
+            probes: vec![packet(1, |port| Upper::Icmp(9, 0, port)).probe(0, "documented")],
+            ours: vec![0],
+            theirs: vec![],
+        },
+        Case {
+            text: "a condition on length, and fragments",
+            set: open(vec![not_long]),
+            probes: vec![pieces],
+            ours: vec![0],
+            theirs: vec![],
+        },
+    ]
 }

@@ -333,14 +333,13 @@ mod tests {
         for (amount, seconds, burst) in
             [(7, 1, 7), (7, 3600, 7), (3, 1, 1000), (1_000_003, 1, 999), (11, 60, 1)]
         {
-            let limit =
-                self::limit(Measure::Rate { unit: Unit::Packets, amount, seconds, burst }, Per::All, 0);
+            let limit = limit(Measure::Rate { unit: Unit::Packets, amount, seconds, burst }, Per::All, 0);
             let admitted = (0..burst + 3).filter(|_| limit.take(&load(&source, 40, SECOND))).count();
             assert_eq!(admitted as u64, burst, "{amount} in {seconds} s, burst {burst}");
         }
         // What a byte costs at a thousand a day times the largest packet does not fit 64 bits.
         let daily = Measure::Rate { unit: Unit::Bytes, amount: 1000, seconds: 86_400, burst: 1 << 20 };
-        let limit = self::limit(daily, Per::All, 0);
+        let limit = limit(daily, Per::All, 0);
         assert!((0..16).all(|_| limit.take(&load(&source, 65_535, SECOND))));
         assert!(!limit.take(&load(&source, 65_535, SECOND)));
         assert!(limit.take(&load(&source, 16, SECOND)) && !limit.take(&load(&source, 1, SECOND)));
