@@ -1,5 +1,7 @@
 //! The running service: everything that must be started, reloaded and stopped together.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,9 +16,11 @@ use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
+use crate::assemble::balancer::Director;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
+use crate::control::health::{self, HealthHandle};
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
@@ -111,7 +115,8 @@ pub struct Service {
     progress: Vec<Progress>,
     figures: Figures,
     generations: Arc<Generations>,
-    states: States,
+    states: Arc<States>,
+    health: HealthHandle,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
@@ -131,7 +136,7 @@ impl Service {
 
         let facts = Arc::clone(opened.facts());
         let mut steering = Steering::load()?;
-        steering.local_addresses().replace(local(&facts))?;
+        steering.local_addresses().replace(local(&facts, &HashSet::new()))?;
         let mut attachments = Vec::new();
         let mut interfaces = Vec::new();
         for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
@@ -167,7 +172,7 @@ impl Service {
 
         let (wanted, wanted_from) = bounded(WANTED);
         let generations = Arc::new(Generations::default());
-        let states = States::new(seed(), Arc::clone(&generations));
+        let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
         let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
@@ -203,9 +208,12 @@ impl Service {
             }
         }
 
+        let health = health::start(Arc::clone(&states))?;
+        steering.local_addresses().replace(local(&facts, &states.claims(&facts.local)))?;
         let steering = Arc::new(Mutex::new(steering));
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
+            states: Arc::clone(&states),
             on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
         };
         let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
@@ -224,6 +232,7 @@ impl Service {
             figures,
             generations,
             states,
+            health,
             mirror,
             steering,
             attachments,
@@ -285,11 +294,27 @@ impl Service {
         self.generations.bump([Slot::CONFIG]);
         self.figures.retain(&config);
         self.states.retain(&config);
+        self.claim();
         self.config = config;
         Ok(Reloaded {
             changes: changes.iter().map(ToString::to_string).collect(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// Tells the steering program which of the host's addresses functions claim.
+    fn claim(&self) {
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = self.mirror.facts();
+        let claims = self.states.claims(&facts.local);
+        if let Err(error) = steering.local_addresses().replace(local(&facts, &claims)) {
+            tracing::error!(%error, "the XDP program could not be told of the functions' addresses");
+        }
+    }
+
+    /// The load balancers, by name.
+    pub fn balancers(&self) -> Vec<(String, Arc<Director>)> {
+        self.states.balancers()
     }
 
     /// Gives every worker its program. When one does not take it, those that did get their old one back.
@@ -333,6 +358,7 @@ impl Service {
     pub fn stop(&mut self) {
         // First, so that no change of the host makes the interfaces ours again meanwhile.
         self.mirror.stop();
+        self.health.stop();
         {
             let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
             for device in &self.devices {
@@ -433,9 +459,16 @@ impl Service {
     }
 }
 
-/// What the kernel receives itself: the host's own addresses and directed broadcasts, none of them claimed by a function.
-fn local(facts: &HostFacts) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
-    facts.local.iter().chain(&facts.broadcast).map(|address| (*address, Recipient::Kernel))
+/// What the kernel receives itself: the host's own addresses and directed broadcasts; but not what functions claim.
+fn local<'a>(
+    facts: &'a HostFacts,
+    claims: &'a HashSet<IpAddr>,
+) -> impl Iterator<Item = (IpAddr, Recipient)> + 'a {
+    let own = facts.local.iter().map(|address| {
+        let claimed = claims.contains(address);
+        (*address, if claimed { Recipient::Function } else { Recipient::Kernel })
+    });
+    own.chain(facts.broadcast.iter().map(|address| (*address, Recipient::Kernel)))
 }
 
 fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interface {
@@ -504,6 +537,7 @@ fn note_zero_copy(interfaces: &mut [InterfaceView], sockets: &[live::OpenSocket]
 /// Keeps the steering program's maps true to the host.
 struct SteerWatcher {
     steering: Arc<Mutex<Steering>>,
+    states: Arc<States>,
     on_failure: Vec<FailMode>,
 }
 
@@ -513,7 +547,9 @@ impl Watcher for SteerWatcher {
             return;
         }
         let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = steering.local_addresses().replace(local(facts)) {
+        if let Err(error) =
+            steering.local_addresses().replace(local(facts, &self.states.claims(&facts.local)))
+        {
             tracing::error!(%error, "the XDP program could not be told of the host's addresses");
         }
         for (port, (facts, on_failure)) in facts.ports.iter().zip(&self.on_failure).enumerate() {

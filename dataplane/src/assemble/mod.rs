@@ -3,6 +3,7 @@
 //! Each kind of function has its file. [`Blueprint`] holds what all workers share of the functions; from it every worker gets
 //! a [`Program`] of its own.
 
+pub mod balancer;
 pub mod firewall;
 pub mod marker;
 pub mod router;
@@ -35,6 +36,8 @@ enum AssembleReason {
     Rules(#[from] throughway_marker::RuleError),
     #[error(transparent)]
     Firewall(#[from] state::FirewallError),
+    #[error(transparent)]
+    Balancer(#[from] balancer::BalancerError),
     #[error("the kind `{0}` cannot be built yet")]
     NotBuilt(&'static str),
 }
@@ -52,6 +55,14 @@ enum Shared {
     Router(RouterSpec),
     Marker(Arc<throughway_marker::Rules>),
     Firewall(FirewallSpec),
+    Balancer(BalancerSpec),
+}
+
+/// A load balancer, and the services that this blueprint brings to it.
+#[derive(Debug)]
+struct BalancerSpec {
+    director: Arc<balancer::Director>,
+    plan: Mutex<Option<balancer::Plan>>,
 }
 
 /// A firewall with its sessions, and the rules that this blueprint brings to them.
@@ -115,9 +126,15 @@ impl Blueprint {
                     marker::rules(marker)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
-                kind @ (FunctionKind::Nat(_) | FunctionKind::LoadBalancer(_)) => {
+                kind @ FunctionKind::Nat(_) => {
                     let source = AssembleReason::NotBuilt(kind.word());
                     return Err(AssembleError { function: name, source });
+                }
+                FunctionKind::LoadBalancer(config) => {
+                    let (director, plan) = states
+                        .balancer(&name, config, ground.facts)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?;
+                    Shared::Balancer(BalancerSpec { director, plan: Mutex::new(plan) })
                 }
                 FunctionKind::Firewall(firewall) => {
                     let (shared, policy) = states
@@ -162,6 +179,11 @@ impl Blueprint {
             {
                 spec.shared.publish(policy);
             }
+            if let Shared::Balancer(spec) = shared
+                && let Some(plan) = spec.plan.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                spec.director.apply(plan);
+            }
         }
     }
 
@@ -177,6 +199,9 @@ impl Blueprint {
                 Shared::Marker(rules) => {
                     AnyFunction::Marker(throughway_marker::Marker::new(Arc::clone(rules)))
                 }
+                Shared::Balancer(spec) => AnyFunction::Balancer(throughway_balancer::Balancer::new(
+                    Arc::clone(spec.director.shared()),
+                )),
                 Shared::Firewall(spec) => {
                     AnyFunction::Firewall(throughway_firewall::Firewall::new(Arc::clone(&spec.shared)))
                 }

@@ -1,11 +1,15 @@
 //! What outlives a configuration: the tables of stateful functions, by name. A reload brings new rules to old sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use throughway_config::Config;
 use throughway_session::Seed;
 use throughway_vnf::{EventQueue, Generations};
+
+use super::balancer::{BalancerError, Director, Plan};
+use crate::host::HostFacts;
 
 /// Events that may wait for the control side: log lines of rules.
 const EVENTS: usize = 8192;
@@ -22,6 +26,7 @@ pub struct States {
 #[derive(Debug, Default)]
 struct Known {
     firewalls: HashMap<String, KnownFirewall>,
+    balancers: HashMap<String, Arc<Director>>,
     /// The names of functions, by the number that their events carry.
     names: Vec<String>,
 }
@@ -100,12 +105,47 @@ impl States {
         all
     }
 
+    /// The load balancer of that name with its connections, and services that are ready to be put into force; a new one has them
+    /// at once.
+    pub(super) fn balancer(
+        &self,
+        name: &str,
+        config: &throughway_config::LoadBalancer,
+        facts: &HostFacts,
+    ) -> Result<(Arc<Director>, Option<Plan>), BalancerError> {
+        let mut known = self.known();
+        if let Some(there) = known.balancers.get(name) {
+            let plan = there.plan(config, facts)?;
+            return Ok((Arc::clone(there), Some(plan)));
+        }
+        let generations = Arc::clone(&self.generations);
+        let director = Arc::new(Director::new(config, facts, self.seed_of(name), generations)?);
+        known.balancers.insert(name.to_owned(), Arc::clone(&director));
+        Ok((director, None))
+    }
+
+    /// The load balancers, by name.
+    pub fn balancers(&self) -> Vec<(String, Arc<Director>)> {
+        let known = self.known();
+        let all = known.balancers.iter().map(|(name, director)| (name.clone(), Arc::clone(director)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Which of the host's own addresses functions claim for the workers.
+    pub fn claims(&self, local: &[IpAddr]) -> HashSet<IpAddr> {
+        self.balancers().iter().flat_map(|(_, director)| director.claims(local)).collect()
+    }
+
     /// Forgets functions that `config` no longer has.
     pub fn retain(&self, config: &Config) {
         let is = |name: &str, kind: &str| {
             config.functions.iter().any(|function| *function.name == *name && function.kind.word() == kind)
         };
-        self.known().firewalls.retain(|name, _| is(name, "firewall"));
+        let mut known = self.known();
+        known.firewalls.retain(|name, _| is(name, "firewall"));
+        known.balancers.retain(|name, _| is(name, "load-balancer"));
     }
 }
 

@@ -69,6 +69,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take a load balancer's backend out of service without losing a connection, and back in.
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
     /// Run the chains over capture files: no root, no NIC.
     Replay(Replay),
     /// Tell why packets go where they go, function by function: offline, no root, no NIC.
@@ -95,6 +100,31 @@ struct Api {
     /// The service's API socket.
     #[arg(long = "api", value_name = "SOCKET", default_value = throughway_config::Api::DEFAULT_SOCKET)]
     socket: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+enum BackendCommand {
+    /// Give a backend no new connections; those that it has go on.
+    Drain {
+        /// The load balancer.
+        function: String,
+        /// ADDRESS or ADDRESS:PORT; SERVICE/ before it for that service alone.
+        backend: String,
+        /// Until so long from now; without it, until it is undone. Written as in the configuration, such as 5m.
+        #[arg(long = "for", value_name = "DURATION")]
+        period: Option<throughway_config::value::Duration>,
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Give a backend new connections again.
+    Undrain {
+        /// The load balancer.
+        function: String,
+        /// ADDRESS or ADDRESS:PORT; SERVICE/ before it for that service alone.
+        backend: String,
+        #[command(flatten)]
+        api: Api,
+    },
 }
 
 /// Which of the flows to show.
@@ -159,6 +189,8 @@ enum What {
     Drops,
     /// What the workers' flow caches know (--address, --port, --protocol, --interface, --limit).
     Flows,
+    /// The load balancers' backends: state and why, connections, packets, bytes.
+    Backends,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
 }
@@ -174,6 +206,7 @@ impl What {
             What::Neighbours => "neighbours",
             What::Drops => "drops",
             What::Flows => "flows",
+            What::Backends => "backends",
             What::Host => "host",
         }
     }
@@ -284,6 +317,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::from(2));
             }
             client::show(what.name(), &filter.into(), &api.socket, json)
+        }
+        Command::Backend { command: BackendCommand::Drain { function, backend, period, api } } => {
+            let period = period.map(throughway_config::value::Duration::get);
+            client::drain(&function, &backend, true, period, &api.socket)
+        }
+        Command::Backend { command: BackendCommand::Undrain { function, backend, api } } => {
+            client::drain(&function, &backend, false, None, &api.socket)
         }
         Command::Replay(replay) => offline::replay(&replay),
         Command::Explain(explain) => offline::explain(&explain),

@@ -1,5 +1,7 @@
 //! The Prometheus page: counters of all workers, read when somebody asks.
 
+mod balancers;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -112,6 +114,7 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
         worker_figures(&mut page, service, worker);
     }
     functions(&mut page, service);
+    balancers::balancers(&mut page, service);
     page.0
 }
 

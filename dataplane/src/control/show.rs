@@ -1,5 +1,6 @@
 //! The running state as JSON: what `throughway show` prints. Every answer is an array of flat objects, or one object.
 
+mod backends;
 mod flows;
 
 pub use flows::end;
@@ -43,6 +44,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
+        "backends" => backends::backends(service),
         "flows" => flows::flows(service, options)?,
         "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
