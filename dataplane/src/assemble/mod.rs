@@ -104,10 +104,14 @@ pub struct Ground<'a> {
 impl Blueprint {
     /// Builds everything of `config` that workers share, from what is known of the host: its routes among the facts.
     pub fn new(config: &Config, facts: &HostFacts) -> Result<Self, AssembleError> {
+        Blueprint::with(config, facts, &States::new(0, Arc::default()))
+    }
+
+    /// As [`Blueprint::new`], with stateful functions that keep what is in `states`.
+    pub fn with(config: &Config, facts: &HostFacts, states: &States) -> Result<Self, AssembleError> {
         let (routes, ports) = crate::rib::facts::routes(facts);
         let kernel = Kernel { routes: &routes, ports: &ports };
-        let states = States::new(0, Arc::default());
-        Blueprint::on(config, Ground { facts, kernel, running: &[] }, &states)
+        Blueprint::on(config, Ground { facts, kernel, running: &[] }, states)
     }
 
     /// Builds everything of `config` that workers share; stateful functions keep their tables, which are in `states`.

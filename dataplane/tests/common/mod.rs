@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, bounded};
+use throughway::assemble::state::States;
 use throughway::assemble::{Blueprint, Figures};
 use throughway::host::{HostFacts, NeighbourFacts};
 use throughway::stats::WorkerStats;
@@ -61,6 +62,7 @@ pub struct Bench {
     pub wanted: Receiver<Wanted>,
     pub figures: Figures,
     pub generations: Arc<Generations>,
+    pub states: States,
     pub now: Now,
 }
 
@@ -71,13 +73,14 @@ impl Bench {
 
     pub fn with_settings(config: &str, facts: &HostFacts, settings: Vec<PortSettings>) -> Self {
         let (config, _) = Config::parse("test.yaml", config).unwrap();
-        let blueprint = Blueprint::new(&config, facts).unwrap();
+        let generations = Arc::new(Generations::default());
+        let states = States::new(1, Arc::clone(&generations));
+        let blueprint = Blueprint::with(&config, facts, &states).unwrap();
         let mut figures = Figures::default();
         let (wanted, wanted_from) = bounded(64);
         let stats = WorkerStats::new(3);
         let io = MemoryIo::new(3, 4096, 2048);
         let program = blueprint.program(0, &mut figures);
-        let generations = Arc::new(Generations::default());
         let setup = Setup {
             settings,
             stats: Arc::clone(&stats),
@@ -87,7 +90,8 @@ impl Bench {
             seed: 1,
         };
         let worker = Worker::new(io, program, setup);
-        Bench { worker, stats, blueprint, wanted: wanted_from, figures, generations, now: Now(1_000_000_000) }
+        let now = Now(1_000_000_000);
+        Bench { worker, stats, blueprint, wanted: wanted_from, figures, generations, states, now }
     }
 
     /// Lets a packet in and runs one round.
