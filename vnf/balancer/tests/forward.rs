@@ -11,7 +11,9 @@ use throughway_balancer::{
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, apply, checksum, parse};
 use throughway_session::connection::Timeouts;
-use throughway_vnf::{Answer, Context, DropReason, Function, IcmpError, Now, Packet, Verdict};
+use throughway_vnf::{
+    Answer, Context, Dependencies, DropReason, Function, Generations, IcmpError, Now, Packet, Verdict,
+};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -59,6 +61,7 @@ fn web(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
 struct World {
     balancer: Balancer,
     shared: Arc<Shared>,
+    generations: Arc<Generations>,
     config: ServiceConfig,
     now: Now,
 }
@@ -70,6 +73,8 @@ struct Left {
     frame: Vec<u8>,
     to: IpAddr,
     cached: bool,
+    /// What the answer was made from.
+    from: Dependencies,
 }
 
 impl Left {
@@ -89,8 +94,10 @@ impl World {
 
     fn half_open(config: ServiceConfig, connections: u32, half_open: u32) -> World {
         let options = Options { connections, half_open, seed: [1, 2], timeouts: Timeouts::NAT };
-        let shared = Arc::new(Shared::new(options, Arc::default()));
+        let generations = Arc::new(Generations::default());
+        let shared = Arc::new(Shared::new(options, Arc::clone(&generations)));
         let mut world = World {
+            generations,
             balancer: Balancer::new(Arc::clone(&shared)),
             shared,
             config: config.clone(),
@@ -124,18 +131,18 @@ impl World {
         let headers = parse(&frame, PortId(0)).unwrap_or_else(|error| panic!("{error}"));
         let mut packet = Packet::new(&frame, headers);
         let verdict = self.balancer.judge(&mut packet, &Context { now: self.now });
-        let (to, cached) = (packet.routed_by(), packet.is_repeatable());
+        let (to, cached, from) = (packet.routed_by(), packet.is_repeatable(), packet.dependencies());
         let tunnelled = packet.rewrite().tunnel.kind != 0;
         if tunnelled {
             let headers = *packet.headers();
-            return Left { verdict, headers, frame, to, cached };
+            return Left { verdict, headers, frame, to, cached, from };
         }
         let mut sent = frame.clone();
         packet.extra().execute(&headers, &mut sent);
         apply(packet.action(), &headers, &mut sent);
         let seen = parse(&sent, PortId(0)).unwrap();
         assert!(checksum::verify(&sent, &seen));
-        Left { verdict, headers: seen, frame: sent, to, cached }
+        Left { verdict, headers: seen, frame: sent, to, cached, from }
     }
 
     fn tcp(&mut self, port: u16, flags: u8) -> Left {
@@ -206,6 +213,26 @@ fn what_has_no_answer_yet_leaves_a_backend_that_went_down() {
     assert_eq!(world.tcp(5000, SYN).destination(), second, "the SYN is sent again");
     assert_eq!(world.pass(&udp).destination(), second);
     assert_eq!(world.tcp(5001, ACK).destination(), first, "it may be the checks that are broken");
+}
+
+#[test]
+fn caches_hear_of_a_connection_that_opens_anew_and_of_a_backend_that_went_down() {
+    let mut world = World::new(web(Forward::Nat, backends(Forward::Nat, 2)), 1000);
+    let server = world.tcp(5000, SYN).destination();
+    world.answer(&server, 5000, SYN | ACK);
+    let then = world.generations.epoch().generation();
+    let cached = world.tcp(5000, ACK);
+    assert!(cached.cached);
+    let holds = |world: &World| world.generations.epoch().unchanged(then, &cached.from);
+    world.health(&[Health::Draining, Health::Draining]);
+    world.tcp(5000, RST);
+    assert!(holds(&world), "nothing is told that need not be");
+    world.health(&[Health::Up, Health::Up]);
+    world.tcp(5000, SYN);
+    assert!(!holds(&world), "the acknowledgements of the new connection are not those of the old one");
+    let then = world.generations.epoch().generation();
+    world.health(&[Health::Down, Health::Up]);
+    assert!(!world.generations.epoch().unchanged(then, &Dependencies::NONE), "UDP can leave");
 }
 
 #[test]
