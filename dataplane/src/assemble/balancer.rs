@@ -128,6 +128,8 @@ pub struct Row {
     pub share: f64,
     /// `up`, `starting`, `unknown`, `down`, `draining` or `removed`.
     pub state: &'static str,
+    /// Whether it may get new connections.
+    pub up: bool,
     /// Why it is down.
     pub why: String,
     /// Connections that are remembered.
@@ -388,6 +390,7 @@ impl Director {
                     weight: known.config.weight,
                     share,
                     state: known.state(),
+                    up: known.health() == Health::Up,
                     why,
                     active: known.seat.figures.active(),
                     figures: known.seat.figures.get(),
@@ -401,6 +404,7 @@ impl Director {
                 weight: 0,
                 share: 0.0,
                 state: "removed",
+                up: false,
                 why: String::new(),
                 active: seat.figures.active(),
                 figures: seat.figures.get(),

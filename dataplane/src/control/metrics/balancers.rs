@@ -14,8 +14,7 @@ pub(super) fn balancers(page: &mut Page, service: &Service) {
             let [connections, packets, bytes] = row.figures;
             let help =
                 "Whether the backend may get new connections: it answers its checks and is not drained.";
-            let up = matches!(row.state, "up" | "starting" | "unknown") && row.why.is_empty();
-            page.gauge("throughway_backend_up", help, &labels, f64::from(u8::from(up)));
+            page.gauge("throughway_backend_up", help, &labels, f64::from(u8::from(row.up)));
             let help = "The backend's share of the service's new connections, 0 to 1.";
             page.gauge("throughway_backend_share", help, &labels, row.share);
             let help = "Connections of the backend that are remembered.";
