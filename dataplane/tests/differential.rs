@@ -55,7 +55,7 @@ enum Change {
     Via(u16),
 }
 
-const CONFIGS: [&str; 7] = [
+const CONFIGS: [&str; 9] = [
     "
 functions:
   classes: { marker: { rules: [ { protocol: udp, to-port: 1-3, dscp: ef }, { protocol: tcp, dscp: cs1 } ] } }
@@ -135,6 +135,34 @@ functions:
 chains:
   outbound: { from: lan, run: [wall, outer, core] }
   inbound: { from: [wan, dmz], run: [outer, wall, core] }
+",
+    // Few connections, so that some are not remembered; and the same service with other backends.
+    "
+functions:
+  front:
+    load-balancer:
+      connections: 6
+      services:
+        - { name: all, vip: [10.2.1.10, 10.2.2.11], backends: [ { address: 10.2.0.10 }, { address: 10.2.0.11 } ] }
+        - { vip: \"fd00:2:1::10\", port: 1-3, protocol: [tcp, udp], forward: dsr, backends: [ { address: \"fd00:2::10\" } ] }
+        - { vip: 10.2.3.10, forward: ipip, backends: [ { address: 10.2.0.10 } ] }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [front, core] }
+  inbound: { from: [wan, dmz], run: [front, core] }
+",
+    "
+functions:
+  front:
+    load-balancer:
+      connections: 6
+      services:
+        - { name: all, vip: [10.2.1.10, 10.2.2.11], source-nat: 10.2.3.1-10.2.3.2, backends: [ { address: 10.2.0.10 } ] }
+        - { vip: 10.2.3.11, protocol: udp, port: 1, backends: [ { address: 10.2.0.10, port: 2 }, { address: 10.2.0.11, weight: 0 } ] }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [front, core] }
+  inbound: { from: [wan, dmz], run: [front, core] }
 ",
 ];
 

@@ -2,6 +2,7 @@
 //!
 //! * [`privileged()`]: tests that need root say so when they are skipped, or fail where skipping is not allowed.
 //! * [`binary()`]: the `throughway` under test.
+//! * [`backends`]: servers that say who they are, and clients that ask them.
 //! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
 //! * [`config`]: configurations for the lab.
 //! * [`daemons`]: BIRD and FRR in the hosts of a lab.
@@ -10,6 +11,7 @@
 //! * [`echo`]: a TCP connection that goes on for as long as a test does.
 //! * [`capture`]: capture files.
 
+pub mod backends;
 pub mod binary;
 pub mod capture;
 pub mod config;

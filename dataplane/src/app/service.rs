@@ -14,11 +14,13 @@ use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
+use crate::assemble::balancer::Director;
 use crate::assemble::nat::NatSpec;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
 use crate::cli::Failure;
 use crate::control::events::Writer;
+use crate::control::health::{self, HealthHandle};
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
@@ -116,6 +118,7 @@ pub struct Service {
     states: Arc<States>,
     /// Writes what functions tell, until the service is dropped.
     _events: Writer,
+    health: HealthHandle,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
@@ -209,6 +212,7 @@ impl Service {
             }
         }
 
+        let health = health::start(Arc::clone(&states))?;
         let steering = Arc::new(Mutex::new(steering));
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
@@ -234,6 +238,7 @@ impl Service {
             generations,
             _events: events,
             states,
+            health,
             mirror,
             steering,
             attachments,
@@ -291,23 +296,30 @@ impl Service {
             return Err(error.to_string());
         }
         blueprint.publish(&self.states);
-        let claims = {
-            let facts = self.mirror.facts();
-            let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-            steering.local_addresses().replace(local(&facts, &self.states))
-        };
-        if let Err(error) = claims {
-            tracing::error!(%error, "the XDP program could not be told of the host's addresses");
-        }
         // What the old chains did to a flow is not done any more from here on.
         self.generations.bump([Slot::CONFIG]);
         self.figures.retain(&config);
         self.states.retain(&config);
+        self.claim();
         self.config = config;
         Ok(Reloaded {
             changes: changes.iter().map(ToString::to_string).collect(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// Tells the steering program which of the host's addresses functions claim.
+    fn claim(&self) {
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = self.mirror.facts();
+        if let Err(error) = steering.local_addresses().replace(local(&facts, &self.states)) {
+            tracing::error!(%error, "the XDP program could not be told of the functions' addresses");
+        }
+    }
+
+    /// The load balancers, by name.
+    pub fn balancers(&self) -> Vec<(String, Arc<Director>)> {
+        self.states.balancers()
     }
 
     /// Gives every worker its program. When one does not take it, those that did get their old one back.
@@ -351,6 +363,7 @@ impl Service {
     pub fn stop(&mut self) {
         // First, so that no change of the host makes the interfaces ours again meanwhile.
         self.mirror.stop();
+        self.health.stop();
         {
             let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
             for device in &self.devices {
@@ -469,9 +482,9 @@ impl Service {
 /// What the kernel receives itself: the host's own addresses and directed broadcasts. Of those that a function claims, only
 /// what a socket of the host owns.
 fn local(facts: &HostFacts, states: &States) -> impl Iterator<Item = (std::net::IpAddr, Recipient)> {
-    let nats = states.nats();
+    let claims = states.claims(&facts.local);
     facts.local.iter().chain(&facts.broadcast).map(move |address| {
-        let claimed = nats.iter().any(|(_, nat)| nat.claims(*address));
+        let claimed = claims.contains(address);
         (*address, if claimed { Recipient::Function } else { Recipient::Kernel })
     })
 }

@@ -3,6 +3,7 @@
 //! Each kind of function has its file. [`Blueprint`] holds what all workers share of the functions; from it every worker gets
 //! a [`Program`] of its own.
 
+pub mod balancer;
 pub mod findings;
 pub mod firewall;
 pub mod marker;
@@ -39,8 +40,8 @@ enum AssembleReason {
     Firewall(#[from] state::FirewallError),
     #[error(transparent)]
     Nat(#[from] state::SessionsChanged),
-    #[error("the kind `{0}` cannot be built yet")]
-    NotBuilt(&'static str),
+    #[error(transparent)]
+    Balancer(#[from] balancer::BalancerError),
 }
 
 /// What is shared by all workers: made once per configuration.
@@ -57,6 +58,14 @@ enum Shared {
     Marker(Arc<throughway_marker::Rules>),
     Firewall(FirewallSpec),
     Nat(nat::NatSpec),
+    Balancer(BalancerSpec),
+}
+
+/// A load balancer, and the services that this blueprint brings to it.
+#[derive(Debug)]
+struct BalancerSpec {
+    director: Arc<balancer::Director>,
+    plan: Mutex<Option<balancer::Plan>>,
 }
 
 /// A firewall with its sessions, and the rules that this blueprint brings to them.
@@ -125,9 +134,11 @@ impl Blueprint {
                         .nat(&name, nat, ground.facts)
                         .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?,
                 ),
-                kind @ FunctionKind::LoadBalancer(_) => {
-                    let source = AssembleReason::NotBuilt(kind.word());
-                    return Err(AssembleError { function: name, source });
+                FunctionKind::LoadBalancer(config) => {
+                    let (director, plan) = states
+                        .balancer(&name, config, ground.facts)
+                        .map_err(|error| AssembleError { function: name.clone(), source: error.into() })?;
+                    Shared::Balancer(BalancerSpec { director, plan: Mutex::new(plan) })
                 }
                 FunctionKind::Firewall(firewall) => {
                     let (shared, policy) = states
@@ -175,6 +186,11 @@ impl Blueprint {
             {
                 spec.shared.publish(policy);
             }
+            if let Shared::Balancer(spec) = shared
+                && let Some(plan) = spec.plan.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                spec.director.apply(plan);
+            }
         }
     }
 
@@ -194,6 +210,9 @@ impl Blueprint {
                     let (shared, rules) = (Arc::clone(&spec.shared), spec.rules.clone());
                     AnyFunction::Nat(throughway_nat::Nat::new(shared, rules, worker as u64))
                 }
+                Shared::Balancer(spec) => AnyFunction::Balancer(throughway_balancer::Balancer::new(
+                    Arc::clone(spec.director.shared()),
+                )),
                 Shared::Firewall(spec) => {
                     AnyFunction::Firewall(throughway_firewall::Firewall::new(Arc::clone(&spec.shared)))
                 }

@@ -1,12 +1,14 @@
 //! What outlives a configuration: the tables of stateful functions, by name. A reload brings new rules to old sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use throughway_config::Config;
 use throughway_session::Seed;
 use throughway_vnf::{EventQueue, Generations};
 
+use super::balancer::{BalancerError, Director, Plan};
 use super::nat::NatSpec;
 use crate::host::HostFacts;
 
@@ -26,6 +28,7 @@ pub struct States {
 struct Known {
     firewalls: HashMap<String, KnownFirewall>,
     nats: HashMap<String, KnownNat>,
+    balancers: HashMap<String, Arc<Director>>,
     /// The names of functions, by the number that their events carry.
     names: Vec<String>,
 }
@@ -153,6 +156,41 @@ impl States {
         all
     }
 
+    /// The load balancer of that name with its connections, and services that are ready to be put into force; a new one has them
+    /// at once.
+    pub(super) fn balancer(
+        &self,
+        name: &str,
+        config: &throughway_config::LoadBalancer,
+        facts: &HostFacts,
+    ) -> Result<(Arc<Director>, Option<Plan>), BalancerError> {
+        let mut known = self.known();
+        if let Some(there) = known.balancers.get(name) {
+            let plan = there.plan(config, facts)?;
+            return Ok((Arc::clone(there), Some(plan)));
+        }
+        let generations = Arc::clone(&self.generations);
+        let director = Arc::new(Director::new(config, facts, self.seed_of(name), generations)?);
+        known.balancers.insert(name.to_owned(), Arc::clone(&director));
+        Ok((director, None))
+    }
+
+    /// The load balancers, by name.
+    pub fn balancers(&self) -> Vec<(String, Arc<Director>)> {
+        let known = self.known();
+        let all = known.balancers.iter().map(|(name, director)| (name.clone(), Arc::clone(director)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Which of the host's own addresses functions claim for the workers.
+    pub fn claims(&self, local: &[IpAddr]) -> HashSet<IpAddr> {
+        let nats = self.nats();
+        let nats = local.iter().filter(|address| nats.iter().any(|(_, nat)| nat.claims(**address))).copied();
+        nats.chain(self.balancers().iter().flat_map(|(_, director)| director.claims(local))).collect()
+    }
+
     /// Forgets functions that `config` no longer has.
     pub fn retain(&self, config: &Config) {
         let is = |name: &str, kind: &str| {
@@ -161,6 +199,7 @@ impl States {
         let mut known = self.known();
         known.firewalls.retain(|name, _| is(name, "firewall"));
         known.nats.retain(|name, _| is(name, "nat"));
+        known.balancers.retain(|name, _| is(name, "load-balancer"));
     }
 }
 

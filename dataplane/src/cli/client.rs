@@ -49,6 +49,31 @@ pub(super) fn clear_sessions(options: &Options, socket: &Path) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
+/// Drains a backend, or ends that.
+pub(super) fn drain(
+    function: &str,
+    backend: &str,
+    on: bool,
+    period: Option<Duration>,
+    socket: &Path,
+) -> Result<ExitCode, Failure> {
+    let milliseconds = period.map(|period| u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
+    let request = json!({
+        "command": "drain", "function": function, "backend": backend, "on": on, "milliseconds": milliseconds,
+    });
+    let answer = ask(socket, &request)?;
+    if let Some(error) = answer.get("error").and_then(Value::as_str) {
+        complain(error);
+        return Ok(ExitCode::FAILURE);
+    }
+    let backends = answer.get("backends").and_then(Value::as_array).cloned().unwrap_or_default();
+    let what = if on { "gets no new connections" } else { "gets new connections" };
+    let lines: Vec<_> =
+        backends.iter().filter_map(Value::as_str).map(|backend| format!("{backend} {what}")).collect();
+    print(&lines.join("\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Shows one aspect of the service's state.
 pub(super) fn show(what: &str, options: &Options, socket: &Path, json: bool) -> Result<ExitCode, Failure> {
     let answer = ask(socket, &json!({ "command": "show", "what": what, "options": options }))?;

@@ -74,6 +74,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take a load balancer's backend out of service without losing a connection, and back in.
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
     /// Run the chains over capture files: no root, no NIC.
     Replay(Replay),
     /// Tell why packets go where they go, function by function: offline, no root, no NIC.
@@ -111,6 +116,31 @@ enum Sessions {
         /// Every session: has to be said.
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        api: Api,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum BackendCommand {
+    /// Give a backend no new connections; those that it has go on.
+    Drain {
+        /// The load balancer.
+        function: String,
+        /// ADDRESS or ADDRESS:PORT; SERVICE/ before it for that service alone.
+        backend: String,
+        /// Until so long from now; without it, until it is undone. Written as in the configuration, such as 5m.
+        #[arg(long = "for", value_name = "DURATION")]
+        period: Option<throughway_config::value::Duration>,
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Give a backend new connections again.
+    Undrain {
+        /// The load balancer.
+        function: String,
+        /// ADDRESS or ADDRESS:PORT; SERVICE/ before it for that service alone.
+        backend: String,
         #[command(flatten)]
         api: Api,
     },
@@ -186,6 +216,8 @@ enum What {
     Rules,
     /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
     Sessions,
+    /// The load balancers' backends: state and why, connections, packets, bytes.
+    Backends,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
 }
@@ -203,6 +235,7 @@ impl What {
             What::Flows => "flows",
             What::Rules => "rules",
             What::Sessions => "sessions",
+            What::Backends => "backends",
             What::Host => "host",
         }
     }
@@ -323,6 +356,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::from(2));
             }
             client::clear_sessions(&options, &api.socket)
+        }
+        Command::Backend { command: BackendCommand::Drain { function, backend, period, api } } => {
+            let period = period.map(throughway_config::value::Duration::get);
+            client::drain(&function, &backend, true, period, &api.socket)
+        }
+        Command::Backend { command: BackendCommand::Undrain { function, backend, api } } => {
+            client::drain(&function, &backend, false, None, &api.socket)
         }
         Command::Replay(replay) => offline::replay(&replay),
         Command::Explain(explain) => offline::explain(&explain),

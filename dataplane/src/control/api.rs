@@ -25,6 +25,7 @@ enum Request {
     ClearSessions {
         options: show::Options,
     },
+    Drain(Drained),
     Show {
         what: String,
         #[serde(default)]
@@ -33,6 +34,33 @@ enum Request {
         #[serde(default)]
         routes: routes::Query,
     },
+}
+
+/// A backend that is to get no new connections, or to get them again.
+#[derive(Deserialize, Debug)]
+struct Drained {
+    function: String,
+    backend: String,
+    /// Whether it shall be drained.
+    on: bool,
+    /// For so many milliseconds; without it for good.
+    #[serde(default)]
+    milliseconds: Option<u64>,
+}
+
+impl Drained {
+    fn answer(self, service: &Service) -> Value {
+        let Drained { function, backend, on, milliseconds } = self;
+        let all = service.balancers();
+        let Some((_, director)) = all.iter().find(|(name, _)| *name == function) else {
+            return json!({ "error": format!("there is no load balancer `{function}`") });
+        };
+        let drained = on.then(|| milliseconds.map(std::time::Duration::from_millis));
+        match director.drain(&backend, drained) {
+            Ok(backends) => json!({ "backends": backends }),
+            Err(error) => json!({ "error": error }),
+        }
+    }
 }
 
 /// The socket's file, removed when the service ends.
@@ -134,6 +162,7 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             }
             json!({ "cleared": cleared })
         }
+        Request::Drain(drained) => drained.answer(&service),
         Request::Show { what, routes, .. } if what == "routes" => {
             let answer = routes::answer(&service.mirror().view(), &routes);
             answer.unwrap_or_else(|error| json!({ "error": error }))

@@ -1,5 +1,7 @@
 //! The Prometheus page: counters of all workers, read when somebody asks.
 
+mod balancers;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -114,6 +116,7 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     functions(&mut page, service);
     firewalls(&mut page, service);
     nats(&mut page, service);
+    balancers::balancers(&mut page, service);
     page.0
 }
 

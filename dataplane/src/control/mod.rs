@@ -2,6 +2,7 @@
 //!
 //! * [`mirror`]: follows the kernel over netlink and publishes the routers' tables.
 //! * `facts`: the kernel's state as plain facts; `neighbours`: resolving and confirming them.
+//! * [`health`]: asks the backends of load balancers whether they are alive.
 //! * [`api`]: the socket that `throughway reload` and `throughway show` speak to.
 //! * [`metrics`]: the Prometheus page.
 //! * [`routes`]: the routers' tables for the API: pages of them, and why a route is used.
@@ -10,6 +11,7 @@
 pub mod api;
 pub mod events;
 mod facts;
+pub mod health;
 pub mod metrics;
 pub mod mirror;
 mod neighbours;

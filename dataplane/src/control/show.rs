@@ -1,5 +1,6 @@
 //! The running state as JSON: what `throughway show` prints. Every answer is an array of flat objects, or one object.
 
+mod backends;
 pub mod firewall;
 mod flows;
 pub mod nat;
@@ -54,6 +55,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
+        "backends" => backends::backends(service),
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
         "sessions" => sessions(service, options),

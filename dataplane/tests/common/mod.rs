@@ -74,7 +74,7 @@ impl Bench {
     pub fn with_settings(config: &str, facts: &HostFacts, settings: Vec<PortSettings>) -> Self {
         let (config, _) = Config::parse("test.yaml", config).unwrap();
         let generations = Arc::new(Generations::default());
-        let states = States::new(0, Arc::clone(&generations));
+        let states = States::new(1, Arc::clone(&generations));
         let blueprint = Blueprint::new(&config, facts, &states).unwrap();
         let mut figures = Figures::default();
         let (wanted, wanted_from) = bounded(64);

@@ -142,6 +142,12 @@ reasons! {
     NoBackend = "no-backend",
     /// Load balancer: a TCP segment that does not fit the state of its connection.
     BalancerInvalidState = "balancer-invalid-state",
+    /// Load balancer: with every backend or port that was tried, the answer's addresses and ports belong to another connection.
+    BalancerConflict = "balancer-conflict",
+    /// Load balancer: there is no room to remember a connection whose source is translated: its answers would not find back.
+    BalancerTableFull = "balancer-table-full",
+    /// Load balancer: no address of this box is known that leads to the backend, to be the source of a tunnel or of what is translated.
+    BalancerNoSource = "balancer-no-source",
     /// A rule of a firewall says drop; its counter and its log name it.
     FirewallRule = "firewall-rule",
     /// A rule of a firewall says reject; the sender is told.

@@ -1,175 +1,336 @@
 //! The function: one packet's way to its backend, or back to its client.
 
 use std::hash::Hasher;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use siphasher::sip::SipHasher13;
 use throughway_packet::headers::octets;
-use throughway_packet::{Edit, Flags, Headers};
-use throughway_session::connection::Connection;
+use throughway_packet::{Edit, Encapsulation, Flags, Headers};
 use throughway_session::tcp::Event;
-use throughway_session::{
-    Class, Config, NewSession, Seed, SessionKey, SessionTable, Side, WhenFull, translate,
-};
+use throughway_session::{InsertError, NewSession, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
-use throughway_vnf::{Context, DropReason, Function, Now, Packet, Seen, Slot, Snapshot, Verdict};
+use throughway_vnf::{
+    Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
+};
 
-use crate::service::{Affinity, Backend, Forward, Service, Services};
+use crate::fragments::datagram;
+use crate::seat::Seat;
+use crate::service::{Affinity, Forward, Service, Services};
+use crate::shared::{Remembered, Shared};
+use crate::track::Track;
 
-/// Connections that are looked at for their age between two batches.
-const AGED: usize = 64;
+const TCP: u8 = 6;
 
-/// What is fixed for the life of the connection table.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The most connections that are remembered; others are served by the hash alone.
-    pub connections: u32,
-    /// The most connections that are remembered before both sides have spoken.
-    pub half_open: u32,
-    /// The secret of the connection table's hash function.
-    pub seed: [u64; 2],
+/// How many backends, or ports of ours, are tried for a connection whose answers could not be told from another's.
+const ATTEMPTS: u64 = 16;
+
+/// The first port that sources are moved to: below it are those that need privileges.
+const FIRST_PORT: u16 = 1024;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// It gets these addresses and ports.
+    Translated(SessionKey),
+    /// It stays as it is and goes to this neighbour or host.
+    Direct(IpAddr),
+    /// It goes through a tunnel.
+    Tunnel {
+        /// Our end.
+        from: IpAddr,
+        /// The backend.
+        to: IpAddr,
+    },
 }
 
-/// What all workers share, whatever services are configured.
-#[derive(Debug)]
-pub struct Shared {
-    connections: SessionTable<Remembered>,
-    hash_only: AtomicU64,
-}
-
-/// What is remembered of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Remembered {
-    connection: Connection,
-    service: u32,
-    backend: u32,
-}
-
-impl Shared {
-    /// With no connections.
-    pub fn new(options: Options) -> Shared {
-        let [a, b] = options.seed;
-        let config =
-            Config::new(options.connections, Seed([a, b])).half_open(options.half_open, WhenFull::Refuse);
-        Shared { connections: SessionTable::new(config), hash_only: AtomicU64::new(0) }
-    }
-
-    /// How many connections are remembered.
-    pub fn connections(&self) -> u32 {
-        self.connections.len()
-    }
-
-    /// Packets that the hash alone decided about, for want of room in the table.
-    pub fn hash_only(&self) -> u64 {
-        self.hash_only.load(Ordering::Relaxed)
-    }
+/// What a packet is to a connection that is remembered.
+enum Step {
+    /// It belongs to it.
+    Passes { id: SessionId, side: Side, track: Track, forward: Forward, to: IpAddr, from: Option<IpAddr> },
+    /// It does not.
+    Invalid,
+    /// It opens a new one in its place, or what there is goes to a backend that is down and can go elsewhere.
+    Anew(SessionId),
 }
 
 /// The load balancer, as one worker holds it.
 #[derive(Debug)]
 pub struct Balancer {
     shared: Arc<Shared>,
-    services: Snapshot<Services>,
 }
 
 impl Balancer {
-    /// A load balancer over what all workers share, for these services, with what is known of their backends.
-    pub fn new(shared: Arc<Shared>, services: Snapshot<Services>) -> Balancer {
-        Balancer { shared, services }
+    /// A load balancer over what all workers share.
+    pub fn new(shared: Arc<Shared>) -> Balancer {
+        Balancer { shared }
+    }
+
+    /// What it shares with the others.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The connection's key of a packet that may belong to one.
+    fn probe(&self, packet: &Packet<'_>) -> Option<Probe> {
+        let headers = packet.headers();
+        let alone = headers.flags.any(Flags(Flags::ICMP_ERROR.0 | Flags::LATER_FRAGMENT.0));
+        (!alone).then(|| self.shared.connections.probe(SessionKey::of(&headers.key, 0)))
+    }
+
+    fn judge_by(
+        &self,
+        services: &Services,
+        packet: &mut Packet<'_>,
+        probe: Option<&Probe>,
+        now: Now,
+    ) -> Verdict {
+        let headers = *packet.headers();
+        let Some(probe) = probe else {
+            packet.judge_each();
+            return if headers.flags.has(Flags::ICMP_ERROR) {
+                self.error(services, packet, now)
+            } else {
+                self.later_fragment(services, packet, &headers, now)
+            };
+        };
+        let judged = match self.known(packet, &headers, probe, now) {
+            Some(judged) => judged.map(Some),
+            None => self.unknown(services, packet, &headers, probe, now),
+        };
+        match judged {
+            Ok(Some(way)) => {
+                if let Some(datagram) = datagram(packet.bytes(), packet.received()) {
+                    self.shared.fragments.remember(datagram, way, now);
+                }
+                send(packet, way)
+            }
+            Ok(None) => Verdict::Continue,
+            Err(verdict) => verdict,
+        }
     }
 
     /// A packet of a connection that is remembered.
-    fn known(&self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Option<Verdict> {
+    fn known(
+        &self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        probe: &Probe,
+        now: Now,
+    ) -> Option<Result<Way, Verdict>> {
         let shared = &self.shared;
-        let headers = *packet.headers();
-        let services = self.services.read();
-        let timeouts = services.timeouts();
-        let found = shared.connections.lookup_with(key, now, |side, remembered, meta| {
-            let before = remembered.connection;
-            let event = remembered.connection.packet(side, &headers);
-            if event == Event::Fits {
-                meta.touch(now, remembered.connection.timeout(&headers, timeouts));
-                let class = remembered.connection.class();
-                if meta.class() != class && meta.set_class(class).is_err() {
-                    remembered.connection = before;
+        let timeouts = &shared.options.timeouts;
+        let (_, step) = shared.connections.update(probe, now, |side, remembered, meta| {
+            let id = meta.id();
+            let Remembered { track, forward, seat } = remembered;
+            if side == Side::Forward && track.is_movable() && seat.is_avoided() {
+                return Step::Anew(id);
+            }
+            match track.packet(side, headers) {
+                Event::Fits => {}
+                Event::Reopens => return Step::Anew(id),
+                Event::Invalid => return Step::Invalid,
+            }
+            meta.touch(now, track.timeout(headers, timeouts));
+            // Only half-open connections have a quota.
+            let _ = meta.set_class(track.class());
+            seat.figures.packets(1, headers.packet_len().into());
+            Step::Passes { id, side, track: *track, forward: *forward, to: seat.address, from: seat.via() }
+        })?;
+        let Step::Passes { id, side, track, forward, to, from } = step else {
+            return match step {
+                // Chosen anew, as the backend may be gone.
+                Step::Anew(id) => {
+                    shared.end(id);
+                    None
                 }
-            }
-            (meta.id(), side, event, *remembered)
-        });
-        let (id, side, event, remembered) = found?;
-        match event {
-            Event::Fits => {}
-            Event::Reopens => {
-                // A new connection from the same port: chosen anew, as the backend may be gone.
-                shared.connections.remove(id);
-                return None;
-            }
-            Event::Invalid => return Some(Verdict::Drop(DropReason::BalancerInvalidState)),
-        }
-        let [forward, reverse] = shared.connections.keys(id)?;
-        let service = services.by_id(remembered.service);
-        let backend = service.and_then(|service| service.backend(remembered.backend));
-        if let Some(backend) = backend {
-            backend.figures.packets(1, u64::from(headers.packet_len()));
-        }
-        if side == Side::Forward {
-            match (service.map(|service| service.config.forward), backend) {
-                (Some(Forward::Dsr), Some(backend)) => packet.direct_to(backend.address),
-                _ => translate(packet, &reverse.reversed()),
-            }
-        } else {
-            translate(packet, &forward.reversed());
-        }
+                _ => Some(Err(Verdict::Drop(DropReason::BalancerInvalidState))),
+            };
+        };
+        let [opened, answered] = shared.connections.keys(id)?;
+        let way = match (side, forward) {
+            (Side::Reverse, _) => Ok(Way::Translated(opened.reversed())),
+            (_, Forward::Dsr) => Ok(Way::Direct(to)),
+            (_, Forward::Ipip) => tunnel(from, to),
+            (_, Forward::Nat | Forward::FullNat) => Ok(Way::Translated(answered.reversed())),
+        };
         packet.depends_on(Slot::session(id.to_bits()));
         packet.credit(id.to_credit());
-        // One side of a connection is all that is seen of it in direct server return: the opener has to prove it alone.
-        let proven = remembered.connection.class() != Class::HalfOpen;
-        let timeout = remembered.connection.timeout(&headers, timeouts);
-        match session_silence(timeout.as_nanos() as u64).filter(|_| proven) {
+        let timeout = track.timeout(headers, timeouts);
+        match session_silence(timeout.as_nanos() as u64).filter(|_| track.is_settled()) {
             Some(silence) => packet.limit_silence(silence),
             None => packet.judge_each(),
         }
-        Some(Verdict::Continue)
+        Some(way)
     }
 
-    /// A packet of no remembered connection: the hash chooses.
-    fn unknown(&mut self, packet: &mut Packet<'_>, key: &SessionKey, now: Now) -> Verdict {
-        let shared = &self.shared;
-        let services = self.services.read();
-        let headers = *packet.headers();
-        let Some(service) = services.at(&key.destination, key.protocol, headers.destination_port()) else {
-            if let Some(service) = services.answering(&key.source, key.protocol, headers.source_port()) {
-                answer(packet, service, &headers);
-            }
-            return Verdict::Continue;
+    /// A packet of no remembered connection: the hash chooses. `None`: it is not for a service.
+    fn unknown(
+        &self,
+        services: &Services,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        probe: &Probe,
+        now: Now,
+    ) -> Result<Option<Way>, Verdict> {
+        let key = probe.key();
+        let Some(service) = service_at(services, key, headers) else {
+            return Ok(self.answer(services, packet, headers, key, now));
         };
-        let hash = hash(service, key);
-        let Some(backend) = service.choose(hash) else { return Verdict::Drop(DropReason::NoBackend) };
-        let mut translated = *key;
-        toward(service, backend, &mut translated);
-        // A segment in the middle of a connection may come from another box with the same configuration, which chose alike.
-        let connection = Connection::open(&headers);
-        let remembered = connection.and_then(|connection| {
-            let (service, backend) = (service.config.id, backend.id);
-            let state = Remembered { connection, service, backend };
-            let timeout = connection.timeout(&headers, services.timeouts());
-            let (forward, reverse) = (*key, translated.reversed());
-            let new = NewSession { forward, reverse, class: connection.class(), timeout, state };
-            shared.connections.insert(new, now, |_| ()).ok()
-        });
-        if remembered.is_none() {
-            shared.hash_only.fetch_add(1, Ordering::Relaxed);
-        } else {
-            backend.figures.connection();
-        }
-        backend.figures.packets(1, u64::from(headers.packet_len()));
-        match service.config.forward {
-            Forward::Dsr => packet.direct_to(backend.address),
-            Forward::Nat | Forward::FullNat(_) => translate(packet, &translated),
-        }
         packet.judge_each();
-        Verdict::Continue
+        let hash = hash(service, key);
+        let forward = service.config.forward;
+        let track = Track::open(headers, forward.is_one_sided());
+        for attempt in 0..ATTEMPTS {
+            // Where sources are ours another port of ours will do, else another backend.
+            let turn = if forward == Forward::FullNat { 0 } else { attempt };
+            let Some(backend) = service.choose(hash.rotate_left(turn as u32 * 4)) else {
+                return Err(reject(headers));
+            };
+            let seat = &backend.seat;
+            let translated = toward(service, seat, key, headers, hash, attempt)?;
+            let way = match forward {
+                Forward::Dsr => Way::Direct(seat.address),
+                Forward::Ipip => tunnel(seat.via(), seat.address)?,
+                Forward::Nat | Forward::FullNat => Way::Translated(translated),
+            };
+            let opened = track.map(|track| {
+                let timeout = track.timeout(headers, &self.shared.options.timeouts);
+                let reverse = self.shared.connections.probe(translated.reversed());
+                let state = Remembered { track, forward, seat: Arc::clone(seat) };
+                let new = NewSession { forward: *probe, reverse, class: track.class(), timeout, state };
+                self.shared.open(new, now)
+            });
+            match opened {
+                Some(Ok(_)) => {}
+                Some(Err(InsertError::Conflict { side: Side::Reverse, .. })) => continue,
+                // Another worker was faster: the packet belongs to its connection.
+                Some(Err(InsertError::Conflict { .. })) => match self.known(packet, headers, probe, now) {
+                    Some(judged) => return judged.map(Some),
+                    None => continue,
+                },
+                Some(Err(InsertError::SameKey)) => break,
+                // Its answers could not be told from others.
+                Some(Err(InsertError::Full | InsertError::Quota(_))) if forward == Forward::FullNat => {
+                    return Err(Verdict::Drop(DropReason::BalancerTableFull));
+                }
+                None if forward == Forward::FullNat => {
+                    return Err(Verdict::Drop(DropReason::BalancerInvalidState));
+                }
+                Some(Err(InsertError::Full | InsertError::Quota(_))) | None => {
+                    self.shared.decided_by_hash(now);
+                }
+            }
+            seat.figures.packets(1, headers.packet_len().into());
+            return Ok(Some(way));
+        }
+        Err(Verdict::Drop(DropReason::BalancerConflict))
+    }
+
+    /// An answer of a connection that is not remembered: its source becomes the service's, if the hash says that it can be one.
+    fn answer(
+        &self,
+        services: &Services,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        key: &SessionKey,
+        now: Now,
+    ) -> Option<Way> {
+        let ports = headers.flags.has(Flags::PORTS) && self.shared.expects_answers(now);
+        let service =
+            services.answering(&key.source, key.protocol, headers.source_port()).filter(|_| ports)?;
+        let (port, &[address]) = (service.config.one_port()?, service.config.addresses.as_slice()) else {
+            return None;
+        };
+        let as_sent = SessionKey { source: octets(address), source_port: port.to_be_bytes(), ..*key };
+        let chosen = service.choose(hash(service, &as_sent.reversed()))?;
+        packet.judge_each();
+        let ours = octets(chosen.seat.address) == key.source;
+        if ours {
+            chosen.seat.figures.packets(1, headers.packet_len().into());
+        }
+        ours.then_some(Way::Translated(as_sent))
+    }
+
+    /// An ICMP error about a packet of a connection goes to who sent that: the client, or the backend.
+    fn error(&self, services: &Services, packet: &mut Packet<'_>, now: Now) -> Verdict {
+        let Some(embedded) = packet.embedded() else { return Verdict::Continue };
+        let about = SessionKey::of(&embedded.key, 0);
+        let outer = *packet.headers();
+        // Its sender is who gets the error; else it is none of ours.
+        if outer.key.destination != about.source {
+            return Verdict::Continue;
+        }
+        let shared = &self.shared;
+        let found = shared.connections.lookup(&about.reversed(), now).and_then(|found| {
+            let keys = shared.connections.keys(found.id)?;
+            let to = shared.connections.read(found.id, |remembered, _| {
+                (remembered.forward, remembered.seat.address, remembered.seat.via())
+            })?;
+            Some((found.side, keys, to))
+        });
+        match found {
+            // About a request as the backend sees it.
+            Some((Side::Reverse, [opened, _], _)) => {
+                edit_embedded(packet, &opened);
+                packet.edit(Edit::Destination(address(&opened.source)));
+                // The client knows nothing of what is behind the service.
+                packet.edit(Edit::Source(address(&opened.destination)));
+                Verdict::Continue
+            }
+            // About an answer as the client sees it.
+            Some((Side::Forward, [_, answered], (forward, to, from))) => match forward {
+                Forward::Nat | Forward::FullNat => to_backend(packet, &answered),
+                Forward::Dsr => send(packet, Way::Direct(to)),
+                Forward::Ipip => tunnel(from, to).map_or_else(|verdict| verdict, |way| send(packet, way)),
+            },
+            None => {
+                let request = about.reversed();
+                let Some(service) = service_at(services, &request, &embedded) else {
+                    return Verdict::Continue;
+                };
+                let Some(backend) = service.choose(hash(service, &request)) else {
+                    return Verdict::Drop(DropReason::NoBackend);
+                };
+                shared.decided_by_hash(now);
+                let seat = &backend.seat;
+                match service.config.forward {
+                    Forward::Dsr => send(packet, Way::Direct(seat.address)),
+                    Forward::Ipip => tunnel(seat.via(), seat.address)
+                        .map_or_else(|verdict| verdict, |way| send(packet, way)),
+                    Forward::Nat => {
+                        let port = seat.port.filter(|_| embedded.flags.has(Flags::PORTS));
+                        let source_port = port.map_or(about.source_port, u16::to_be_bytes);
+                        let sent = SessionKey { source: octets(seat.address), source_port, ..about };
+                        to_backend(packet, &sent)
+                    }
+                    Forward::FullNat => Verdict::Drop(DropReason::BalancerInvalidState),
+                }
+            }
+        }
+    }
+
+    /// A fragment without ports goes the way of its first one.
+    fn later_fragment(
+        &self,
+        services: &Services,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        now: Now,
+    ) -> Verdict {
+        let datagram = datagram(packet.bytes(), packet.received());
+        match datagram.and_then(|datagram| self.shared.fragments.way(&datagram, now)) {
+            Some(Way::Translated(to)) => {
+                packet.edit(Edit::Source(address(&to.source)));
+                packet.edit(Edit::Destination(address(&to.destination)));
+                Verdict::Continue
+            }
+            Some(way) => send(packet, way),
+            // Not for a service, as far as can be told: a backend's own.
+            None if !services.has(&headers.key.destination) => Verdict::Continue,
+            None => Verdict::Drop(DropReason::FragmentBeforeFirst),
+        }
     }
 }
 
@@ -177,14 +338,21 @@ impl Function for Balancer {
     const KIND: &'static str = "load-balancer";
 
     fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict {
-        let headers = packet.headers();
-        if !headers.flags.has(Flags::PORTS) {
-            return Verdict::Continue;
-        }
-        let key = SessionKey::of(&headers.key, 0);
-        match self.known(packet, &key, context.now) {
-            Some(verdict) => verdict,
-            None => self.unknown(packet, &key, context.now),
+        let services = self.shared.snapshot().read();
+        let probe = self.probe(packet);
+        self.judge_by(&services, packet, probe.as_ref(), context.now)
+    }
+
+    /// As one by one; but the services are read once, and what the connection table will be asked is fetched together.
+    fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
+        let services = self.shared.snapshot().read();
+        let probes: ArrayVec<Option<Probe>, BATCH> =
+            batch.living().map(|packet| self.probe(packet)).collect();
+        let asked: ArrayVec<Probe, BATCH> = probes.iter().filter_map(|probe| *probe).collect();
+        self.shared.connections.prepare(&asked);
+        for (packet, probe) in batch.living().zip(&probes) {
+            let verdict = self.judge_by(&services, packet, probe.as_ref(), context.now);
+            packet.settle(verdict);
         }
     }
 
@@ -192,19 +360,53 @@ impl Function for Balancer {
         let connections = &self.shared.connections;
         if connections.keep_alive_credit(credit, seen.last)
             && let Some(id) = connections.credited(credit)
-            && let Some(remembered) = connections.read(id, |remembered, _| *remembered)
         {
-            let services = self.services.read();
-            let service = services.by_id(remembered.service);
-            if let Some(backend) = service.and_then(|service| service.backend(remembered.backend)) {
-                backend.figures.packets(seen.packets, seen.bytes);
-            }
+            connections.read(id, |remembered, _| {
+                remembered.seat.figures.packets(seen.packets, seen.bytes);
+            });
         }
     }
 
-    fn tick(&mut self, context: &Context) {
-        self.shared.connections.expire(context.now, AGED, |_| ());
+    fn explain(&self, packet: &Packet<'_>, context: &Context) -> Vec<String> {
+        let headers = packet.headers();
+        let key = SessionKey::of(&headers.key, 0);
+        let shared = &self.shared;
+        if let Some(found) = shared.connections.lookup(&key, context.now)
+            && let Some(backend) = shared
+                .connections
+                .read(found.id, |remembered, info| format!("{} ({:?})", remembered.seat.address, info.class))
+        {
+            let whose = if found.side == Side::Forward { "of the client" } else { "of the backend" };
+            return vec![format!(
+                "a packet {whose} of a connection that is remembered, with backend {backend}"
+            )];
+        }
+        let services = shared.snapshot().read();
+        let Some(service) = service_at(&services, &key, headers) else {
+            return vec!["for no service".to_owned()];
+        };
+        let config = &service.config;
+        let mut lines = vec![format!("for service {}, no connection is remembered", config.name)];
+        lines.push(match service.choose(hash(service, &key)) {
+            Some(backend) => format!("the hash chooses backend {}", backend.seat.address),
+            None => "no backend gets new connections".to_owned(),
+        });
+        lines
     }
+
+    fn tick(&mut self, context: &Context) {
+        self.shared.tick(context.now);
+    }
+}
+
+fn address(octets: &[u8; 16]) -> IpAddr {
+    IpAddr::from(*octets).to_canonical()
+}
+
+/// The service that a packet with this key is for. An ICMP query's identifier is no port.
+fn service_at<'a>(services: &'a Services, key: &SessionKey, headers: &Headers) -> Option<&'a Service> {
+    let port = if headers.flags.has(Flags::PORTS) { u16::from_be_bytes(key.destination_port) } else { 0 };
+    services.at(&key.destination, key.protocol, port)
 }
 
 /// The hash by which a service chooses: alike on boxes with the same configuration.
@@ -221,25 +423,119 @@ fn hash(service: &Service, key: &SessionKey) -> u64 {
 }
 
 /// The key of a packet as it goes to its backend.
-fn toward(service: &Service, backend: &Backend, key: &mut SessionKey) {
-    if service.config.forward == Forward::Dsr {
-        return;
+fn toward(
+    service: &Service,
+    seat: &Seat,
+    key: &SessionKey,
+    headers: &Headers,
+    hash: u64,
+    attempt: u64,
+) -> Result<SessionKey, Verdict> {
+    let forward = service.config.forward;
+    if forward.is_one_sided() {
+        return Ok(*key);
     }
-    key.destination = octets(backend.address);
-    if let Some(port) = backend.port {
-        key.destination_port = port.to_be_bytes();
+    let mut to = *key;
+    to.destination = octets(seat.address);
+    let ports = headers.flags.has(Flags::PORTS);
+    if let Some(port) = seat.port.filter(|_| ports) {
+        to.destination_port = port.to_be_bytes();
     }
-    if let Forward::FullNat(address) = service.config.forward {
-        key.source = octets(address);
+    if forward == Forward::FullNat {
+        let source = source(service, seat, hash.wrapping_add(attempt));
+        to.source = octets(source.ok_or(Verdict::Drop(DropReason::BalancerNoSource))?);
+        let own = u16::from_be_bytes(key.source_port);
+        let query = headers.flags.has(Flags::ICMP_QUERY);
+        if (ports || query) && (attempt > 0 || own < FIRST_PORT) {
+            // Spread over all there are, so that few are tried in vain.
+            let ports = u64::from(u16::MAX - FIRST_PORT) + 1;
+            let port = hash.rotate_left(32).wrapping_add(attempt.wrapping_mul(0x9e37_79b9_7f4a_7c15)) % ports;
+            to.source_port = (FIRST_PORT + port as u16).to_be_bytes();
+            if query {
+                to.destination_port = to.source_port;
+            }
+        }
     }
+    Ok(to)
 }
 
-/// An answer of a connection that is not remembered: its source becomes the service's, if that can be told.
-fn answer(packet: &mut Packet<'_>, service: &Service, headers: &Headers) {
-    if service.config.ports.len() == 1 {
-        packet.edit(Edit::Source(service.config.address));
-        packet.edit(Edit::SourcePort(*service.config.ports.start()));
-        debug_assert!(headers.flags.has(Flags::PORTS));
-        packet.judge_each();
+/// The address of ours that a backend shall answer to.
+fn source(service: &Service, seat: &Seat, number: u64) -> Option<IpAddr> {
+    if service.config.sources.is_empty() {
+        return seat.via();
+    }
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let fitting = || {
+        let ranges = service.config.sources.iter();
+        ranges.filter(|(first, _)| first.is_ipv4() == seat.address.is_ipv4())
+    };
+    let count = |(first, last): &(IpAddr, IpAddr)| bits(*last).saturating_sub(bits(*first)).saturating_add(1);
+    let all = fitting().map(count).fold(0u128, u128::saturating_add);
+    let mut number = u128::from(number).checked_rem(all)?;
+    for range in fitting() {
+        if number < count(range) {
+            let bits = bits(range.0) + number;
+            return Some(match range.0 {
+                IpAddr::V4(_) => IpAddr::V4((bits as u32).into()),
+                IpAddr::V6(_) => IpAddr::V6(bits.into()),
+            });
+        }
+        number -= count(range);
+    }
+    None
+}
+
+fn tunnel(from: Option<IpAddr>, to: IpAddr) -> Result<Way, Verdict> {
+    let from = from.ok_or(Verdict::Drop(DropReason::BalancerNoSource))?;
+    Ok(Way::Tunnel { from, to })
+}
+
+/// What a client is told whose service has no backend.
+fn reject(headers: &Headers) -> Verdict {
+    let tcp = headers.key.protocol == TCP;
+    let answer = if tcp { Answer::TcpReset } else { Answer::Icmp(IcmpError::PortUnreachable) };
+    Verdict::Reject(DropReason::NoBackend, answer)
+}
+
+/// Sends a packet its way.
+fn send(packet: &mut Packet<'_>, way: Way) -> Verdict {
+    match way {
+        Way::Translated(to) => translate(packet, &to),
+        Way::Direct(to) => packet.direct_to(to),
+        Way::Tunnel { from, to } => {
+            // Who puts a packet into a tunnel forwards it (RFC 2003, section 3.1).
+            if packet.headers().hop_limit <= 1 {
+                let told = Answer::Icmp(IcmpError::HopLimitExceeded);
+                return Verdict::Reject(DropReason::HopLimitExceeded, told);
+            }
+            packet.edit(Edit::DecrementHops);
+            if !packet.encapsulate(&Encapsulation::ip(from, to)) {
+                return Verdict::Drop(DropReason::TunnelTooDeep);
+            }
+        }
+    }
+    Verdict::Continue
+}
+
+/// An ICMP error about an answer: `sent` is that answer's key as the backend sent it.
+fn to_backend(packet: &mut Packet<'_>, sent: &SessionKey) -> Verdict {
+    edit_embedded(packet, sent);
+    packet.edit(Edit::Destination(address(&sent.source)));
+    Verdict::Continue
+}
+
+/// Gives the packet that an ICMP error is about this key.
+fn edit_embedded(packet: &mut Packet<'_>, to: &SessionKey) {
+    packet.edit_embedded(Edit::Source(address(&to.source)));
+    packet.edit_embedded(Edit::Destination(address(&to.destination)));
+    if packet
+        .embedded()
+        .is_some_and(|embedded| embedded.flags.any(Flags(Flags::PORTS.0 | Flags::ICMP_QUERY.0)))
+    {
+        packet.edit_embedded(Edit::SourcePort(u16::from_be_bytes(to.source_port)));
+        packet.edit_embedded(Edit::DestinationPort(u16::from_be_bytes(to.destination_port)));
     }
 }

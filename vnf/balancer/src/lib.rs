@@ -2,13 +2,23 @@
 //!
 //! * [`function`]: one packet's way to its backend, or back to its client.
 //! * [`service`]: services, backends, and how a packet's service is found.
+//! * [`seat`]: what of a backend outlives a configuration.
+//! * [`shared`]: what all workers share: the connections and the services in force.
 //! * [`maglev`]: which backend a connection gets, alike on every box with the same configuration.
 #![forbid(unsafe_code)]
 
+mod fragments;
 pub mod function;
 pub mod maglev;
+pub mod seat;
 pub mod service;
+pub mod shared;
+mod track;
 
-pub use function::{Balancer, Options, Shared};
+pub use function::Balancer;
 pub use maglev::{Maglev, MaglevError};
-pub use service::{Affinity, Backend, Figures, Forward, Health, Service, ServiceConfig, Services};
+pub use seat::{Figures, Seat};
+pub use service::{
+    Affinity, AllDown, Backend, FULL_SHARE, Forward, Health, Service, ServiceConfig, Services,
+};
+pub use shared::{Options, Overview, Shared};

@@ -1,0 +1,48 @@
+//! The figures of load balancers.
+
+use throughway_session::Class;
+
+use super::Page;
+use crate::app::Service;
+
+/// By function, service and backend; and of the connection tables.
+pub(super) fn balancers(page: &mut Page, service: &Service) {
+    for (function, director) in service.balancers() {
+        let function = function.as_str();
+        for row in director.rows() {
+            let labels = [("function", function), ("service", &*row.service), ("backend", &*row.backend)];
+            let [connections, packets, bytes] = row.figures;
+            let help =
+                "Whether the backend may get new connections: it answers its checks and is not drained.";
+            page.gauge("throughway_backend_up", help, &labels, f64::from(u8::from(row.up)));
+            let help = "The backend's share of the service's new connections, 0 to 1.";
+            page.gauge("throughway_backend_share", help, &labels, row.share);
+            let help = "Connections of the backend that are remembered.";
+            page.gauge("throughway_backend_active_connections", help, &labels, row.active.into());
+            let help = "Connections that the backend was given.";
+            page.counter("throughway_backend_connections_total", help, &labels, connections);
+            let help = "Packets of the backend's connections, both directions as far as they pass here.";
+            page.counter("throughway_backend_packets_total", help, &labels, packets);
+            let help = "Bytes of the IP packets of the backend's connections.";
+            page.counter("throughway_backend_bytes_total", help, &labels, bytes);
+        }
+        let overview = director.shared().overview();
+        for (class, count) in Class::ALL.into_iter().zip(overview.connections) {
+            let state = match class {
+                Class::HalfOpen => "half-open",
+                Class::Established => "established",
+                Class::Closing => "closing",
+            };
+            let help = "Connections that the load balancer remembers.";
+            let labels = [("function", function), ("state", state)];
+            page.gauge("throughway_balancer_connections", help, &labels, count.into());
+        }
+        let of = [("function", function)];
+        let help = "The most connections that the load balancer can remember.";
+        page.gauge("throughway_balancer_connections_limit", help, &of, overview.capacity.into());
+        let help = "Memory of the connection table.";
+        page.gauge("throughway_balancer_table_bytes", help, &of, overview.memory as f64);
+        let help = "Packets that the hash alone decided about, as their connection is not remembered: no room, or nothing that opens one.";
+        page.counter("throughway_balancer_hash_only_packets_total", help, &of, overview.hash_only);
+    }
+}

@@ -1,0 +1,173 @@
+//! What all workers share of one load balancer: connections, services, datagrams in pieces.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use throughway_session::connection::Timeouts;
+use throughway_session::{Class, Config, Removed, Seed, SessionId, SessionTable, Stats, WhenFull};
+use throughway_vnf::{Generations, Now, Slot, Snapshot};
+
+use crate::fragments::Fragments;
+use crate::seat::Seat;
+use crate::service::{Forward, Services};
+use crate::track::Track;
+
+/// Connections, and datagrams, that are looked at for their age between two batches.
+const AGED: usize = 64;
+
+/// For so long after the hash alone has decided (ns), answers without a connection are taken for those of such packets: as long
+/// as the connections of a flood may last that never found room.
+const HASH_ONLY_LASTS: u64 = 600_000_000_000;
+
+/// What is fixed for the life of the connection table.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The most connections that are remembered; others are served by the hash alone.
+    pub connections: u32,
+    /// The most connections that are remembered before both sides have spoken.
+    pub half_open: u32,
+    /// The secret of the connection table's hash function.
+    pub seed: [u64; 2],
+    /// How long connections are remembered without a packet.
+    pub timeouts: Timeouts,
+}
+
+/// What all workers share of one load balancer.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) options: Options,
+    pub(crate) connections: SessionTable<Remembered>,
+    pub(crate) fragments: Fragments,
+    services: Snapshot<Services>,
+    generations: Arc<Generations>,
+    hash_only: AtomicU64,
+    /// When the hash alone last decided, plus one; 0: never.
+    hash_only_at: AtomicU64,
+}
+
+/// What is remembered of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered {
+    pub(crate) track: Track,
+    pub(crate) forward: Forward,
+    pub(crate) seat: Arc<Seat>,
+}
+
+/// What a load balancer holds and has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Overview {
+    /// Connections that are remembered, by [`Class`]: half-open, established, closing.
+    pub connections: [u32; 3],
+    /// The most there may be.
+    pub capacity: u32,
+    /// What the connection table has counted.
+    pub table: Stats,
+    /// Packets that the hash alone decided about: the table was full, or its half-open share, or the packet can open nothing.
+    pub hash_only: u64,
+    /// Bytes of the connection table.
+    pub memory: usize,
+}
+
+impl Shared {
+    /// With no connections, and no services until they are published. `generations` is the data plane's.
+    pub fn new(options: Options, generations: Arc<Generations>) -> Shared {
+        let [a, b] = options.seed;
+        let half_open = options.half_open.min(options.connections);
+        let config = Config::new(options.connections, Seed([a, b])).half_open(half_open, WhenFull::Refuse);
+        Shared {
+            connections: SessionTable::new(config),
+            fragments: Fragments::new(Seed([b, a])),
+            options,
+            services: Snapshot::new(Services::default()),
+            generations,
+            hash_only: AtomicU64::new(0),
+            hash_only_at: AtomicU64::new(0),
+        }
+    }
+
+    /// The services in force.
+    pub fn services(&self) -> Arc<Services> {
+        self.services.read_owned()
+    }
+
+    pub(crate) fn snapshot(&self) -> &Snapshot<Services> {
+        &self.services
+    }
+
+    /// Puts services into force for all workers. Connections that are there keep their backends; only what is no connection yet,
+    /// or has none, leaves a backend that went down.
+    pub fn publish(&self, services: Services) {
+        let mut moved = false;
+        for service in services.iter() {
+            for (backend, weight) in service.config.backends.iter().zip(service.weights()) {
+                let avoided = backend.health == crate::service::Health::Down && *weight == 0;
+                moved |= backend.seat.set_avoided(avoided) && avoided;
+            }
+        }
+        self.services.publish(services);
+        if moved {
+            // Flows that the caches know are judged again, so that they can leave.
+            self.generations.bump([Slot::CONFIG]);
+        }
+    }
+
+    /// What it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What it holds and has done.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            connections: Class::ALL.map(|class| self.connections.count(class)),
+            capacity: self.options.connections,
+            table: self.connections.stats(),
+            hash_only: self.hash_only.load(Ordering::Relaxed),
+            memory: self.connections.memory(),
+        }
+    }
+
+    /// The hash alone has decided about a packet.
+    pub(crate) fn decided_by_hash(&self, now: Now) {
+        self.hash_only.fetch_add(1, Ordering::Relaxed);
+        self.hash_only_at.store(now.0.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether answers may come of packets that the hash alone decided about.
+    pub(crate) fn expects_answers(&self, now: Now) -> bool {
+        match self.hash_only_at.load(Ordering::Relaxed) {
+            0 => false,
+            at => now.0.saturating_sub(at) < HASH_ONLY_LASTS,
+        }
+    }
+
+    fn gone(removed: &Removed<Remembered>) {
+        removed.state.seat.figures.ended();
+    }
+
+    /// Ends a connection before its time: the flow caches forget what it answered.
+    pub(crate) fn end(&self, id: SessionId) {
+        if let Some(removed) = self.connections.remove(id) {
+            Shared::gone(&removed);
+            self.generations.bump([Slot::session(id.to_bits())]);
+        }
+    }
+
+    /// A bounded slice of ageing.
+    pub(crate) fn tick(&self, now: Now) {
+        self.connections.expire(now, AGED, |removed| Shared::gone(&removed));
+        self.fragments.expire(now, AGED);
+    }
+
+    /// Makes a connection.
+    pub(crate) fn open<K: throughway_session::Keyed>(
+        &self,
+        new: throughway_session::NewSession<Remembered, K>,
+        now: Now,
+    ) -> Result<SessionId, throughway_session::InsertError> {
+        let seat = Arc::clone(&new.state.seat);
+        let id = self.connections.insert(new, now, |removed| Shared::gone(&removed))?;
+        seat.figures.opened();
+        Ok(id)
+    }
+}
