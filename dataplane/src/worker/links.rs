@@ -109,7 +109,7 @@ impl Links {
 }
 
 /// The identifiers (outer, inner) of a frame's tags, zero where there is none; `None` when the frame ends before. As
-/// [`throughway_packet::parse`] reads them.
+/// [`throughway_packet::parse()`] reads them.
 fn tags_of(frame: &[u8]) -> Option<(u16, u16)> {
     let word = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk::<2>()?));
     let is_tag = |ether_type| matches!(ether_type, 0x8100 | 0x88a8 | 0x9100);
