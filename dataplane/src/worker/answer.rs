@@ -121,7 +121,7 @@ mod tests {
     use throughway_config::Config;
     use throughway_io::memory::MemoryIo;
     use throughway_packet::build::PacketBuilder;
-    use throughway_packet::{checksum, parse};
+    use throughway_packet::{PortId, checksum, parse};
     use throughway_vnf::IcmpError;
 
     use super::super::{Setup, Worker};
