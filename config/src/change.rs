@@ -11,8 +11,9 @@ mod nat;
 
 use crate::checked::{
     Api, Chain, Config, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route, Router, Target,
-    Workers,
+    Vlan, Workers,
 };
+use crate::value::Mac;
 
 /// One difference.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -115,7 +116,7 @@ impl Changes {
             self.push("interfaces", "put into another order");
         }
         for (old, new) in stayed {
-            let Interface { name, device, queues, xdp, zero_copy, checksum, on_failure } = new;
+            let Interface { name, device, queues, xdp, zero_copy, checksum, on_failure, vlan } = new;
             let path = |key: &str| format!("interfaces.{name}.{key}");
             let count = |queues: Option<u32>| queues.map_or("all".to_owned(), |queues| queues.to_string());
             self.value(path("device"), &old.device, device);
@@ -124,7 +125,21 @@ impl Changes {
             self.value(path("zero-copy"), old.zero_copy, *zero_copy);
             self.value(path("checksum"), old.checksum, *checksum);
             self.value(path("on-failure"), old.on_failure, *on_failure);
+            self.vlan(&path, old.vlan.as_ref(), vlan.as_ref());
         }
+    }
+
+    fn vlan(&mut self, path: &dyn Fn(&str) -> String, old: Option<&Vlan>, new: Option<&Vlan>) {
+        let tags = |vlan: Option<&Vlan>| vlan.map_or("none".to_owned(), ToString::to_string);
+        self.value(path("vlan"), tags(old), tags(new));
+        let (Some(old), Some(new)) = (old, new) else { return };
+        let Vlan { outer: _, inner: _, protocol, addresses, neighbours } = new;
+        self.value(path("vlan-protocol"), old.protocol, *protocol);
+        self.value(path("addresses"), list(&old.addresses), list(addresses));
+        let hosts = |neighbours: &[(std::net::IpAddr, Mac)]| {
+            list(&neighbours.iter().map(|(address, mac)| format!("{address} at {mac}")).collect::<Vec<_>>())
+        };
+        self.value(path("neighbours"), hosts(&old.neighbours), hosts(neighbours));
     }
 
     fn workers(&mut self, old: &Workers, new: &Workers) {

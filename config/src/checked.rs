@@ -28,6 +28,7 @@ mod services;
 mod sets;
 mod shadow;
 mod track;
+mod vlan;
 mod workers;
 
 pub use balancer::{Affinity, Backend, BalancerSource, Forwarding, LoadBalancer, Service, WhenAllDown};
@@ -45,6 +46,7 @@ pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
 pub use sets::{Set, SetContent, SetId};
 pub use track::{MidStream, Timeouts, Track};
+pub use vlan::{Vlan, VlanProtocol};
 pub use workers::{CORES, Poll, Workers};
 pub(crate) use workers::{CoreRange, FrameCount, MOST_FLOWS};
 

@@ -27,7 +27,7 @@ pub(crate) use chains::Chain;
 pub(crate) use firewall::{Firewall, Rule, Timeouts, Track};
 pub(crate) use functions::{Function, Kind};
 pub(crate) use given::{Given, Several};
-pub(crate) use interfaces::Interface;
+pub(crate) use interfaces::{Interface, Neighbour};
 pub(crate) use marker::{MarkRule, Marker};
 pub(crate) use matches::{Match, NatMatch, TcpFlags};
 pub(crate) use nat::{DestinationRule, Nat, SourceRule};

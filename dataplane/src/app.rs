@@ -18,6 +18,7 @@ use crate::control::{api, metrics};
 pub mod devices;
 pub mod remembered;
 pub mod service;
+mod steered;
 
 use remembered::Remembered;
 pub use service::{InterfaceView, Reloaded, Reloads, Service, WorkerView};

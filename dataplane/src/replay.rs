@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel::bounded;
-use throughway_config::{Checksum, Config};
+use throughway_config::Config;
 use throughway_flow::Generations;
 use throughway_io::PacketIo as _;
 use throughway_io::pcap::PcapIo;
@@ -46,7 +46,9 @@ pub struct Summary {
 /// Runs `config` over `inputs`.
 pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
     let names: Vec<String> = config.interfaces.iter().map(|interface| interface.name.to_string()).collect();
-    let mut io = PcapIo::new(names.len(), FRAMES);
+    let devices = config.device_numbers();
+    let first: Vec<&str> = config.devices().map(|interface| interface.name.as_str()).collect();
+    let mut io = PcapIo::new(first.len(), FRAMES);
     for (interface, file) in &inputs.captures {
         let port = names.iter().position(|name| name == interface).ok_or_else(|| {
             format!(
@@ -54,23 +56,20 @@ pub fn replay(config: &Config, inputs: &Inputs) -> Result<Summary, Failure> {
                 names.join(", ")
             )
         })?;
-        io.input(PortId(port as u16), file)?;
+        let device = devices.get(port).copied().unwrap_or(port);
+        io.input(PortId(device as u16), file)?;
     }
-    let interfaces: Vec<&str> = names.iter().map(String::as_str).collect();
-    io.output_directory(&inputs.output, &interfaces)?;
+    // What leaves by a device stands in one file, as it would be captured there.
+    io.output_directory(&inputs.output, &first)?;
     let stats = WorkerStats::new(names.len());
     let generations: Arc<Generations> = Arc::default();
     let states = States::new(0, Arc::clone(&generations));
     let blueprint = Blueprint::new(config, &inputs.host, &states)?;
     let program = blueprint.program(0, &mut Figures::default());
-    let settings = config
-        .interfaces
-        .iter()
-        .map(|interface| PortSettings { recompute_checksums: interface.checksum == Checksum::Recompute });
     // Nobody resolves neighbours here: what waits for one ends as unreachable, after its time in the capture.
     let (wanted, _nobody) = bounded(1);
     let setup = Setup {
-        settings: settings.collect(),
+        settings: PortSettings::of(config),
         stats: Arc::clone(&stats),
         wanted,
         generations,

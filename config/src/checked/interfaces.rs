@@ -1,7 +1,7 @@
 //! Devices and how they are attached to.
 
 use super::*;
-use crate::value::{DeviceName, words};
+use crate::value::{DeviceName, Number, Value, words};
 
 /// A network device of which packets are taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +21,35 @@ pub struct Interface {
     pub checksum: Checksum,
     /// What becomes of packets when the service dies.
     pub on_failure: FailMode,
+    /// The VLAN of the device that it is; `None` for untagged frames.
+    pub vlan: Option<Vlan>,
+}
+
+impl Config {
+    /// For every interface the number of its device: interfaces on one device have one number. Numbers are given in the order
+    /// of the file, from zero, without gaps.
+    pub fn device_numbers(&self) -> Vec<usize> {
+        let mut seen: Vec<&DeviceName> = Vec::new();
+        let numbers = self.interfaces.iter().map(|interface| {
+            seen.iter().position(|device| **device == interface.device).unwrap_or_else(|| {
+                seen.push(&interface.device);
+                seen.len() - 1
+            })
+        });
+        numbers.collect()
+    }
+
+    /// The first interface of every device, in the order of their numbers. What belongs to the device (queues, XDP mode, zero
+    /// copy, checksums, fail mode) is the same for all its interfaces.
+    pub fn devices(&self) -> impl Iterator<Item = &Interface> {
+        let mut next = 0;
+        let first = self.device_numbers().into_iter().zip(&self.interfaces).filter(move |(number, _)| {
+            let first = *number == next;
+            next += usize::from(first);
+            first
+        });
+        first.map(|(_, interface)| interface)
+    }
 }
 
 words! {
@@ -75,21 +104,68 @@ pub(super) fn check(raw: &Entries<crate::raw::Interface>, report: &mut Report<'_
         report.error(entry.name.span, format!("there are more than {MOST} interfaces"));
     }
     for (index, entry) in raw.list.iter().enumerate() {
-        let device = &entry.value.device;
-        if let Some(first) = raw.list[..index].iter().find(|earlier| earlier.value.device.text == device.text)
-        {
-            report.error(
-                device.span,
-                Misread::new(format!(
-                    "the device `{}` is already interface `{}`",
-                    device.text, first.name.text
-                ))
-                .help(format!("which is at line {}", first.name.span.line)),
-            );
-        }
+        check_twice(entry, &raw.list[..index], report);
     }
-    let checked: Vec<_> = raw.list.iter().map(|entry| Interface::check(entry, report)).collect();
+    let checked: Vec<_> = raw.list.iter().map(|entry| Interface::check(entry, &raw.list, report)).collect();
     checked.into_iter().collect()
+}
+
+/// Refuses an interface that gets the very frames of an earlier one.
+fn check_twice(
+    entry: &Entry<crate::raw::Interface>,
+    earlier: &[Entry<crate::raw::Interface>],
+    report: &mut Report<'_>,
+) {
+    let device = &entry.value.device;
+    let tags = |entry: &Entry<crate::raw::Interface>| {
+        let tags = entry.value.vlan.iter().flat_map(|tags| &tags.list);
+        tags.map(|tag| tag.text.trim_start_matches('0').to_owned()).collect::<Vec<_>>()
+    };
+    let same = |other: &&Entry<crate::raw::Interface>| {
+        other.value.device.text == device.text && tags(other) == tags(entry)
+    };
+    let Some(first) = earlier.iter().find(same) else { return };
+    let (span, what) = match entry.value.vlan.as_ref() {
+        Some(tags) => (tags.span, format!("this VLAN of `{}`", device.text)),
+        None => (device.span, format!("the device `{}`", device.text)),
+    };
+    report.error(
+        span,
+        Misread::new(format!("{what} is already interface `{}`", first.name.text))
+            .help(format!("which is at line {}", first.name.span.line)),
+    );
+}
+
+/// What is written of a device at any of its interfaces; `Some(None)` if nothing is. Two that say different things are refused.
+fn of_device<V: Value + Copy + PartialEq>(
+    own: &Entry<crate::raw::Interface>,
+    all: &[Entry<crate::raw::Interface>],
+    key: &str,
+    written: fn(&crate::raw::Interface) -> Option<&Written<V>>,
+    report: &mut Report<'_>,
+) -> Option<Option<V>> {
+    let device = &own.value.device.text;
+    let mut siblings = all.iter().filter(|entry| entry.value.device.text == *device);
+    let Some((first, value)) = siblings.find_map(|entry| Some((entry, written(&entry.value)?))) else {
+        return Some(None);
+    };
+    let Some(own) = written(&own.value) else {
+        // What is wrong with it is reported where it stands.
+        return value.text.parse().ok().map(Some);
+    };
+    let read = own.read(report)?;
+    if value.text.parse().is_ok_and(|value: V| value != read) {
+        report.error(
+            own.span,
+            Misread::new(format!(
+                "`{key}` is for the whole device `{device}`, and interface `{}` has `{}`",
+                first.name.text, value.text
+            ))
+            .help(format!("which is at line {}; write it once", value.span.line)),
+        );
+        return None;
+    }
+    Some(Some(read))
 }
 
 /// Every worker needs a queue of its own.
@@ -113,14 +189,17 @@ pub(super) fn check_queues(
 
 impl Interface {
     fn check(
-        Entry { name, value: raw }: &Entry<crate::raw::Interface>,
+        entry: &Entry<crate::raw::Interface>,
+        all: &[Entry<crate::raw::Interface>],
         report: &mut Report<'_>,
     ) -> Option<Self> {
+        let Entry { name, value: raw } = entry;
         let name = name.read(report);
         let device = raw.device.read(report);
-        let queues = raw.queues.as_ref().map(|queues| queues.read(report));
-        let xdp = raw.xdp.read_or(XdpMode::default(), report);
-        let zero_copy = raw.zero_copy.read_or(ZeroCopy::default(), report);
+        let queues = of_device(entry, all, "queues", |raw| raw.queues.as_ref(), report);
+        let xdp = of_device(entry, all, "xdp", |raw| raw.xdp.as_ref(), report).map(Option::unwrap_or_default);
+        let zero_copy = of_device(entry, all, "zero-copy", |raw| raw.zero_copy.as_ref(), report);
+        let zero_copy = zero_copy.map(Option::unwrap_or_default);
         if let (Some(XdpMode::Generic), Some(ZeroCopy::Require), Some(written)) =
             (xdp, zero_copy, &raw.zero_copy)
         {
@@ -130,19 +209,18 @@ impl Interface {
                     .help("set `xdp: native`, or do not require it"),
             );
         }
-        let checksum = raw.checksum.read_or(Checksum::default(), report);
-        let on_failure = raw.on_failure.read_or(FailMode::default(), report);
+        let checksum = of_device(entry, all, "checksum", |raw| raw.checksum.as_ref(), report);
+        let on_failure = of_device(entry, all, "on-failure", |raw| raw.on_failure.as_ref(), report);
+        let vlan = Vlan::check(raw, report);
         Some(Interface {
             name: name?,
             device: device?,
-            queues: match queues {
-                Some(number) => Some(number?.get()),
-                None => None,
-            },
+            queues: queues?.map(Number::get),
             xdp: xdp?,
             zero_copy: zero_copy?,
-            checksum: checksum?,
-            on_failure: on_failure?,
+            checksum: checksum?.unwrap_or_default(),
+            on_failure: on_failure?.unwrap_or_default(),
+            vlan: vlan?,
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Devices.
 
 use super::*;
-use crate::checked::{Checksum, FailMode, XdpMode, ZeroCopy};
-use crate::value::{DeviceName, Number};
+use crate::checked::{Checksum, FailMode, VlanProtocol, XdpMode, ZeroCopy};
+use crate::value::{Address, DeviceName, InterfaceAddress, Mac, Number};
 
 /// A network device and how it is attached to.
 #[derive(Deserialize, JsonSchema)]
@@ -20,4 +20,24 @@ pub(crate) struct Interface {
     pub(crate) checksum: Option<Written<Checksum>>,
     /// What becomes of packets when the service dies. Default: open.
     pub(crate) on_failure: Option<Written<FailMode>>,
+    /// The VLAN of the device that this is: an identifier, or an outer and an inner one. Without it, untagged frames.
+    #[serde(default)]
+    pub(crate) vlan: Given<OneOrMany<Number<1, 4094>>>,
+    /// What announces the outer tag of frames that are sent. Default: 802.1q, with two tags 802.1ad.
+    pub(crate) vlan_protocol: Option<Written<VlanProtocol>>,
+    /// Addresses on a VLAN, where the kernel has no VLAN device.
+    #[serde(default)]
+    pub(crate) addresses: Given<OneOrMany<InterfaceAddress>>,
+    /// Neighbours on a VLAN, where the kernel has no VLAN device.
+    pub(crate) neighbours: Option<Vec<Neighbour>>,
+}
+
+/// A host on a VLAN.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Neighbour {
+    /// Its address.
+    pub(crate) address: Written<Address>,
+    /// Its MAC address.
+    pub(crate) mac: Written<Mac>,
 }

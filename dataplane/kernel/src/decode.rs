@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{DecodeError, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{self, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{self, InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -50,10 +50,18 @@ pub(crate) fn link(payload: &[u8]) -> Decoded<u32, Link> {
             LinkAttribute::NumRxQueues(count) => link.rx_queues = count,
             LinkAttribute::NumTxQueues(count) => link.tx_queues = count,
             LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vlan(data)) => {
+                            link.vlan = data.into_iter().find_map(|attribute| match attribute {
+                                InfoVlan::Id(id) => Some(id),
+                                _ => None,
+                            });
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

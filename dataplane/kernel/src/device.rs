@@ -19,6 +19,12 @@ pub mod feature {
     pub const RX_LRO: &str = "rx-lro";
     /// The NIC takes the VLAN tag out of received frames; an XDP program then does not see it.
     pub const RX_VLAN: &str = "rx-vlan-hw-parse";
+    /// The same for 802.1ad's service tags.
+    pub const RX_SERVICE_VLAN: &str = "rx-vlan-stag-hw-parse";
+    /// The NIC receives only frames of VLANs that the kernel has a device for.
+    pub const RX_VLAN_FILTER: &str = "rx-vlan-filter";
+    /// The same for 802.1ad's service tags.
+    pub const RX_SERVICE_VLAN_FILTER: &str = "rx-vlan-stag-filter";
     /// The NIC checks checksums of received packets.
     pub const RX_CHECKSUM: &str = "rx-checksum";
     /// Senders leave checksums to the device: IPv4.

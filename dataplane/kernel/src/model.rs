@@ -70,6 +70,8 @@ pub struct Link {
     pub parent_elsewhere: bool,
     /// Kind of virtual device as `ip -d link` shows it (`veth`, `bridge`, `vlan`), none for hardware.
     pub kind: Option<String>,
+    /// The VLAN identifier of a device of the kind `vlan`; its frames are those of `parent` with that tag.
+    pub vlan: Option<u16>,
     /// Receive queues it was made with; those in use may be fewer, see [`crate::device::Devices::queues`].
     pub rx_queues: u32,
     /// Transmit queues it was made with.

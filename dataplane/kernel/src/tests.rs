@@ -24,6 +24,11 @@ const BLACKHOLE: &str = "02180000fe0300060000000008000f00fe00000008000100cb00710
 /// `ip addr add 10.9.0.1 peer 10.9.0.2/32 dev va`
 const PEER: &str = "0220800003000000080001000a090002080002000a0900010700030076610000080008008000000014000600\
     ffffffffffffffff7a7d06007a7d0600";
+/// `ip link add link wan name wan.200 type vlan proto 802.1ad id 200`, put together by hand from linux/if_link.h: the test
+/// machine's kernel has no VLAN devices.
+const VLAN: &str = "000001000600000043100100000000000c00030077616e2e3230300008000500040000000a000100020000000001000008000400dc05\
+    00003000120009000100766c616e00000000200002000600050088a8000006000100c80000000c00020001000000ffffffff\
+    ";
 /// A link-local address while the kernel looks for duplicates, with its flag made tentative.
 const LINK_LOCAL: &str = "0a4080fd0200000014000100fe80000000000000b08ffcfffef39bdb14000600ffffffffffffffff047d0600\
     047d0600080008008000000005000b0003000000";
@@ -77,6 +82,13 @@ fn routes_decode() {
         (key, route.kind, route.next_hops.len()),
         (slot("203.0.113.0", 24, 0), RouteKind::Blackhole, 0)
     );
+}
+
+#[test]
+fn a_vlan_says_which_one_it_is_and_of_what() {
+    let (index, link) = decode::link(&bytes(VLAN)).unwrap().unwrap();
+    assert_eq!((index, link.name.as_str(), link.kind.as_deref()), (6, "wan.200", Some("vlan")));
+    assert_eq!((link.vlan, link.parent, link.mtu), (Some(200), Some(4), 1500));
 }
 
 #[test]

@@ -115,11 +115,10 @@ pub enum DeviceError {
     },
 }
 
-/// Finds the devices of all interfaces and makes them ready.
+/// Finds the devices of all interfaces and makes them ready; in the order of [`Config::devices`].
 pub fn prepare(config: &Config, state: &State) -> Result<Vec<Device>, DeviceError> {
     let mut devices = Devices::open().map_err(DeviceError::Netlink)?;
-    let workers = config.workers.cores.len();
-    config.interfaces.iter().map(|interface| prepare_one(&mut devices, interface, workers, state)).collect()
+    config.devices().map(|interface| prepare_one(&mut devices, config, interface, state)).collect()
 }
 
 /// Offloads that merge packets or take something off them before XDP sees them.
@@ -129,12 +128,20 @@ const UNFIT: [(&str, bool); 2] = [(feature::RX_LRO, false), (feature::RX_VLAN, f
 const UNFIT_GENERIC: [(&str, bool); 3] =
     [(feature::RX_LRO, false), (feature::RX_VLAN, false), (feature::RX_GRO, false)];
 
+/// Offloads by which frames of a VLAN that only we know, or their tags, would not reach us.
+const OF_VLANS: [(&str, bool); 3] = [
+    (feature::RX_SERVICE_VLAN, false),
+    (feature::RX_VLAN_FILTER, false),
+    (feature::RX_SERVICE_VLAN_FILTER, false),
+];
+
 fn prepare_one(
     devices: &mut Devices,
+    config: &Config,
     interface: &Interface,
-    workers: usize,
     state: &State,
 ) -> Result<Device, DeviceError> {
+    let workers = config.workers.cores.len();
     let name = interface.name.to_string();
     let device = interface.device.to_string();
     let Some(link) = state.link_named(&device) else {
@@ -159,7 +166,12 @@ fn prepare_one(
         return Err(DeviceError::TooFewQueues { interface: name, device, found, workers });
     }
     let unfit: &[(&str, bool)] = if interface.xdp == XdpMode::Generic { &UNFIT_GENERIC } else { &UNFIT };
-    let saved = devices.switch(link.index, unfit).map_err(kernel)?;
+    // A VLAN of ours need not have a device of the kernel's.
+    let vlans =
+        config.interfaces.iter().any(|other| other.device == interface.device && other.vlan.is_some());
+    let filter: &[(&str, bool)] = if vlans { &OF_VLANS } else { &[] };
+    let unfit = [unfit, filter].concat();
+    let saved = devices.switch(link.index, &unfit).map_err(kernel)?;
     for (offload, outcome) in &saved.outcomes {
         match outcome {
             Switched::Done => {

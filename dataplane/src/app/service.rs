@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::bounded;
-use throughway_config::{Checksum, Config, FailMode, Poll, XdpMode, ZeroCopy};
+use throughway_config::{Config, Poll, XdpMode, ZeroCopy};
 use throughway_flow::entry::Flow;
 use throughway_flow::{Generations, Slot};
 use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
-use throughway_shared::steer;
+use throughway_packet::PortId;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
 use super::remembered::Remembered;
+use super::steered::Steered;
 use crate::assemble::balancer::Director;
 use crate::assemble::nat::NatSpec;
 use crate::assemble::state::States;
@@ -129,11 +130,7 @@ pub struct Service {
 impl Service {
     /// Starts everything, in order; on an error, what was started is undone.
     pub fn start(path: &Path, config: Config, mut remembered: Remembered) -> Result<Self, Failure> {
-        let names = config
-            .interfaces
-            .iter()
-            .map(|interface| (interface.name.to_string(), interface.device.to_string()));
-        let opened = mirror::open(names.collect())?;
+        let opened = mirror::open(&config.interfaces)?;
         let devices = devices::prepare(&config, opened.state())?;
 
         let facts = Arc::clone(opened.facts());
@@ -144,12 +141,13 @@ impl Service {
         blueprint.publish(&states);
         let mut steering = Steering::load()?;
         steering.local_addresses().replace(local(&facts, &states))?;
+        // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
+        // fails closed is never open, not even while the service of a dead one is taken over.
+        let steered = Steered::of(&config, &devices);
+        steered.tell(&facts, &mut steering)?;
         let mut attachments = Vec::new();
-        let mut interfaces = Vec::new();
-        for (port, (interface, device)) in config.interfaces.iter().zip(&devices).enumerate() {
-            // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
-            // fails closed is never open, not even while the service of a dead one is taken over.
-            steering.set_interface(device.ifindex, steer_entry(port, interface.on_failure, device.mac))?;
+        let mut by_device = Vec::new();
+        for (interface, device) in config.devices().zip(&devices) {
             let mode = match interface.xdp {
                 XdpMode::Auto => Mode::Auto,
                 XdpMode::Native => Mode::Native,
@@ -174,8 +172,11 @@ impl Service {
                 tracing::warn!(interface = %view.name, %reason, "native XDP was refused: running generic XDP, which is slower");
             }
             attachments.push(attachment);
-            interfaces.push(view);
+            by_device.push(view);
         }
+        let device_numbers = config.device_numbers();
+        let mut interfaces = views(&config, &device_numbers, &by_device);
+        tell_of_vlans(&config, &facts);
 
         let (wanted, wanted_from) = bounded(WANTED);
         let mut figures = Figures::default();
@@ -190,7 +191,7 @@ impl Service {
                 busy: config.workers.poll == Poll::Busy,
                 program: blueprint.program(number, &mut figures),
                 setup: Setup {
-                    settings: settings(&config),
+                    settings: PortSettings::of(&config),
                     stats: Arc::clone(&stats),
                     wanted: wanted.clone(),
                     generations: Arc::clone(&generations),
@@ -203,10 +204,12 @@ impl Service {
             for socket in &sockets {
                 steering.register_socket(socket.port.0.into(), socket.queue, &socket.fd)?;
             }
-            note_zero_copy(&mut interfaces, &sockets);
+            note_zero_copy(&mut interfaces, &device_numbers, &sockets);
             workers.push(WorkerView { number, core, stats });
         }
-        for view in &interfaces {
+        for view in
+            config.devices().filter_map(|first| interfaces.iter().find(|view| view.name == *first.name))
+        {
             if let Some(reason) = &view.zero_copy_fallback {
                 tracing::info!(interface = %view.name, %reason, "zero copy was refused: packets are copied");
             }
@@ -216,7 +219,7 @@ impl Service {
         let steering = Arc::new(Mutex::new(steering));
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
-            on_failure: config.interfaces.iter().map(|interface| interface.on_failure).collect(),
+            steered,
             states: Arc::clone(&states),
             generations: Arc::clone(&generations),
         };
@@ -397,6 +400,12 @@ impl Service {
         &self.interfaces
     }
 
+    /// The first interface on a device: where figures of the device are shown.
+    pub fn interface_of_device(&self, device: PortId) -> Option<&InterfaceView> {
+        let position = self.config.device_numbers().iter().position(|number| *number == device.index());
+        self.interfaces.get(position?)
+    }
+
     /// The workers, by number.
     pub fn workers(&self) -> &[WorkerView] {
         &self.workers
@@ -489,16 +498,22 @@ fn local(facts: &HostFacts, states: &States) -> impl Iterator<Item = (std::net::
     })
 }
 
-fn steer_entry(port: usize, on_failure: FailMode, mac: [u8; 6]) -> steer::Interface {
-    steer::Interface {
-        number: port as u32,
-        first_socket: steer::first_socket(port as u32),
-        flags: match on_failure {
-            FailMode::Open => 0,
-            FailMode::Closed => steer::FAIL_CLOSED,
-        },
-        mac,
-        reserved: [0; 2],
+/// What is shown of every interface, from what its device was granted.
+fn views(config: &Config, numbers: &[usize], by_device: &[InterfaceView]) -> Vec<InterfaceView> {
+    let numbered = config.interfaces.iter().zip(numbers);
+    let views = numbered.filter_map(|(interface, number)| {
+        Some(InterfaceView { name: interface.name.to_string(), ..by_device.get(*number)?.clone() })
+    });
+    views.collect()
+}
+
+/// Says which VLANs the kernel has no device for: there it answers no ARP and resolves no neighbour.
+fn tell_of_vlans(config: &Config, facts: &HostFacts) {
+    for (interface, port) in config.interfaces.iter().zip(&facts.ports) {
+        if let Some(vlan) = interface.vlan.as_ref().filter(|_| port.ifindex == 0) {
+            tracing::info!(interface = %interface.name, device = %interface.device, %vlan,
+                "the kernel has no device for this VLAN: only addresses and neighbours of the configuration are known");
+        }
     }
 }
 
@@ -513,18 +528,10 @@ fn names_of(config: &Config) -> Vec<String> {
     config.interfaces.iter().map(|interface| interface.name.to_string()).collect()
 }
 
-fn settings(config: &Config) -> Vec<PortSettings> {
-    let settings = config
-        .interfaces
-        .iter()
-        .map(|interface| PortSettings { recompute_checksums: interface.checksum == Checksum::Recompute });
-    settings.collect()
-}
-
 /// The sockets of worker `number`: queue q of every interface belongs to worker q modulo the number of workers.
 fn xsk_config(config: &Config, devices: &[Device], number: usize) -> XskConfig {
     let workers = config.workers.cores.len();
-    let ports = config.interfaces.iter().zip(devices).map(|(interface, device)| XskPort {
+    let ports = config.devices().zip(devices).map(|(interface, device)| XskPort {
         device: device.name.clone(),
         queues: (0..device.queues).filter(|queue| *queue as usize % workers == number).collect(),
         zero_copy: match interface.zero_copy {
@@ -541,17 +548,18 @@ fn xsk_config(config: &Config, devices: &[Device], number: usize) -> XskConfig {
     }
 }
 
-fn note_zero_copy(interfaces: &mut [InterfaceView], sockets: &[live::OpenSocket]) {
-    for socket in sockets {
-        let Some(view) = interfaces.get_mut(socket.port.index()) else { continue };
-        let granted = if socket.granted.zero_copy { "yes" } else { "no" };
-        view.zero_copy = match view.zero_copy.as_str() {
-            "" => granted.to_owned(),
-            known if known == granted => known.to_owned(),
-            _ => "partly".to_owned(),
-        };
-        if view.zero_copy_fallback.is_none() {
-            view.zero_copy_fallback.clone_from(&socket.granted.fallback_reason);
+fn note_zero_copy(interfaces: &mut [InterfaceView], numbers: &[usize], sockets: &[live::OpenSocket]) {
+    for (view, number) in interfaces.iter_mut().zip(numbers) {
+        for socket in sockets.iter().filter(|socket| socket.port.index() == *number) {
+            let granted = if socket.granted.zero_copy { "yes" } else { "no" };
+            view.zero_copy = match view.zero_copy.as_str() {
+                "" => granted.to_owned(),
+                known if known == granted => known.to_owned(),
+                _ => "partly".to_owned(),
+            };
+            if view.zero_copy_fallback.is_none() {
+                view.zero_copy_fallback.clone_from(&socket.granted.fallback_reason);
+            }
         }
     }
 }
@@ -559,7 +567,7 @@ fn note_zero_copy(interfaces: &mut [InterfaceView], sockets: &[live::OpenSocket]
 /// Keeps the steering program's maps true to the host.
 struct SteerWatcher {
     steering: Arc<Mutex<Steering>>,
-    on_failure: Vec<FailMode>,
+    steered: Steered,
     states: Arc<States>,
     generations: Arc<Generations>,
 }
@@ -577,14 +585,8 @@ impl Watcher for SteerWatcher {
         if let Err(error) = steering.local_addresses().replace(local(facts, &self.states)) {
             tracing::error!(%error, "the XDP program could not be told of the host's addresses");
         }
-        for (port, (facts, on_failure)) in facts.ports.iter().zip(&self.on_failure).enumerate() {
-            // A device that went away took its program with it.
-            if facts.ifindex != 0
-                && let Err(error) =
-                    steering.set_interface(facts.ifindex, steer_entry(port, *on_failure, facts.mac))
-            {
-                tracing::error!(%error, device = %facts.device, "the XDP program could not be told of the interface");
-            }
+        if let Err(error) = self.steered.tell(facts, &mut steering) {
+            tracing::error!(%error, "the XDP program could not be told of the interfaces");
         }
     }
 }

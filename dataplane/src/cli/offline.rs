@@ -15,7 +15,7 @@ use crate::assemble::findings::findings;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, Figures};
 use crate::explain;
-use crate::host::HostFacts;
+use crate::host::{HostFacts, NeighbourFacts};
 use crate::replay::{self, Inputs};
 
 /// Loads a configuration; prints its warnings; what is wrong with it is the failure.
@@ -54,6 +54,7 @@ pub(super) fn check(path: &Path, as_json: bool) -> Result<ExitCode, Failure> {
         json!({
             "interface": interface.name.to_string(),
             "device": interface.device.to_string(),
+            "vlan": interface.vlan.as_ref().map(ToString::to_string),
             "xdp": interface.xdp.to_string(),
             "zero_copy": interface.zero_copy.to_string(),
             "checksum": interface.checksum.to_string(),
@@ -157,7 +158,19 @@ fn host(config: &Config, path: Option<&Path>) -> Result<HostFacts, Failure> {
     let Some(path) = path else {
         complain("note: no --host file: addresses, kernel routes and neighbours are unknown");
         let names = config.interfaces.iter().map(|port| (port.name.to_string(), port.device.to_string()));
-        return Ok(HostFacts::invented(names));
+        let mut facts = HostFacts::invented(names);
+        for (port, (interface, known)) in (0u16..).zip(config.interfaces.iter().zip(&mut facts.ports)) {
+            let Some(vlan) = &interface.vlan else { continue };
+            known.addresses.extend(vlan.addresses.iter().map(|given| (given.address, given.len)));
+            facts.local.extend(vlan.addresses.iter().map(|given| given.address));
+            facts.neighbours.extend(vlan.neighbours.iter().map(|(address, mac)| NeighbourFacts {
+                port,
+                address: *address,
+                mac: mac.0,
+                state: "permanent".to_owned(),
+            }));
+        }
+        return Ok(facts);
     };
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let facts: HostFacts =

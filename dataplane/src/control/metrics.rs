@@ -399,8 +399,7 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
         batch_sizes(page, &labels, port);
     }
     for (port, queue, socket) in stats.sockets.get().into_iter().flatten() {
-        let interface =
-            service.interfaces().get(port.index()).map_or("", |interface| interface.name.as_str());
+        let interface = service.interface_of_device(*port).map_or("", |interface| interface.name.as_str());
         let queue = queue.to_string();
         let labels = [("interface", interface), ("queue", queue.as_str()), ("worker", number.as_str())];
         for (name, counter) in SocketStats::NAMES.iter().zip(&socket.values) {

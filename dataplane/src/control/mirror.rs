@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
+use throughway_config::Interface;
 use throughway_flow::{Generations, Slot};
 use throughway_kernel::model::{RouteKind, State};
 use throughway_kernel::{Changes, KernelError, Mirror, MirrorStats, Resolver, Waiter};
@@ -124,12 +125,13 @@ pub struct Opened {
     facts: Arc<HostFacts>,
 }
 
-/// Reads the kernel's state for the ports `names` (name in the configuration, device).
-pub fn open(names: Vec<(String, String)>) -> Result<Opened, KernelError> {
+/// Reads the kernel's state for the interfaces of a configuration.
+pub fn open(interfaces: &[Interface]) -> Result<Opened, KernelError> {
     let mirror = Mirror::open()?;
-    let own = names.into_iter().map(|(name, device)| {
+    let own = interfaces.iter().map(|interface| {
+        let (name, device) = (interface.name.to_string(), interface.device.to_string());
         let ifindex = mirror.state().link_named(&device).map_or(0, |link| link.index);
-        OwnPort { name, device, ifindex }
+        OwnPort { name, device, ifindex, vlan: interface.vlan.clone() }
     });
     let own: Vec<_> = own.collect();
     let facts = Arc::new(facts(mirror.state(), &own, &Silent::default()));

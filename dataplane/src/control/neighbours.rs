@@ -87,7 +87,9 @@ pub(super) fn resolve(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let ifindex = shared.facts().ports.get(port.index()).map(|port| port.ifindex);
+        // Where the kernel has no device, as for a VLAN of ours alone, it can resolve nothing.
+        let ifindex =
+            shared.facts().ports.get(port.index()).map(|port| port.ifindex).filter(|index| *index != 0);
         if let Some(ifindex) = ifindex {
             shared.count(|figures| figures.resolutions += 1);
             if let Err(error) = resolver.resolve(ifindex, address) {

@@ -91,12 +91,13 @@ fn sum<'a>(service: &'a Service, port: usize, figure: impl Fn(&'a PortStats) -> 
 }
 
 fn interfaces(service: &Service) -> Value {
-    let host = service.host();
+    let (host, config) = (service.host(), service.config());
     let rows = service.interfaces().iter().enumerate().map(|(port, view)| {
         let facts = host.ports.get(port);
         json!({
             "interface": view.name,
             "device": view.device,
+            "vlan": config.interfaces.get(port).and_then(|interface| interface.vlan.as_ref()).map(ToString::to_string),
             "state": if facts.is_some_and(|facts| facts.up) { "up" } else { "down" },
             "mac": facts.map(|facts| mac_to_text(facts.mac)),
             "mtu": facts.map(|facts| facts.mtu),
@@ -215,7 +216,7 @@ fn drops(service: &Service) -> Value {
     }
     for worker in service.workers() {
         for (port, queue, socket) in worker.stats.sockets.get().into_iter().flatten() {
-            let interface = service.interfaces().get(port.index()).map_or("", |view| view.name.as_str());
+            let interface = service.interface_of_device(*port).map_or("", |view| view.name.as_str());
             for (name, counter) in SocketStats::NAMES.iter().zip(&socket.values) {
                 let explanation = match *name {
                     "rx_dropped" => {

@@ -2,7 +2,7 @@
 //! 4443, section 2.4 f).
 
 use throughway_io::{Frame, PacketIo};
-use throughway_packet::{Action, Edit, Extra, Headers, PortId, icmp, reset};
+use throughway_packet::{Edit, Extra, Headers, Rewrite, icmp, reset};
 use throughway_vnf::{Answer, Context, Now};
 
 use super::Engine;
@@ -81,19 +81,25 @@ impl<I: PacketIo> Engine<I> {
             self.io.release(reply);
             return None;
         };
-        let mut action = Action::nothing();
-        Edit::Egress(PortId(origin.port.0)).record(&mut parsed.clone(), &mut action);
+        let (mut view, mut rewrite) = (parsed, Rewrite::nothing());
+        Edit::Egress(origin.port).record_all(&mut view, &mut rewrite);
+        // It has the tags of the packet that it answers, and may leave by another interface.
+        if let Some(tags) = self.links.retag(origin.port, &parsed) {
+            Edit::Tags(tags).record_all(&mut view, &mut rewrite);
+        }
         match origin.macs {
             Some((destination, source)) => {
-                Edit::Ethernet { destination, source }.record(&mut parsed.clone(), &mut action);
-                throughway_packet::apply(&action, &parsed, reply.bytes_mut());
-                self.enqueue(reply, headers.ingress(), origin.port);
+                Edit::Ethernet { destination, source }.record_all(&mut view, &mut rewrite);
+                match throughway_packet::execute(&rewrite, &parsed, &mut reply) {
+                    Ok(()) => self.enqueue(reply, headers.ingress(), origin.port),
+                    Err(error) => self.end(reply, headers.ingress(), error.into()),
+                }
             }
             None => {
                 let held = Held {
                     frame: reply,
                     headers: parsed,
-                    rewrite: action.into(),
+                    rewrite,
                     extra: Extra::nothing(),
                     // An answer to an answer is never sent, so no chain is needed to route one back.
                     forwarded: false,
@@ -115,7 +121,7 @@ mod tests {
     use throughway_config::Config;
     use throughway_io::memory::MemoryIo;
     use throughway_packet::build::PacketBuilder;
-    use throughway_packet::{checksum, parse};
+    use throughway_packet::{PortId, checksum, parse};
     use throughway_vnf::IcmpError;
 
     use super::super::{Setup, Worker};

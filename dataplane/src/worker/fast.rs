@@ -94,7 +94,7 @@ impl<I: PacketIo> Engine<I> {
         let Some(queue) = self.backlog.get_mut(egress.index()).filter(|queue| queue.is_empty()) else {
             return false;
         };
-        transmit(&mut self.io, &self.stats, egress, &mut self.received);
+        transmit(&mut self.io, &self.stats, &self.links, egress, &mut self.received);
         queue.append(&mut self.received);
         true
     }

@@ -3,6 +3,7 @@
 //! * [`Worker`]: the loop's state and one round of it, generic over the ports ([`PacketIo`]), so that tests, replay and the
 //!   live service run the very same code.
 //! * `fast`: packets of flows that are known: one lookup, one rewrite, however long the chain is.
+//! * `links`: which interface a frame belongs to, where a device carries VLANs.
 //! * [`hold`]: packets that wait for a neighbour.
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
@@ -15,6 +16,7 @@ mod fast;
 mod fragment;
 pub mod hold;
 pub mod inspect;
+mod links;
 pub mod live;
 mod pace;
 pub mod uses;
@@ -24,9 +26,10 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
+use throughway_config::{Checksum, Config, VlanProtocol};
 use throughway_flow::{FlowCache, Generations, Policy, Round, Settled};
 use throughway_io::{Frame, PacketIo};
-use throughway_packet::{Extra, Headers, PortId, Rewrite};
+use throughway_packet::{Edit, Extra, Headers, PortId, Rewrite, Tags};
 use throughway_vnf::packet::State;
 use throughway_vnf::{
     Answer, BATCH, Batch, Context, Credit, Credits, Dependencies, DropReason, Now, Packet, Seen,
@@ -36,6 +39,7 @@ use crate::chain::Program;
 use crate::stats::WorkerStats;
 use answer::Limiter;
 use hold::{Held, Hold};
+use links::Links;
 use pace::Pace;
 
 /// A neighbour that somebody must resolve.
@@ -51,11 +55,32 @@ const NEIGHBOUR_PATIENCE: u64 = 3_000_000_000;
 /// How often a neighbour that did not answer yet is asked for again, in nanoseconds.
 const ASK_AGAIN: u64 = 1_000_000_000;
 
-/// What the worker must know of a port beside its queues.
+/// What the worker must know of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PortSettings {
     /// Compute the checksums of received packets anew: the sender leaves them partial (checksum offload of a virtual device).
     pub recompute_checksums: bool,
+    /// The number of its device among the ports; `None` for the interface's own number.
+    pub device: Option<u16>,
+    /// The tags of its frames, where it is a VLAN of its device.
+    pub tags: Tags,
+}
+
+impl PortSettings {
+    /// What `config` says of its interfaces, in their order. Devices are numbered as [`Config::device_numbers`] does.
+    pub fn of(config: &Config) -> Vec<PortSettings> {
+        let numbered = config.interfaces.iter().zip(config.device_numbers());
+        let settings = numbered.map(|(interface, device)| PortSettings {
+            recompute_checksums: interface.checksum == Checksum::Recompute,
+            device: u16::try_from(device).ok(),
+            tags: interface.vlan.as_ref().map_or(Tags::NONE, |vlan| Tags {
+                outer: vlan.outer,
+                inner: vlan.inner.unwrap_or_default(),
+                service: vlan.protocol == VlanProtocol::Dot1ad,
+            }),
+        });
+        settings.collect()
+    }
 }
 
 /// What became of one packet at the end of its chain.
@@ -79,7 +104,7 @@ enum End {
 
 /// What a worker is made with, beside its ports and its program.
 pub struct Setup {
-    /// Facts about the ports, in their order.
+    /// Facts about the interfaces, in their order; without any, every port is an interface.
     pub settings: Vec<PortSettings>,
     /// What it counts.
     pub stats: Arc<WorkerStats>,
@@ -104,6 +129,7 @@ struct Engine<I: PacketIo> {
     io: I,
     program: Program,
     settings: Vec<PortSettings>,
+    links: Links,
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
@@ -111,6 +137,8 @@ struct Engine<I: PacketIo> {
     unknown: Vec<I::Frame>,
     /// Known packets that came in behind so many of the unknown ones, with their egress.
     behind: Vec<(usize, I::Frame, PortId)>,
+    /// By interface: where frames of a device with VLANs are sorted into.
+    sorted: Vec<Vec<I::Frame>>,
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
@@ -123,17 +151,21 @@ impl<I: PacketIo> Worker<I> {
     /// A worker that runs `program` over `io`.
     pub fn new(io: I, program: Program, setup: Setup) -> Self {
         let Setup { settings, stats, wanted, generations, flows, seed } = setup;
-        let backlog = (0..io.ports()).map(|_| Vec::with_capacity(BACKLOG + BATCH)).collect();
+        let links = Links::new(&settings, io.ports());
+        let backlog = (0..links.interfaces()).map(|_| Vec::with_capacity(BACKLOG + BATCH)).collect();
+        let sorted = (0..links.interfaces()).map(|_| Vec::with_capacity(BATCH)).collect();
         let engine = Engine {
             io,
             program,
             settings,
+            links,
             stats,
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
             behind: Vec::with_capacity(BATCH),
+            sorted,
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
@@ -213,12 +245,15 @@ impl<I: PacketIo> Engine<I> {
             flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
         let mut total = 0;
-        for port in 0..self.io.ports() {
-            let port = PortId(port as u16);
-            let count = self.io.receive(port, BATCH, &mut self.received);
+        for device in 0..self.io.ports() {
+            let device = PortId(device as u16);
+            let count = self.io.receive(device, BATCH, &mut self.received);
             if count > 0 {
                 total += count;
-                self.batch(port, context, round);
+                match self.links.whole(device) {
+                    Some(port) => self.batch(port, context, round),
+                    None => self.sort(device, context, round),
+                }
             }
         }
         self.program.tick(context);
@@ -228,6 +263,29 @@ impl<I: PacketIo> Engine<I> {
             self.stats.idle_rounds.add(1);
         }
         total
+    }
+
+    /// Sorts the received frames of a device with VLANs by interface, and goes on with those of one after the other.
+    fn sort(&mut self, device: PortId, context: &Context, round: &Round<'_>) {
+        let mut received = std::mem::take(&mut self.received);
+        for frame in received.drain(..) {
+            let port = self.links.interface_of(device, frame.bytes());
+            match port.and_then(|port| self.sorted.get_mut(port.index())) {
+                Some(sorted) => sorted.push(frame),
+                None => {
+                    let first = self.links.first(device);
+                    self.stats.received(first, 1, frame.bytes().len() as u64);
+                    self.end(frame, first, DropReason::UnclaimedVlan);
+                }
+            }
+        }
+        self.received = received;
+        for port in 0..self.sorted.len() {
+            if let Some(sorted) = self.sorted.get_mut(port).filter(|sorted| !sorted.is_empty()) {
+                std::mem::swap(&mut self.received, sorted);
+                self.batch(PortId(port as u16), context, round);
+            }
+        }
     }
 
     fn batch(&mut self, port: PortId, context: &Context, round: &Round<'_>) {
@@ -260,7 +318,7 @@ impl<I: PacketIo> Engine<I> {
             .iter()
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
-        let mut outcomes = walk(&mut self.program, chain, &frames, &parsed, context).into_iter();
+        let mut outcomes = walk(&mut self.program, chain, &self.links, &frames, &parsed, context).into_iter();
         let mut behind = std::mem::take(&mut self.behind);
         let mut waiting = behind.drain(..).peekable();
         for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {
@@ -334,7 +392,7 @@ impl<I: PacketIo> Engine<I> {
             None => self.end(frame, ingress, DropReason::NoEgressQueue),
             Some(queue) if queue.len() >= BACKLOG => {
                 // Make room first: what the ring can take now need not be dropped.
-                transmit(&mut self.io, &self.stats, egress, queue);
+                transmit(&mut self.io, &self.stats, &self.links, egress, queue);
                 if queue.len() < BACKLOG {
                     queue.push(frame);
                 } else {
@@ -353,7 +411,7 @@ impl<I: PacketIo> Engine<I> {
     fn send(&mut self) {
         for (port, frames) in self.backlog.iter_mut().enumerate() {
             if !frames.is_empty() {
-                transmit(&mut self.io, &self.stats, PortId(port as u16), frames);
+                transmit(&mut self.io, &self.stats, &self.links, PortId(port as u16), frames);
             }
         }
         self.io.flush();
@@ -411,7 +469,7 @@ impl<I: PacketIo> Engine<I> {
             let chain = if held.forwarded { self.program.chain_of(held.headers.ingress()) } else { None };
             match result {
                 Ok((destination, source)) => {
-                    throughway_packet::Edit::Ethernet { destination, source }
+                    Edit::Ethernet { destination, source }
                         .record(&mut held.headers.clone(), &mut held.rewrite.action);
                     self.execute(held.frame, chain, &held.headers, &held.rewrite, &held.extra);
                 }
@@ -426,8 +484,14 @@ impl<I: PacketIo> Engine<I> {
 }
 
 /// Sends frames from the front of `frames`, as many as the port takes, and counts them.
-fn transmit<I: PacketIo>(io: &mut I, stats: &WorkerStats, port: PortId, frames: &mut Vec<I::Frame>) {
-    let sent = io.transmit(port, frames);
+fn transmit<I: PacketIo>(
+    io: &mut I,
+    stats: &WorkerStats,
+    links: &Links,
+    port: PortId,
+    frames: &mut Vec<I::Frame>,
+) {
+    let sent = io.transmit(links.device(port), frames);
     if let Some(stats) = stats.ports.get(port.index()) {
         stats.sent.add(sent.frames as u64, sent.bytes);
     }
@@ -445,6 +509,7 @@ fn tell(program: &mut Program, settled: &Settled) {
 fn walk<F: Frame>(
     program: &mut Program,
     chain: Option<usize>,
+    links: &Links,
     frames: &[F],
     parsed: &[Result<Headers, DropReason>],
     context: &Context,
@@ -464,6 +529,13 @@ fn walk<F: Frame>(
         chain.stats.entered.add(batch.packets().len() as u64, bytes);
     }
     program.walk(index, &mut batch, context);
+    // No function needs to know of VLANs: packets get the tags of the interface that they leave by.
+    for packet in batch.living() {
+        let tags = packet.egress().and_then(|egress| links.retag(egress, packet.headers()));
+        if let Some(tags) = tags {
+            packet.edit(Edit::Tags(tags));
+        }
+    }
     for packet in batch.packets() {
         let end = match packet.state() {
             State::Dropped(reason, answer) => End::Drop(reason, answer),

@@ -78,7 +78,7 @@ impl Bench {
         let blueprint = Blueprint::new(&config, facts, &states).unwrap();
         let mut figures = Figures::default();
         let (wanted, wanted_from) = bounded(64);
-        let stats = WorkerStats::new(3);
+        let stats = WorkerStats::new(settings.len().max(3));
         let io = MemoryIo::new(3, 4096, 2048);
         let program = blueprint.program(0, &mut figures);
         let setup = Setup {

@@ -1,6 +1,9 @@
 //! The loaded program and its maps.
 
-use std::{collections::BTreeMap, os::fd::AsFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
+};
 
 use aya::{
     Ebpf, EbpfError,
@@ -10,7 +13,7 @@ use aya::{
 };
 use throughway_shared::steer::{
     self, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES, PROGRAM, Reason, SOCKETS,
-    STEERED,
+    STEERED, VLANS, Vlan, VlanKey,
 };
 
 use crate::{AttachError, Attachment, Counters, LocalAddresses, Mode, attach, counters};
@@ -89,6 +92,9 @@ pub(crate) fn in_map(map: &'static str) -> impl Fn(MapError) -> SteeringError {
 pub struct Steering {
     program: Ebpf,
     interfaces: HashMap<MapData, u32, [u8; Interface::SIZE]>,
+    vlans: HashMap<MapData, [u8; VlanKey::SIZE], [u8; Vlan::SIZE]>,
+    /// What is in that map.
+    known_vlans: BTreeSet<VlanKey>,
     /// Interface number → ifindex of its latest user.
     numbers: BTreeMap<u32, u32>,
     addresses: LocalAddresses,
@@ -120,6 +126,8 @@ impl Steering {
         let mut take = |name| bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name });
         Ok(Steering {
             interfaces: take(INTERFACES)?.try_into().map_err(in_map(INTERFACES))?,
+            vlans: take(VLANS)?.try_into().map_err(in_map(VLANS))?,
+            known_vlans: BTreeSet::new(),
             numbers: BTreeMap::new(),
             addresses: LocalAddresses::new(
                 take(LOCAL_ADDRESSES)?.try_into().map_err(in_map(LOCAL_ADDRESSES))?,
@@ -148,26 +156,52 @@ impl Steering {
     ///
     /// When the number is not below [`MAX_INTERFACES`], or the map cannot be written.
     pub fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<(), SteeringError> {
-        check("interface number", interface.number, MAX_INTERFACES)?;
-        if self.numbers.get(&interface.number).is_some_and(|&other| other != ifindex) {
-            let cpus = nr_cpus().map_err(|(_, error)| SteeringError::Cpus(error))?;
-            for &reason in Reason::ALL {
-                let zero = PerCpuValues::try_from(vec![0; cpus]).map_err(SteeringError::Cpus)?;
-                let at = steer::counter(interface.number, reason);
-                self.steered.set(at, zero, 0).map_err(in_map(STEERED))?;
-            }
-        }
+        self.take_number(interface.number, ifindex)?;
         self.interfaces.insert(ifindex, interface.to_bytes(), 0).map_err(in_map(INTERFACES))?;
         self.numbers.insert(interface.number, ifindex);
         Ok(())
     }
 
-    /// Makes the program forget the interface `ifindex`: its frames pass to the kernel from now on.
+    /// Tells the program that an interface of ours is the VLAN `key` of a device that it was told of: what is new replaces what
+    /// was known. Of VLANs that it was not told of, frames pass to the kernel.
     ///
     /// # Errors
     ///
-    /// When the map cannot be written. An interface that is not known is no error.
+    /// When the number is not below [`MAX_INTERFACES`], there are as many VLANs already, or the map cannot be written.
+    pub fn set_vlan(&mut self, key: VlanKey, vlan: Vlan) -> Result<(), SteeringError> {
+        self.take_number(vlan.number, key.ifindex)?;
+        self.vlans.insert(key.to_bytes(), vlan.to_bytes(), 0).map_err(in_map(VLANS))?;
+        self.known_vlans.insert(key);
+        self.numbers.insert(vlan.number, key.ifindex);
+        Ok(())
+    }
+
+    /// The counters of a number begin at zero when another device had it before.
+    fn take_number(&mut self, number: u32, ifindex: u32) -> Result<(), SteeringError> {
+        check("interface number", number, MAX_INTERFACES)?;
+        if self.numbers.get(&number).is_some_and(|&other| other != ifindex) {
+            let cpus = nr_cpus().map_err(|(_, error)| SteeringError::Cpus(error))?;
+            for &reason in Reason::ALL {
+                let zero = PerCpuValues::try_from(vec![0; cpus]).map_err(SteeringError::Cpus)?;
+                let at = steer::counter(number, reason);
+                self.steered.set(at, zero, 0).map_err(in_map(STEERED))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the program forget the interface `ifindex` and its VLANs: its frames pass to the kernel from now on.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be written. An interface that is not known is no error.
     pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), SteeringError> {
+        for key in self.known_vlans.extract_if(.., |key| key.ifindex == ifindex) {
+            match self.vlans.remove(&key.to_bytes()) {
+                Err(error) if !is_absent(&error) => return Err(in_map(VLANS)(error)),
+                _ => {}
+            }
+        }
         match self.interfaces.remove(&ifindex) {
             Err(error) if !is_absent(&error) => Err(in_map(INTERFACES)(error)),
             _ => Ok(()),

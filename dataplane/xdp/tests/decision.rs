@@ -23,7 +23,7 @@ use common::{
     ifindex, in_namespace, ip, load,
 };
 use socket2::{Domain, Socket, Type};
-use throughway_shared::steer::{self, CLAIMED, FAIL_CLOSED, Interface, Reason};
+use throughway_shared::steer::{self, CLAIMED, FAIL_CLOSED, Interface, Reason, TAGGED_ONLY, Vlan, VlanKey};
 use throughway_xdp::{Recipient, Steering};
 
 mod common;
@@ -49,8 +49,8 @@ fn interface(number: u32) -> Interface {
     }
 }
 
-/// The host of the table, as plain values.
-struct Host<'a>(&'a [u8]);
+/// The host of the table, as plain values: a frame, and the number of the interface that it comes in on.
+struct Host<'a>(&'a [u8], u32);
 
 impl Host<'_> {
     fn socket(transport: Transport, local: &[u8], claimed: &[u8], source: u16, destination: u16) -> bool {
@@ -86,6 +86,11 @@ impl View for Host<'_> {
         Some(std::array::from_fn(|word| {
             u64::from_ne_bytes(bytes[8 * word..8 * word + 8].try_into().unwrap())
         }))
+    }
+
+    fn vlan(&self, outer: u16, inner: u16) -> Option<Vlan> {
+        let known = frames::VLANS.into_iter().find(|known| (known.0, known.1) == (outer, inner));
+        known.map(|(_, _, mac, add)| Vlan { number: self.1 + add, mac, reserved: [0; 2] })
     }
 
     fn local_address(&self, address: &Address) -> Option<u32> {
@@ -135,9 +140,10 @@ fn the_table_is_worth_its_name() {
 
 #[test]
 fn source_decides_as_the_table_says() {
-    for Case { name, frame, queue, fail_closed, reason } in frames::cases() {
+    for Case { name, frame, queue, fail_closed, vlan, reason } in frames::cases() {
         let interface = interface(if fail_closed { CLOSED } else { OPEN });
-        assert_eq!(classify::classify(&Host(&frame), &interface, queue), reason, "{name}");
+        let decided = classify::classify(&Host(&frame, interface.number), &interface, queue);
+        assert_eq!(decided, (interface.number + vlan, reason), "{name}");
     }
 }
 
@@ -145,7 +151,8 @@ fn source_decides_as_the_table_says() {
 fn source_drops_what_has_no_whole_ethernet_header() {
     for length in 0..14 {
         let frame = &[0x02, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8, 0][..length];
-        assert_eq!(classify::classify(&Host(frame), &interface(OPEN), 0), Reason::Truncated, "{length}");
+        let decided = classify::classify(&Host(frame, OPEN), &interface(OPEN), 0);
+        assert_eq!(decided, (OPEN, Reason::Truncated), "{length}");
     }
 }
 
@@ -154,8 +161,8 @@ fn source_reads_no_socket_of_the_next_interface() {
     let frames = frames::cases();
     let transit = frames.iter().find(|case| case.name == "UDP over IPv4").unwrap();
     for queue in [steer::MAX_QUEUES, u32::MAX] {
-        let decided = classify::classify(&Host(&transit.frame), &interface(OPEN), queue);
-        assert_eq!(decided, Reason::NoSocketPass, "{queue}");
+        let decided = classify::classify(&Host(&transit.frame, OPEN), &interface(OPEN), queue);
+        assert_eq!(decided, (OPEN, Reason::NoSocketPass), "{queue}");
     }
 }
 
@@ -212,6 +219,10 @@ impl Kernel {
             steering.set_interface(ifindex(veth), interface(number)).unwrap();
             steering.register_socket(number, 0, &worker).unwrap();
             steering.register_socket(number, 1, &worker).unwrap();
+            for (outer, inner, mac, add) in frames::VLANS {
+                let key = VlanKey { ifindex: ifindex(veth), outer, inner };
+                steering.set_vlan(key, Vlan { number: number + add, mac, reserved: [0; 2] }).unwrap();
+            }
         }
         steering.local_addresses().replace(addresses()).unwrap();
         Kernel { steering, worker }
@@ -264,11 +275,40 @@ fn object_decides_as_the_table_says() {
         let kernel = Kernel::new();
         let _sockets = Sockets::open();
         let [open, closed] = VETHS.map(ifindex);
-        for Case { name, frame, queue, fail_closed, reason } in frames::cases() {
+        for Case { name, frame, queue, fail_closed, vlan, reason } in frames::cases() {
             let (number, ifindex) = if fail_closed { (CLOSED, closed) } else { (OPEN, open) };
-            let returned = kernel.run(&name, &frame, (ifindex, queue), Some(number), reason);
+            let returned = kernel.run(&name, &frame, (ifindex, queue), Some(number + vlan), reason);
             assert_eq!(returned, action(reason), "{name}: {reason:?}");
         }
+    });
+}
+
+/// Of a device whose untagged frames are the kernel's, and of one whose VLANs are taken away.
+#[test]
+fn object_claims_vlans_one_by_one() {
+    in_namespace(|| {
+        let mut kernel = Kernel::new();
+        let cases = frames::cases();
+        let frame = |name: &str| cases.iter().find(|case| case.name == name).unwrap().frame.clone();
+        let untagged = frame("UDP over IPv4");
+        let mut tagged = untagged.clone();
+        tagged.splice(12..12, [0x81, 0, 0, 7]);
+        let open = ifindex(VETHS[0]);
+        let vlan = OPEN + frames::VLANS[0].3;
+
+        let only = Interface { flags: TAGGED_ONLY, ..interface(OPEN) };
+        kernel.steering.set_interface(open, only).unwrap();
+        kernel.run("untagged", &untagged, (open, 0), Some(OPEN), Reason::UnclaimedVlan);
+        kernel.run("tagged", &tagged, (open, 0), Some(vlan), Reason::ToWorker);
+        // The same tags on another device are another VLAN.
+        let closed = ifindex(VETHS[1]);
+        kernel.run("there", &tagged, (closed, 0), Some(CLOSED + frames::VLANS[0].3), Reason::ToWorker);
+
+        kernel.steering.remove_interface(open).unwrap();
+        kernel.steering.set_interface(open, interface(OPEN)).unwrap();
+        kernel.run("taken away", &tagged, (open, 0), Some(OPEN), Reason::UnclaimedVlan);
+        kernel.run("untagged again", &untagged, (open, 0), Some(OPEN), Reason::ToWorker);
+        kernel.run("still there", &tagged, (closed, 0), Some(CLOSED + frames::VLANS[0].3), Reason::ToWorker);
     });
 }
 

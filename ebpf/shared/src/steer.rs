@@ -1,14 +1,17 @@
 //! How the XDP program decides what is ours.
 //!
-//! The program (`ebpf/steer`) reads three maps and writes one:
+//! The program (`ebpf/steer`) reads four maps and writes one:
 //!
 //! * [`INTERFACES`]: ifindex (`u32`) → [`Interface`]: a frame from an interface that is not in it passes to the kernel.
+//! * [`VLANS`]: [`VlanKey`] → [`Vlan`]: the tagged frames that are ours; others pass to the kernel.
 //! * [`LOCAL_ADDRESSES`]: [`LocalAddress`] → `u32` flags ([`CLAIMED`]): the host's own addresses.
 //! * [`SOCKETS`]: `interface.first_socket + queue` → AF_XDP socket of that queue.
 //! * [`STEERED`]: [`Reason`] → count, per CPU, per interface: see [`counter`].
 
 /// Map: hash, `u32` ifindex → [`Interface`].
 pub const INTERFACES: &str = "INTERFACES";
+/// Map: hash, [`VlanKey`] → [`Vlan`].
+pub const VLANS: &str = "VLANS";
 /// Map: hash, [`LocalAddress`] → `u32` flags.
 pub const LOCAL_ADDRESSES: &str = "LOCAL_ADDRESSES";
 /// Map: AF_XDP sockets.
@@ -49,16 +52,18 @@ pub const CLAIMED: u32 = 1 << 0;
 
 /// Flag of [`Interface::flags`]: when no socket takes a frame, drop it (fail closed) rather than pass it to the kernel.
 pub const FAIL_CLOSED: u32 = 1 << 0;
+/// Flag of [`Interface::flags`]: untagged frames of the device are the kernel's; only those of its [`VLANS`] are ours.
+pub const TAGGED_ONLY: u32 = 1 << 1;
 
-/// What the XDP program knows of an interface.
+/// What the XDP program knows of a device and of its untagged frames.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interface {
-    /// Its number among ours, below [`MAX_INTERFACES`]: where its counters are.
+    /// The interface's number among ours, below [`MAX_INTERFACES`]: where its counters are.
     pub number: u32,
     /// Where its sockets begin in [`SOCKETS`].
     pub first_socket: u32,
-    /// [`FAIL_CLOSED`].
+    /// [`FAIL_CLOSED`], [`TAGGED_ONLY`].
     pub flags: u32,
     /// Its MAC address: frames to another one pass to the kernel.
     pub mac: [u8; 6],
@@ -92,6 +97,62 @@ impl Interface {
             mac: [m0, m1, m2, m3, m4, m5],
             reserved: [r0, r1],
         }
+    }
+}
+
+/// The tags of a VLAN of a device.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct VlanKey {
+    /// The device.
+    pub ifindex: u32,
+    /// Identifier of the outer tag, 1 to 4094.
+    pub outer: u16,
+    /// Identifier of the inner tag, 1 to 4094; zero when there is one tag.
+    pub inner: u16,
+}
+
+impl VlanKey {
+    /// Size in bytes, as it lies in the map.
+    pub const SIZE: usize = 8;
+
+    /// The key as two words: the program makes it of words, see `ebpf/steer/src/classify.rs`.
+    #[inline]
+    pub const fn words(&self) -> [u32; 2] {
+        [self.ifindex, (self.outer as u32) << 16 | self.inner as u32]
+    }
+
+    /// The key as it lies in the map.
+    pub const fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let [first, second] = self.words();
+        let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+/// What the XDP program knows of an interface that is a VLAN of its device.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Vlan {
+    /// The interface's number among ours, below [`MAX_INTERFACES`]: where its counters are.
+    pub number: u32,
+    /// Its MAC address, which may differ from that of the device.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Vlan>() == Vlan::SIZE);
+
+impl Vlan {
+    /// Size in bytes: there is no padding.
+    pub const SIZE: usize = 12;
+
+    /// The value as it lies in the map.
+    pub const fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let [n0, n1, n2, n3] = self.number.to_ne_bytes();
+        let [m0, m1, m2, m3, m4, m5] = self.mac;
+        let [r0, r1] = self.reserved;
+        [n0, n1, n2, n3, m0, m1, m2, m3, m4, m5, r0, r1]
     }
 }
 
@@ -130,7 +191,7 @@ reasons! {
     UnknownInterface = "unknown-interface",
     /// To the kernel: neither IPv4 nor IPv6 (ARP, LLDP, MPLS and others).
     NotIp = "not-ip",
-    /// To the kernel: tagged for a VLAN that no interface of ours claims.
+    /// To the kernel: tagged for a VLAN that no interface of ours claims, or untagged where only VLANs are claimed.
     UnclaimedVlan = "unclaimed-vlan",
     /// To the kernel: sent to another MAC address, or to a group of them.
     OtherMac = "other-mac",

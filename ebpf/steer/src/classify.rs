@@ -4,7 +4,7 @@
 //! The order of the questions is the order of this file. Header layouts: IEEE 802.3 and 802.1Q, RFC 791, RFC 8200,
 //! RFC 4443, RFC 4861.
 
-use throughway_shared::steer::{CLAIMED, FAIL_CLOSED, Interface, MAX_QUEUES, Reason};
+use throughway_shared::steer::{CLAIMED, FAIL_CLOSED, Interface, MAX_QUEUES, Reason, TAGGED_ONLY, Vlan};
 
 // The types below hold header fields as they lie in the frame, so `to_ne_bytes` gives network order. They are made of
 // words because the BPF target moves bytes one by one, and of 8-byte ones where it would otherwise join two words into an
@@ -48,6 +48,9 @@ pub(crate) trait View {
     fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]>;
     /// The `N` double words at `at` from the start of the frame; `None` when it is shorter.
     fn double_words<const N: usize>(&self, at: usize) -> Option<[u64; N]>;
+    /// What is known of the VLAN with these tags (`inner` is zero when there is one) of the device the frame came in on, if an
+    /// interface of ours is that VLAN.
+    fn vlan(&self, outer: u16, inner: u16) -> Option<Vlan>;
     /// The flags of `address`, if it is one of the host's own.
     fn local_address(&self, address: &Address) -> Option<u32>;
     /// Whether a local socket takes what is sent from the source to the destination of `tuple`.
@@ -59,8 +62,11 @@ pub(crate) trait View {
 }
 
 const ETHERNET: usize = 14;
-/// Where BOOTP starts behind IPv4 without options and UDP.
-const BOOTP: usize = ETHERNET + 20 + 8;
+const TAG: usize = 4;
+/// The bits of a tag that are the VLAN's identifier.
+const VLAN_MASK: u16 = 0x0fff;
+/// Where BOOTP starts in IPv4 without options: behind that header and UDP's.
+const BOOTP: usize = 20 + 8;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_8021Q: u16 = 0x8100;
@@ -71,43 +77,103 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
-/// Where a frame received on `queue` of `interface` goes.
+/// Where a frame received on `queue` of the device of `interface` goes, and the number of the interface that it is counted at.
 #[inline(always)]
-pub(crate) fn classify<V: View>(view: &V, interface: &Interface, queue: u32) -> Reason {
-    let reason = claim(view, interface);
+pub(crate) fn classify<V: View>(view: &V, interface: &Interface, queue: u32) -> (u32, Reason) {
+    let (number, reason) = claim(view, interface);
     if reason as u32 != Reason::ToWorker as u32 {
-        return reason;
+        return (number, reason);
     }
-    if queue < MAX_QUEUES && view.has_worker(interface.first_socket + queue, queue) {
+    let reason = if queue < MAX_QUEUES && view.has_worker(interface.first_socket + queue, queue) {
         Reason::ToWorker
     } else if interface.flags & FAIL_CLOSED == 0 {
         Reason::NoSocketPass
     } else {
         Reason::NoSocketDrop
-    }
+    };
+    (number, reason)
 }
 
-/// Whether the frame is a chain's, regardless of whether a worker is there to take it.
+/// Whether the frame is a chain's, regardless of whether a worker is there to take it; and whose it is.
 #[inline(always)]
-fn claim<V: View>(view: &V, interface: &Interface) -> Reason {
+fn claim<V: View>(view: &V, interface: &Interface) -> (u32, Reason) {
+    let number = interface.number;
     let Some([d0, d1, d2, d3, d4, d5, .., t0, t1]) = view.bytes::<ETHERNET>(0) else {
-        return Reason::Truncated;
+        return (number, Reason::Truncated);
     };
-    if [d0, d1, d2, d3, d4, d5] != interface.mac {
-        return Reason::OtherMac;
+    let destination = [d0, d1, d2, d3, d4, d5];
+    let ethertype = u16::from_be_bytes([t0, t1]);
+    if is_tag(ethertype) {
+        return tagged(view, number, &destination);
     }
-    match u16::from_be_bytes([t0, t1]) {
-        ETHERTYPE_IPV4 => ipv4(view, interface),
-        ETHERTYPE_IPV6 => ipv6(view),
-        // Interfaces on top of a VLAN would be looked up here, by identifier.
-        ETHERTYPE_8021Q | ETHERTYPE_8021AD | ETHERTYPE_OLD_QINQ => Reason::UnclaimedVlan,
+    let reason = if destination != interface.mac {
+        Reason::OtherMac
+    } else if interface.flags & TAGGED_ONLY != 0 {
+        Reason::UnclaimedVlan
+    } else {
+        packet(view, ETHERNET, ethertype, &interface.mac)
+    };
+    (number, reason)
+}
+
+/// Whether an EtherType announces a tag.
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ETHERTYPE_8021Q | ETHERTYPE_8021AD | ETHERTYPE_OLD_QINQ)
+}
+
+/// A frame with one tag or two; those with more are nobody's. What no VLAN of ours claims is counted at `number`.
+#[inline(always)]
+fn tagged<V: View>(view: &V, number: u32, destination: &[u8; 6]) -> (u32, Reason) {
+    let Some([c0, c1, t0, t1]) = view.bytes::<TAG>(ETHERNET) else {
+        return (number, Reason::Truncated);
+    };
+    let outer = u16::from_be_bytes([c0, c1]) & VLAN_MASK;
+    let ethertype = u16::from_be_bytes([t0, t1]);
+    if !is_tag(ethertype) {
+        return of_vlan(view, number, destination, (outer, 0), ETHERNET + TAG, ethertype);
+    }
+    let Some([c0, c1, t0, t1]) = view.bytes::<TAG>(ETHERNET + TAG) else {
+        return (number, Reason::Truncated);
+    };
+    let inner = u16::from_be_bytes([c0, c1]) & VLAN_MASK;
+    let ethertype = u16::from_be_bytes([t0, t1]);
+    // A priority tag inside is none: as `parse` and the flow key see it.
+    of_vlan(view, number, destination, (outer, inner), ETHERNET + 2 * TAG, ethertype)
+}
+
+/// A frame of a VLAN, whose packet starts at `l3`.
+#[inline(always)]
+fn of_vlan<V: View>(
+    view: &V,
+    number: u32,
+    destination: &[u8; 6],
+    tags: (u16, u16),
+    l3: usize,
+    ethertype: u16,
+) -> (u32, Reason) {
+    let Some(vlan) = view.vlan(tags.0, tags.1) else {
+        return (number, Reason::UnclaimedVlan);
+    };
+    if *destination != vlan.mac {
+        return (vlan.number, Reason::OtherMac);
+    }
+    (vlan.number, packet(view, l3, ethertype, &vlan.mac))
+}
+
+/// The packet that starts at `l3`, on an interface with the address `mac`.
+#[inline(always)]
+fn packet<V: View>(view: &V, l3: usize, ethertype: u16, mac: &[u8; 6]) -> Reason {
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(view, l3, mac),
+        ETHERTYPE_IPV6 => ipv6(view, l3),
         _ => Reason::NotIp,
     }
 }
 
 #[inline(always)]
-fn ipv4<V: View>(view: &V, interface: &Interface) -> Reason {
-    let Some([first, fragment, protocol, source, destination]) = view.words::<5>(ETHERNET) else {
+fn ipv4<V: View>(view: &V, l3: usize, mac: &[u8; 6]) -> Reason {
+    let Some([first, fragment, protocol, source, destination]) = view.words::<5>(l3) else {
         return Reason::Truncated;
     };
     match destination.to_ne_bytes() {
@@ -119,7 +185,7 @@ fn ipv4<V: View>(view: &V, interface: &Interface) -> Reason {
     }
     let mapped = u64::from_be(0xffff << 32 | u64::from(u32::from_be(destination)));
     let Some(flags) = view.local_address(&[0, mapped]) else {
-        if is_dhcp_reply(view, interface, first, fragment, protocol) {
+        if is_dhcp_reply(view, l3, mac, first, fragment, protocol) {
             return Reason::DhcpReply;
         }
         return Reason::ToWorker;
@@ -136,7 +202,7 @@ fn ipv4<V: View>(view: &V, interface: &Interface) -> Reason {
     if u32::from_be(fragment) & 0x3fff != 0 || length < 20 {
         return Reason::ToWorker;
     }
-    let Some([ports]) = view.words::<1>(ETHERNET + length) else {
+    let Some([ports]) = view.words::<1>(l3 + length) else {
         return Reason::Truncated;
     };
     owner(view.local_socket4(transport, &Tuple4 { addresses: [source, destination], ports }))
@@ -147,7 +213,14 @@ fn ipv4<V: View>(view: &V, interface: &Interface) -> Reason {
 ///
 /// `first`, `fragment` and `protocol` are the first three words of the IPv4 header.
 #[inline(always)]
-fn is_dhcp_reply<V: View>(view: &V, interface: &Interface, first: u32, fragment: u32, protocol: u32) -> bool {
+fn is_dhcp_reply<V: View>(
+    view: &V,
+    l3: usize,
+    mac: &[u8; 6],
+    first: u32,
+    fragment: u32,
+    protocol: u32,
+) -> bool {
     // Only headers without options and whole packets: a DHCP server sends no others.
     if protocol.to_ne_bytes()[1] != UDP
         || first.to_ne_bytes()[0] != 0x45
@@ -156,23 +229,24 @@ fn is_dhcp_reply<V: View>(view: &V, interface: &Interface, first: u32, fragment:
         return false;
     }
     // Words, because of bytes the compiler joins some before it has looked whether they are there.
-    let (Some([ports]), Some([bootp])) = (view.words::<1>(ETHERNET + 20), view.words::<1>(BOOTP)) else {
+    let (Some([ports]), Some([bootp])) = (view.words::<1>(l3 + 20), view.words::<1>(l3 + BOOTP)) else {
         return false;
     };
     // BOOTREPLY, Ethernet, six bytes of hardware address (RFC 951, section 3); the fourth byte counts relays.
     if ports.to_ne_bytes() != [0, 67, 0, 68] || u32::from_be(bootp) >> 8 != 0x02_01_06 {
         return false;
     }
-    let (Some([front]), Some([back])) = (view.words::<1>(BOOTP + 28), view.words::<1>(BOOTP + 30)) else {
+    let (Some([front]), Some([back])) = (view.words::<1>(l3 + BOOTP + 28), view.words::<1>(l3 + BOOTP + 30))
+    else {
         return false;
     };
-    let [m0, m1, m2, m3, m4, m5] = interface.mac;
+    let [m0, m1, m2, m3, m4, m5] = *mac;
     front == u32::from_ne_bytes([m0, m1, m2, m3]) && back == u32::from_ne_bytes([m2, m3, m4, m5])
 }
 
 #[inline(always)]
-fn ipv6<V: View>(view: &V) -> Reason {
-    let Some([first, s0, s1, d0, d1]) = view.double_words::<5>(ETHERNET) else {
+fn ipv6<V: View>(view: &V, l3: usize) -> Reason {
+    let Some([first, s0, s1, d0, d1]) = view.double_words::<5>(l3) else {
         return Reason::Truncated;
     };
     match d0.to_ne_bytes() {
@@ -182,7 +256,7 @@ fn ipv6<V: View>(view: &V) -> Reason {
     }
     let [.., protocol, _] = first.to_ne_bytes();
     if protocol == ICMPV6 {
-        match view.bytes::<1>(ETHERNET + 40) {
+        match view.bytes::<1>(l3 + 40) {
             // Router and neighbour discovery, redirects (RFC 4861, section 4): sent to global addresses, too.
             Some([133..=137]) => return Reason::LinkLocal,
             Some(_) => {}
@@ -199,7 +273,7 @@ fn ipv6<V: View>(view: &V) -> Reason {
     let Some(transport) = transport(protocol) else {
         return Reason::ToWorker;
     };
-    let Some([ports]) = view.words::<1>(ETHERNET + 40) else {
+    let Some([ports]) = view.words::<1>(l3 + 40) else {
         return Reason::Truncated;
     };
     owner(view.local_socket6(transport, &Tuple6 { addresses: [s0, s1, d0, d1], ports }))

@@ -12,6 +12,7 @@ use aya_ebpf::{
     helpers::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     programs::XdpContext,
 };
+use throughway_shared::steer::{Vlan, VlanKey};
 
 /// Frame and host as the program sees them.
 pub(crate) struct Door<'a> {
@@ -75,6 +76,12 @@ impl View for Door<'_> {
     #[inline(always)]
     fn double_words<const N: usize>(&self, at: usize) -> Option<[u64; N]> {
         self.read(at)
+    }
+
+    #[inline(always)]
+    fn vlan(&self, outer: u16, inner: u16) -> Option<Vlan> {
+        let ifindex = self.context.ingress_ifindex() as u32;
+        maps::vlan(VlanKey { ifindex, outer, inner }.words()).copied()
     }
 
     #[inline(always)]

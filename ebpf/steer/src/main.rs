@@ -25,8 +25,8 @@ pub fn throughway(context: XdpContext) -> u32 {
     };
     let queue = context.rx_queue_index();
     let door = door::Door::new(&context);
-    let reason = classify::classify(&door, interface, queue);
-    maps::count(interface.number, reason);
+    let (number, reason) = classify::classify(&door, interface, queue);
+    maps::count(number, reason);
     match reason {
         Reason::ToWorker => maps::redirect(interface, queue),
         Reason::UnknownInterface

@@ -8,13 +8,16 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray, XskMap},
 };
 use throughway_shared::steer::{
-    self, COUNTERS, FAIL_CLOSED, Interface, MAX_INTERFACES, MAX_LOCAL_ADDRESSES, Reason, SOCKET_SLOTS,
+    self, COUNTERS, FAIL_CLOSED, Interface, MAX_INTERFACES, MAX_LOCAL_ADDRESSES, Reason, SOCKET_SLOTS, Vlan,
 };
 
 use crate::classify::Address;
 
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static VLANS: HashMap<[u32; 2], Vlan> = HashMap::with_max_entries(MAX_INTERFACES, 0);
 
 #[map]
 static LOCAL_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(MAX_LOCAL_ADDRESSES, 0);
@@ -31,6 +34,13 @@ pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
     // SAFETY: the entry lives at least until this run of the program ends (RCU). User space may replace it meanwhile;
     // every bit pattern is a valid `Interface`, and one frame judged by a half replaced entry does no harm.
     unsafe { INTERFACES.get(ifindex) }
+}
+
+/// What is known of the VLAN with these tags, if it is ours. `key`: `VlanKey::words`.
+#[inline(always)]
+pub(crate) fn vlan(key: [u32; 2]) -> Option<&'static Vlan> {
+    // SAFETY: as in `interface`.
+    unsafe { VLANS.get(key) }
 }
 
 /// The flags of `address`, if it is one of the host's own.

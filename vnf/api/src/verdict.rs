@@ -82,6 +82,8 @@ reasons! {
     /// The packet ends inside its ICMP or ICMPv6 header.
     TruncatedIcmp = "truncated-icmp",
 
+    /// Tagged for a VLAN that is no interface, or untagged where only VLANs are: the steering program gives those to the kernel, so it reached a worker only in a replay.
+    UnclaimedVlan = "unclaimed-vlan",
     /// No chain starts at the interface.
     NoChain = "no-chain",
     /// The chain ended and no function had chosen an egress.

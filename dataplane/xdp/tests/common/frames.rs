@@ -48,12 +48,14 @@ pub(crate) struct Case {
     pub(crate) queue: u32,
     /// Comes in on an interface that fails closed.
     pub(crate) fail_closed: bool,
+    /// What is added to the number of the device's interface where the frame is counted.
+    pub(crate) vlan: u32,
     /// What is to be decided.
     pub(crate) reason: Reason,
 }
 
 fn case(name: &str, frame: Vec<u8>, reason: Reason) -> Case {
-    Case { name: name.to_owned(), frame, queue: 0, fail_closed: false, reason }
+    Case { name: name.to_owned(), frame, queue: 0, fail_closed: false, vlan: 0, reason }
 }
 
 fn ethernet(destination: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {
@@ -115,6 +117,76 @@ fn frame6(next: u8, destination: [u8; 16], payload: &[u8]) -> Vec<u8> {
     ethernet(MAC, 0x86dd, &ipv6(next, destination, payload))
 }
 
+/// The VLANs of ours: outer and inner identifier, the MAC address of the interface, and how much is added to the number of
+/// the device's interface.
+pub(crate) const VLANS: [(u16, u16, [u8; 6], u32); 2] = [(7, 0, MAC, 10), (200, 30, VLAN_MAC, 12)];
+/// The address of the interface on a VLAN that has its own.
+const VLAN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x20];
+
+/// `frame` behind tags: EtherType and control information, from outside in.
+fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    for (kind, control) in tags {
+        out.extend(kind.to_be_bytes());
+        out.extend(control.to_be_bytes());
+    }
+    out.extend(&frame[12..]);
+    out
+}
+
+/// Every case again on the VLANs that are ours: nothing is decided differently behind tags.
+fn on_vlans(untagged: &[Case]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for case in untagged.iter().filter(|case| case.frame.len() >= 14 && case.reason != UnclaimedVlan) {
+        for (tags, vlan) in [
+            (&[(0x8100, 0xe007)][..], VLANS[0]),
+            (&[(0x88a8, 200), (0x8100, 0x201e)], VLANS[1]),
+            (&[(0x9100, 7), (0x8100, 0)], VLANS[0]),
+        ] {
+            let mut frame = tagged(&case.frame, tags);
+            if frame[..6] == MAC {
+                frame[..6].copy_from_slice(&vlan.2);
+            }
+            // The offer names the interface's own address.
+            if case.reason == DhcpReply {
+                let at = 14 + 4 * tags.len() + 28 + 28;
+                frame[at..at + 6].copy_from_slice(&vlan.2);
+            }
+            let name = format!("{}, behind {tags:x?}", case.name);
+            cases.push(Case { name, frame, vlan: vlan.3, ..*case });
+        }
+    }
+    cases
+}
+
+/// What is not ours because of its tags.
+fn other_vlans() -> Vec<Case> {
+    let payload = ports(40_000, 443);
+    let transit = frame4(UDP, TRANSIT4, &payload);
+    let only_tags = |tags: &[(u16, u16)], keep: usize| tagged(&transit, tags)[..keep].to_vec();
+    let mut to_device = tagged(&transit, &[(0x88a8, 200), (0x8100, 30)]);
+    to_device[..6].copy_from_slice(&MAC);
+    let mut cases = vec![
+        case("the next VLAN", tagged(&transit, &[(0x8100, 8)]), UnclaimedVlan),
+        case("a priority tag", tagged(&transit, &[(0x8100, 0xe000)]), UnclaimedVlan),
+        case("only the outer tag of a pair", tagged(&transit, &[(0x8100, 200)]), UnclaimedVlan),
+        case("another inner tag", tagged(&transit, &[(0x88a8, 200), (0x8100, 31)]), UnclaimedVlan),
+        case(
+            "an inner tag behind a single one",
+            tagged(&transit, &[(0x8100, 7), (0x8100, 30)]),
+            UnclaimedVlan,
+        ),
+        case("the tags of a pair swapped", tagged(&transit, &[(0x88a8, 30), (0x8100, 200)]), UnclaimedVlan),
+        case("a tag cut short", only_tags(&[(0x8100, 7)], 17), Truncated),
+        case("an inner tag cut short", only_tags(&[(0x88a8, 200), (0x8100, 30)], 21), Truncated),
+    ];
+    let three = tagged(&transit, &[(0x8100, 7), (0x8100, 0), (0x8100, 7)]);
+    cases.push(Case { vlan: VLANS[0].3, ..case("three tags", three, NotIp) });
+    let name = "to the device's address on a VLAN that has its own";
+    cases.push(Case { vlan: VLANS[1].3, ..case(name, to_device, OtherMac) });
+    cases
+}
+
 fn icmp(kind: u8) -> Vec<u8> {
     let mut message = vec![kind];
     message.extend([0x11; 23]);
@@ -132,6 +204,9 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(sockets6());
     cases.extend(without_worker());
     cases.extend(truncated());
+    let tagged = on_vlans(&cases);
+    cases.extend(tagged);
+    cases.extend(other_vlans());
     cases
 }
 
@@ -356,6 +431,7 @@ fn without_worker() -> Vec<Case> {
         frame: frame.to_vec(),
         queue,
         fail_closed,
+        vlan: 0,
         reason,
     };
     let arp = ethernet(MAC, 0x0806, &[2; 28]);
