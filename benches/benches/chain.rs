@@ -48,7 +48,8 @@ const STATEFUL: usize = 0;
 /// A chain of `functions` functions, the last of them the router.
 fn config(functions: usize, flows: usize) -> String {
     if functions == STATEFUL {
-        let sessions = flows.max(1 << 18) * 2;
+        // Enough half-open ones, too: a quarter of them.
+        let sessions = flows.max(1 << 17) * 5;
         return format!(
             "interfaces: {{ lan: {{ device: lan0 }}, wan: {{ device: wan0 }} }}\nworkers: {{ flows: {flows} }}\n\
              functions:\n  edge: {{ firewall: {{ default: drop, track: {{ sessions: {sessions}, half-open: {sessions} }},\

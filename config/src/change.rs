@@ -137,7 +137,7 @@ impl Changes {
         self.value(path("vlan-protocol"), old.protocol, *protocol);
         self.value(path("addresses"), list(&old.addresses), list(addresses));
         let hosts = |neighbours: &[(std::net::IpAddr, Mac)]| {
-            list(&neighbours.iter().map(|(address, mac)| format!("{address} at {mac}")).collect::<Vec<_>>())
+            list(neighbours.iter().map(|(address, mac)| format!("{address} at {mac}")).collect::<Vec<_>>())
         };
         self.value(path("neighbours"), hosts(&old.neighbours), hosts(neighbours));
     }

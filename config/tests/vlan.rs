@@ -1,5 +1,4 @@
 //! Interfaces on VLANs: what they share with others on their device, and what is their own.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use throughway_config::{Config, FailMode, VlanProtocol, XdpMode};
 

@@ -334,6 +334,7 @@ fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
                 drop(bench.worker.install(program));
                 bench.blueprint.publish(&bench.states);
                 bench.generations.bump([Slot::CONFIG]);
+                bench.figures.retain(&config);
                 bench.states.retain(&config);
             }
             Event::Wait(milliseconds) => bench.now.0 += milliseconds * 1_000_000,

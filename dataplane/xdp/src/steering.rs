@@ -196,7 +196,9 @@ impl Steering {
     ///
     /// When a map cannot be written. An interface that is not known is no error.
     pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), SteeringError> {
-        for key in self.known_vlans.extract_if(.., |key| key.ifindex == ifindex) {
+        let gone: Vec<_> = self.known_vlans.iter().filter(|key| key.ifindex == ifindex).copied().collect();
+        self.known_vlans.retain(|key| key.ifindex != ifindex);
+        for key in gone {
             match self.vlans.remove(&key.to_bytes()) {
                 Err(error) if !is_absent(&error) => return Err(in_map(VLANS)(error)),
                 _ => {}

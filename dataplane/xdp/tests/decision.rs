@@ -377,7 +377,8 @@ fn local_addresses_change_by_difference() {
         let mut kernel = Kernel::new();
         let cases = frames::cases();
         let frame = |name: &str| cases.iter().find(|case| case.name == name).unwrap().frame.clone();
-        let (mine, claimed) = (frame("ping to the kernel's address"), frame("ping to a claimed address"));
+        let (mine, claimed) =
+            (frame("UDP to the kernel's address, no socket"), frame("SCTP to a claimed address"));
         let at = (ifindex(VETHS[0]), 0);
 
         let addresses_now = kernel.steering.local_addresses();

@@ -76,6 +76,10 @@ const ETHERTYPE_OLD_QINQ: u16 = 0x9100;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+const ICMP: u8 = 1;
+/// Types of ICMP (RFC 792) and ICMPv6 (RFC 4443).
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
 
 /// Where a frame received on `queue` of the device of `interface` goes, and the number of the interface that it is counted at.
 #[inline(always)]
@@ -193,9 +197,11 @@ fn ipv4<V: View>(view: &V, l3: usize, mac: &[u8; 6]) -> Reason {
     if flags & CLAIMED == 0 {
         return Reason::LocalAddress;
     }
-    let Some(transport) = transport(protocol.to_ne_bytes()[1]) else {
+    let protocol = protocol.to_ne_bytes()[1];
+    let transport = transport(protocol);
+    if transport.is_none() && protocol != ICMP {
         return Reason::ToWorker;
-    };
+    }
     // A fragment has no ports or is not all of its packet: whether a socket owns it is known after reassembly only.
     // So everything but the identification, the reserved bit and "don't fragment" must be zero.
     let length = (first.to_ne_bytes()[0] & 0x0f) as usize * 4;
@@ -204,6 +210,9 @@ fn ipv4<V: View>(view: &V, l3: usize, mac: &[u8; 6]) -> Reason {
     }
     let Some([ports]) = view.words::<1>(l3 + length) else {
         return Reason::Truncated;
+    };
+    let Some(transport) = transport else {
+        return asked(ports.to_ne_bytes()[0] == ECHO_REQUEST);
     };
     owner(view.local_socket4(transport, &Tuple4 { addresses: [source, destination], ports }))
 }
@@ -270,13 +279,24 @@ fn ipv6<V: View>(view: &V, l3: usize) -> Reason {
         return Reason::LocalAddress;
     }
     // Behind extension headers, the fragment header among them, no socket is looked for.
-    let Some(transport) = transport(protocol) else {
+    let transport = transport(protocol);
+    if transport.is_none() && protocol != ICMPV6 {
         return Reason::ToWorker;
-    };
+    }
     let Some([ports]) = view.words::<1>(l3 + 40) else {
         return Reason::Truncated;
     };
+    let Some(transport) = transport else {
+        return asked(ports.to_ne_bytes()[0] == ECHO_REQUEST_V6);
+    };
     owner(view.local_socket6(transport, &Tuple6 { addresses: [s0, s1, d0, d1], ports }))
+}
+
+/// Whose an ICMP message is to an address of the host that a function claims: the host answers pings itself, all else may be about
+/// what the function sends.
+#[inline(always)]
+fn asked(echo_request: bool) -> Reason {
+    if echo_request { Reason::LocalAddress } else { Reason::ToWorker }
 }
 
 /// The protocols of which sockets can be looked up.

@@ -350,8 +350,10 @@ fn local() -> Vec<Case> {
         case("TCP to the kernel's IPv6 address", frame6(TCP, KERNEL6, &payload), LocalAddress),
         case("ping to the kernel's IPv6 address", frame6(ICMPV6, KERNEL6, &icmp(128)), LocalAddress),
         case("fragment to the kernel's IPv6 address", frame6(44, KERNEL6, &payload), LocalAddress),
-        case("ping to a claimed address", frame4(ICMP, CLAIMED4, &icmp(8)), ToWorker),
-        case("ping to a claimed IPv6 address", frame6(ICMPV6, CLAIMED6, &icmp(128)), ToWorker),
+        case("ping to a claimed address", frame4(ICMP, CLAIMED4, &icmp(8)), LocalAddress),
+        case("answer to a ping from a claimed address", frame4(ICMP, CLAIMED4, &icmp(0)), ToWorker),
+        case("ping to a claimed IPv6 address", frame6(ICMPV6, CLAIMED6, &icmp(128)), LocalAddress),
+        case("answer to a ping from a claimed IPv6 address", frame6(ICMPV6, CLAIMED6, &icmp(129)), ToWorker),
         case("SCTP to a claimed address", frame4(SCTP, CLAIMED4, &payload), ToWorker),
         case("the claimed IPv4 address in its NAT64 form", frame6(TCP, nat64(CLAIMED4), &payload), ToWorker),
     ]
