@@ -120,6 +120,11 @@ impl States {
         self.known().firewalls.get(firewall)?.shared.policy().origin(rule)
     }
 
+    /// What a kind of log of a firewall is called: the name of its rule.
+    pub fn log_label(&self, firewall: &str, log: u16) -> Option<String> {
+        self.known().firewalls.get(firewall)?.shared.policy().log_label(log).map(str::to_owned)
+    }
+
     /// The NAT of that name with its sessions, and rules for the host as it is.
     pub(super) fn nat(
         &self,

@@ -73,7 +73,11 @@ fn line(event: &Event, function: &str, states: &States, interfaces: &[String]) -
     match &event.what {
         What::Rule(log) => {
             let line = states.origin(function, log.rule).map(|origin| origin.line);
-            rule(log, line, unix_seconds(event), function, interfaces)
+            let mut entry = rule(log, line, unix_seconds(event), function, interfaces);
+            if let Some(entry) = entry.as_object_mut() {
+                entry.insert("rule".to_owned(), states.log_label(function, log.log).into());
+            }
+            entry
         }
         _ => json!({ "time": unix_seconds(event), "function": function }),
     }

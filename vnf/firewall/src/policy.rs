@@ -193,6 +193,11 @@ impl Policy {
         })
     }
 
+    /// What a kind of log is called: the name of its rule.
+    pub fn log_label(&self, log: u16) -> Option<&str> {
+        self.logs.get(usize::from(log)).map(|log| log.label.as_str())
+    }
+
     /// Where the rule of this number is written, if that was said.
     pub fn origin(&self, rule: u32) -> Option<Origin> {
         self.origins.get(&rule).copied()
