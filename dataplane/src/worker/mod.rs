@@ -8,6 +8,7 @@
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * [`limit`]: how many of them, to whom.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
@@ -16,6 +17,7 @@ mod fast;
 mod fragment;
 pub mod hold;
 pub mod inspect;
+pub mod limit;
 mod links;
 pub mod live;
 mod pace;
@@ -37,8 +39,8 @@ use throughway_vnf::{
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
-use answer::Limiter;
 use hold::{Held, Hold};
+use limit::Limits;
 use links::Links;
 use pace::Pace;
 
@@ -142,7 +144,7 @@ struct Engine<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
-    limiter: Limiter,
+    limits: Limits,
     pace: Pace,
     marking: Pace,
 }
@@ -169,7 +171,7 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
-            limiter: Limiter::default(),
+            limits: Limits::new(seed),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
         };
