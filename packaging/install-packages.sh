@@ -18,7 +18,7 @@ PATH=$PATH:/usr/sbin:/sbin
 build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
     libc6-dev:/usr/include/stdio.h libelf-dev:/usr/include/libelf.h zlib1g-dev:/usr/include/zlib.h"
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
-test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
+test="$demo iputils-tracepath:tracepath mtr-tiny:mtr tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
     isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3"
 ebpf="rustc-web:/usr/bin/rustc cargo-web:/usr/bin/cargo rust-web-src:/usr/src/rustc-*/library
     llvm-22:/usr/lib/llvm-22/bin/llvm-config llvm-22-dev:/usr/include/llvm-22/llvm/Config/llvm-config.h"

@@ -12,8 +12,8 @@ use super::memory::{LARGEST, Memory};
 use super::node::{Head, Run, cut, depth, leaf, paint, units, with_depth, word_of};
 use super::rib::Rib;
 use super::trie::{
-    BLOCK, HEAD, Key, MARKS, MOST_BITS, MOST_RANGES, NODE, RANGES, SLOTS, STRIDE, Trie, UNIT, VALUE,
-    is_ranges, stride,
+    BLOCK, HEAD, Key, MARKS, MOST_BITS, MOST_RANGES, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, is_ranges,
+    ranges_of, room, stride,
 };
 
 /// There is no memory for another node.
@@ -289,7 +289,7 @@ impl<K: Key> Grower<K> {
         let old = self.runs_as_written(word);
         let fits = runs.iter().all(|run| old.binary_search_by_key(&run.start, |old| old.start).is_ok());
         let ranges = is_ranges::<K>(word);
-        let smaller = !ranges && units(runs.len()) < self.units(word);
+        let smaller = new_units(runs.len(), ranges) < self.units(word);
         if !fits || smaller {
             let written = if ranges && runs.len() > MOST_RANGES {
                 self.split(runs, key, offset, rib)
@@ -482,16 +482,17 @@ impl<K: Key> Grower<K> {
 
     /// Writes a new node, of ranges or of bits; the word that leads to it, with depth 0.
     fn write(&mut self, runs: &[Run], ranges: bool) -> Result<u32, Full> {
-        let take = if ranges { 1 } else { units(runs.len()) };
-        let block = self.memory.take(take).ok_or(Full)?;
+        let block = self.memory.take(new_units(runs.len(), ranges)).ok_or(Full)?;
         let base = block as usize * UNIT;
         if ranges {
-            for at in 0..MOST_RANGES {
+            let (bits, _) = ranges_of(runs.len());
+            let room = room(bits);
+            for at in 0..room {
                 let run = runs.get(at).copied().unwrap_or(Run { start: u32::MAX, word: 0 });
-                self.store(Place::Node(base + at), run.word);
-                self.store(Place::Node(base + MOST_RANGES + at), run.start);
+                self.store(Place::Node(base + at), run.start);
+                self.store(Place::Node(base + room + at), run.word);
             }
-            return Ok(RANGES | block);
+            return Ok(bits | block);
         }
         let head = Head::of(runs);
         let words = head.marks.iter().chain(&head.before).copied().chain(runs.iter().map(|run| run.word));
@@ -523,7 +524,7 @@ impl<K: Key> Grower<K> {
     fn starts(&self, word: u32) -> Vec<u32> {
         let base = (word & BLOCK) as usize * UNIT;
         if is_ranges::<K>(word) {
-            let all = (0..MOST_RANGES).map(|at| self.load(Place::Node(base + MOST_RANGES + at)));
+            let all = (0..room(word)).map(|at| self.load(Place::Node(base + at)));
             return all.take_while(|start| *start < 1 << MOST_BITS).collect();
         }
         let mut starts = Vec::with_capacity(16);
@@ -541,7 +542,7 @@ impl<K: Key> Grower<K> {
     fn count(&self, word: u32) -> usize {
         let base = (word & BLOCK) as usize * UNIT;
         if is_ranges::<K>(word) {
-            let all = (0..MOST_RANGES).map(|at| self.load(Place::Node(base + MOST_RANGES + at)));
+            let all = (0..room(word)).map(|at| self.load(Place::Node(base + at)));
             return all.take_while(|start| *start < 1 << MOST_BITS).count();
         }
         (0..MARKS).map(|at| self.load(Place::Node(base + at)).count_ones() as usize).sum()
@@ -549,13 +550,13 @@ impl<K: Key> Grower<K> {
 
     /// The memory of a node.
     fn units(&self, word: u32) -> usize {
-        if is_ranges::<K>(word) { 1 } else { units(self.count(word)) }
+        if is_ranges::<K>(word) { 2 * room(word) / UNIT } else { units(self.count(word)) }
     }
 
     /// Where the words of a node's runs lie.
     fn words(&self, word: u32) -> impl ExactSizeIterator<Item = Place> + use<K> {
         let base = (word & BLOCK) as usize * UNIT;
-        let first = if is_ranges::<K>(word) { base } else { base + HEAD };
+        let first = if is_ranges::<K>(word) { base + room(word) } else { base + HEAD };
         (first..first + self.count(word)).map(Place::Node)
     }
 
@@ -579,6 +580,11 @@ impl<K: Key> Grower<K> {
     fn account(&self) {
         self.trie.used.store(self.memory.used(), Ordering::Relaxed);
     }
+}
+
+/// How much memory a new node with so many runs takes.
+const fn new_units(runs: usize, ranges: bool) -> usize {
+    if ranges { ranges_of(runs).1 } else { units(runs) }
 }
 
 /// The bits that a new node with next to nothing in it consumes.
@@ -629,4 +635,4 @@ fn separate<T>(runs: &mut Vec<Run>, stride: u8, below: &[(u32, T)]) {
 }
 
 const _: () = assert!(LARGEST * UNIT >= HEAD + SLOTS);
-const _: () = assert!(2 * MOST_RANGES == UNIT);
+const _: () = assert!(LARGEST * UNIT >= 2 * MOST_RANGES);

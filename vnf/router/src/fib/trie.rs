@@ -20,16 +20,16 @@
 //!       10 ..     the words, one for each run
 //! ```
 //!
-//! Where few prefixes lie, as they do nearly everywhere in IPv6, a node of one cache line takes the place of several levels: up
-//! to eight ranges of slots, searched by comparing:
+//! Where not many prefixes lie, as nearly everywhere in IPv6, one node takes the place of several levels: up to 64 ranges of
+//! slots, searched by comparing. There are four sizes, for 8, 16, 32 and 64 ranges (one cache line to eight):
 //!
 //! ```text
-//! word  0 .. 8    the words, one for each range
-//!       8 .. 16   where each begins, all bits set behind the last
+//! first half   where each range begins, all bits set behind the last
+//! second half  the words, one for each range
 //! ```
 //!
 //! Such a node consumes all bits up to the next bound ([`Key::bound`]), so that what lies below a bound is where it is whatever
-//! kinds of nodes lead there. One that gets a ninth range becomes a node of eight bits with such nodes below it.
+//! kinds of nodes lead there. One that gets too many ranges becomes a node of eight bits with such nodes below it.
 //!
 //! A node of up to six runs lies in one cache line. What begins where never changes while a node can be found; words may.
 //! Everything else is done by making a new node and storing one word above it.
@@ -50,10 +50,12 @@ pub(super) const VALUE: u32 = (1 << DEPTH_SHIFT) - 1;
 
 /// The word leads to a node of ranges.
 pub(super) const RANGES: u32 = NODE | 1 << 25;
+/// Where the size of such a node stands, as a power of two: 8 to 64 ranges.
+const SIZE_SHIFT: u32 = 23;
 /// Where a node lies.
-pub(super) const BLOCK: u32 = (1 << 25) - 1;
-/// How many ranges such a node has at most.
-pub(super) const MOST_RANGES: usize = 8;
+pub(super) const BLOCK: u32 = (1 << SIZE_SHIFT) - 1;
+/// How many ranges a node has at most.
+pub(super) const MOST_RANGES: usize = 8 << 3;
 
 /// Bits that another node consumes at most.
 pub(super) const STRIDE: u8 = 8;
@@ -284,8 +286,12 @@ impl<K: Key> Trie<K> {
             // that the misses of all keys overlap. First the heads are fetched, then read, then the words fetched.
             let mut fetched = 0;
             for &index in &walking[..count] {
-                let base = (values.get(usize::from(index)).map_or(0, |word| word & BLOCK)) as usize * UNIT;
+                let word = values.get(usize::from(index)).copied().unwrap_or_default();
+                let base = (word & BLOCK) as usize * UNIT;
+                // Of a larger node, where the search begins.
+                let middle = if is_ranges::<K>(word) { base + room(word) / 2 } else { base };
                 fetched ^= self.nodes.get(base).map_or(0, |word| word.load(Ordering::Acquire));
+                fetched ^= self.nodes.get(middle).map_or(0, |word| word.load(Ordering::Acquire));
             }
             black_box(fetched);
             let mut places = [0usize; TOGETHER];
@@ -323,8 +329,9 @@ impl<K: Key> Trie<K> {
     pub(super) fn place(&self, word: u32, slot: usize) -> Option<usize> {
         let base = (word & BLOCK) as usize * UNIT;
         if is_ranges::<K>(word) {
-            let node = self.nodes.get(base..base + UNIT)?.first_chunk::<UNIT>()?;
-            return Some(base + range(node, slot as u32));
+            let room = room(word);
+            let starts = self.nodes.get(base..base + room)?;
+            return Some(base + room + range(starts, slot as u32));
         }
         let head = self.nodes.get(base..base + HEAD)?;
         Some(base + HEAD + run(head, slot))
@@ -336,11 +343,34 @@ impl<K: Key> Trie<K> {
     }
 }
 
-/// Which range of a node a slot belongs to: below [`MOST_RANGES`].
+/// How many ranges a node has room for that `word` leads to.
 #[inline]
-fn range(node: &[AtomicU32; UNIT], slot: u32) -> usize {
-    let [_, _, _, _, _, _, _, _, _, starts @ ..] = node;
-    starts.iter().map(|start| usize::from(start.load(Ordering::Acquire) <= slot)).sum()
+pub(super) const fn room(word: u32) -> usize {
+    8 << (word >> SIZE_SHIFT & 3)
+}
+
+/// The bits of a word that leads to a node of ranges with room for so many, and how much memory the node takes.
+pub(super) const fn ranges_of(count: usize) -> (u32, usize) {
+    let size = match count {
+        ..=8 => 0,
+        9..=16 => 1,
+        17..=32 => 2,
+        _ => 3,
+    };
+    (RANGES | size << SIZE_SHIFT, 1 << size)
+}
+
+/// Which range of a node a slot belongs to, of so many as there are places for where they begin: a power of two from eight on.
+#[inline]
+fn range(starts: &[AtomicU32], slot: u32) -> usize {
+    let begins = |at: usize| starts.get(at).map_or(0, |start| start.load(Ordering::Acquire)) <= slot;
+    // Without a branch to be guessed: in halves down to eight, then all of these. The first range begins before every slot.
+    let mut at = 0;
+    for half in [32, 16, 8] {
+        let half = if half < starts.len() { half } else { 0 };
+        at += if begins(at + half) { half } else { 0 };
+    }
+    at + (1..8).map(|step| usize::from(begins(at + step))).sum::<usize>()
 }
 
 /// Which run of a node a slot (below 256) belongs to.
