@@ -116,8 +116,10 @@ fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
     for (host, address) in [(Host::ServerA, "10.9.0.1/24"), (Host::ServerB, "10.9.0.2/24")] {
         scene.run(host, &["ip", "address", "add", address, "dev", "mesh0"]);
         scene.run(host, &["ip", "link", "set", "mesh0", "up"]);
-        scene.run(host, &["ip", "address", "add", "10.98.0.1/32", "dev", "lo"]);
+        scene.run(host, &["ip", "address", "add", "10.98.0.1/24", "dev", "lo"]);
     }
+    // FRR announces networks that its host has.
+    scene.run(Host::ServerB, &["ip", "address", "add", "10.98.2.1/24", "dev", "lo"]);
     let peer = |name: &str,
                 own: &dyn std::fmt::Display,
                 asn: u32,
@@ -126,7 +128,7 @@ fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
                 prefer: u32| {
         format!(
             "protocol bgp {name} {{ local {own} as {asn}; neighbor {peer} as {peer_asn}; hold time 6; connect retry time 1;\n\
-             connect delay time 1; error wait time 1, 2; ipv4 {{ import filter {{ bgp_local_pref = {prefer}; accept; }};\n\
+             connect delay time 1; error wait time 1, 2; ipv4 {{ import filter {{ if net = 10.98.0.0/24 && bgp_path.len = 1 then bgp_local_pref = {prefer}; accept; }};\n\
              export where source = RTS_BGP || proto = \"own\"; }}; }}\n"
         )
     };
@@ -144,8 +146,7 @@ fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
         )
     };
     let mesh = format!(
-        "router bgp 65003\n bgp router-id {b}\n no bgp ebgp-requires-policy\n \
-         no bgp network import-check\n{}{} address-family ipv4 unicast\n  network 10.98.0.0/24\n  network 10.98.2.0/24\n",
+        "router bgp 65003\n bgp router-id {b}\n no bgp ebgp-requires-policy\n{}{} address-family ipv4 unicast\n  network 10.98.0.0/24\n  network 10.98.2.0/24\n",
         neighbour(&dmz, 65001),
         neighbour(&"10.9.0.1", 65002),
     );

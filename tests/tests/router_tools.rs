@@ -103,7 +103,7 @@ fn tools_show_what_they_show_behind_linux() {
     let forward = |scene: &Scene, value: u8| {
         let script = format!(
             "cd /proc/sys/net; echo {value} > ipv4/ip_forward; echo {value} > ipv6/conf/all/forwarding; \
-             echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit"
+             echo 0 > ipv4/icmp_ratemask; echo 0 > ipv6/icmp/ratelimit"
         );
         scene.run(Host::Box, &["sh", "-c", &script]);
     };

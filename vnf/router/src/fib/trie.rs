@@ -370,7 +370,11 @@ fn range(starts: &[AtomicU32], slot: u32) -> usize {
         let half = if half < starts.len() { half } else { 0 };
         at += if begins(at + half) { half } else { 0 };
     }
-    at + (1..8).map(|step| usize::from(begins(at + step))).sum::<usize>()
+    // There are eight from here on.
+    let Some([_, rest @ ..]) = starts.get(at..).and_then(|starts| starts.first_chunk::<8>()) else {
+        return at;
+    };
+    at + rest.iter().map(|start| usize::from(start.load(Ordering::Acquire) <= slot)).sum::<usize>()
 }
 
 /// Which run of a node a slot (below 256) belongs to.
