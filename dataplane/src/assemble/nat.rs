@@ -12,9 +12,9 @@ use throughway_nat::rule::{DestinationRule, Filtering, Mapping, Match, SourceRul
 use throughway_nat::{Options, Pool, PoolConfig, Rules, Shared};
 use throughway_packet::PortId;
 use throughway_session::connection::Timeouts;
-use throughway_session::timeouts::TcpTimeouts;
 use throughway_vnf::{Prefix, Snapshot};
 
+use super::timeouts;
 use crate::host::HostFacts;
 
 /// A NAT as it is configured, with its sessions.
@@ -97,7 +97,7 @@ fn addresses_of_port(facts: &HostFacts, port: usize) -> Vec<IpAddr> {
 fn rules(config: &throughway_config::Nat, facts: &HostFacts, shared: &Shared, before: &[Arc<Pool>]) -> Rules {
     let outside: Vec<PortId> = config.outside.iter().map(|port| PortId(port.index() as u16)).collect();
     let mut rules = Rules::new(outside.clone());
-    rules.timeouts = timeouts(&config.timeouts);
+    rules.timeouts = timeouts_of(&config.timeouts);
     rules.udp_stream = config.timeouts.udp_stream;
     rules.hairpin = config.hairpin;
     rules.sessions_per_host = config.sessions_per_host;
@@ -171,18 +171,9 @@ fn pool_config(addresses: Vec<IpAddr>, policy: &PortPolicy, matches: &Match, loc
     made
 }
 
-fn timeouts(configured: &throughway_config::Timeouts) -> Timeouts {
+fn timeouts_of(configured: &throughway_config::Timeouts) -> Timeouts {
     Timeouts {
-        tcp: TcpTimeouts {
-            syn_sent: configured.tcp_syn_sent,
-            syn_received: configured.tcp_syn_received,
-            established: configured.tcp_established,
-            fin_wait: configured.tcp_fin_wait,
-            close_wait: configured.tcp_close_wait,
-            last_ack: configured.tcp_last_ack,
-            time_wait: configured.tcp_time_wait,
-            close: configured.tcp_close,
-        },
+        tcp: timeouts::tcp(configured),
         udp: configured.udp,
         icmp: configured.icmp,
         other: configured.other,

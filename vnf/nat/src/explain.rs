@@ -1,10 +1,11 @@
 //! What the NAT would do with a packet now, and why, a line each. Nothing changes by asking.
 
 use throughway_packet::Flags;
+use throughway_session::fragment::Piece;
 use throughway_session::{SessionKey, Side};
 use throughway_vnf::{Now, Packet};
 
-use crate::fragments::{Fate, datagram_key};
+use crate::fragments::Fate;
 use crate::function::Nat;
 use crate::plan::{Planner, Source, ends, opening, redirect};
 use crate::related::session_of;
@@ -19,8 +20,8 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
     let key = SessionKey::of(&headers.key, 0);
     let mut lines = Vec::new();
     if packet.received().flags.has(Flags::LATER_FRAGMENT) {
-        let fate = datagram_key(packet.bytes(), packet.received())
-            .and_then(|datagram| shared.fragments.find(&datagram, now));
+        let fate = Piece::of(packet.bytes(), packet.received())
+            .and_then(|piece| shared.fragments.find(&piece.datagram, now));
         lines.push(match fate {
             None => "a later fragment, and its first one was not seen: dropped".into(),
             Some(Fate::Untouched) => "a later fragment; its first one was not translated".into(),

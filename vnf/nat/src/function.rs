@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use throughway_packet::checksum::verify;
 use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
+use throughway_session::fragment::Piece;
 use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
@@ -13,7 +14,7 @@ use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Snapshot, Verdict,
 };
 
-use crate::fragments::{Fate, datagram_key};
+use crate::fragments::Fate;
 use crate::plan::{Planner, answered};
 use crate::related::{session_of, translate_error};
 use crate::shared::{Rules, Session, Shared, end_of, flags, inside_key};
@@ -95,7 +96,7 @@ impl Nat {
 
     /// First fragments are judged as whole packets are, later ones get the same addresses.
     fn fragment(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Verdict {
-        let Some(datagram) = datagram_key(packet.bytes(), &view_of(packet)) else {
+        let Some(Piece { datagram, .. }) = Piece::of(packet.bytes(), &view_of(packet)) else {
             return Verdict::Drop(DropReason::BadFragment);
         };
         if !packet.received().flags.has(Flags::LATER_FRAGMENT) {

@@ -18,6 +18,7 @@ use throughway_packet::headers::octets;
 use throughway_packet::parse::UDP;
 use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
+use throughway_session::fragment::Datagrams;
 use throughway_session::{
     Class, Config, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId, SessionKey,
     SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
@@ -27,7 +28,7 @@ use throughway_vnf::{Generations, Now, Slot};
 
 use crate::address::{Address, Addresses};
 use crate::blocks::Block;
-use crate::fragments::Fragments;
+use crate::fragments::{Fate, WAIT};
 use crate::pool::{Pool, PoolConfig};
 use crate::rule::{DestinationRule, Filtering, SourceRule};
 
@@ -183,7 +184,7 @@ pub struct Shared {
     pub(crate) mappings: SessionTable<Mapped>,
     /// How many sessions of a mapping have sent to an address.
     pub(crate) peers: SessionTable<u32>,
-    pub(crate) fragments: Fragments,
+    pub(crate) fragments: Datagrams<Fate>,
     pub(crate) hosts: SourceCounter,
     addresses: Addresses,
     generations: Arc<Generations>,
@@ -205,7 +206,7 @@ impl Shared {
             sessions: SessionTable::new(sessions),
             mappings: SessionTable::new(mappings),
             peers: SessionTable::new(peers),
-            fragments: Fragments::new(options.datagrams, Seed([!b, a])),
+            fragments: Datagrams::new(options.datagrams, WAIT, Seed([!b, a])),
             hosts: SourceCounter::new(hosts),
             addresses: Addresses::new(quiet),
             options,
