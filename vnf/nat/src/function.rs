@@ -142,7 +142,11 @@ impl Nat {
         }
         let headers = *packet.headers();
         let ours = if rules.outside.contains(&headers.ingress()) {
-            rules.pool_with(headers.destination()).is_some_and(|pool| !pool.config().local)
+            match rules.pool_with(headers.destination()) {
+                // About a packet of the host's own.
+                Some(pool) if pool.config().local => return Verdict::Drop(DropReason::LocalDestination),
+                pool => pool.is_some(),
+            }
         } else {
             let key = SessionKey::of(&headers.key, 0);
             let egress = packet.egress();
@@ -296,7 +300,14 @@ impl Nat {
                 planner.abandon(&plan);
                 return None;
             }
-            // The answer's key belongs to somebody else, or cannot be told from the question's.
+            // To itself by its own outside end, as STUN clients try: each packet is an answer to itself, so there is nothing to remember.
+            // Not so later fragments, which are told apart by what is remembered.
+            Err(InsertError::SameKey) if !packet.received().flags.has(Flags::FRAGMENT) => {
+                planner.abandon(&plan);
+                translate(packet, &plan.translated);
+                return Some((Verdict::Continue, None));
+            }
+            // The answer's key belongs to somebody else.
             Err(InsertError::Conflict { .. } | InsertError::SameKey) => DropReason::NatConflict,
             Err(InsertError::Full | InsertError::Quota(_)) => DropReason::NatSessionTableFull,
         };
