@@ -337,6 +337,8 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     page.counter("throughway_fragments_total", help, &of_worker, stats.fragments.get());
     let help = "Answers (ICMP errors, TCP resets) that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
     page.counter("throughway_answers_suppressed_total", help, &of_worker, stats.answers_suppressed.get());
+    let help = "Answers to pings of this host and errors about its own packets that were given to it.";
+    page.counter("throughway_given_to_host_packets_total", help, &of_worker, stats.given_to_host.get());
     let help = "Packets that wait for a neighbour to be resolved.";
     page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);
     let help = "Frames in the hands of the worker between two rounds; more than the held ones is a leak.";
