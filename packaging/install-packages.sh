@@ -19,7 +19,8 @@ build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
     libc6-dev:/usr/include/stdio.h libelf-dev:/usr/include/libelf.h zlib1g-dev:/usr/include/zlib.h"
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
 test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
-    isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3"
+    isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3
+    stun-client:stun coturn:turnserver dnsperf:dnsperf vsftpd:vsftpd"
 ebpf="rustc-web:/usr/bin/rustc cargo-web:/usr/bin/cargo rust-web-src:/usr/src/rustc-*/library
     llvm-22:/usr/lib/llvm-22/bin/llvm-config llvm-22-dev:/usr/include/llvm-22/llvm/Config/llvm-config.h"
 
@@ -76,18 +77,22 @@ if [ -n "$missing" ]; then
         root=sudo
     fi
     say "installing for $1:$missing"
-    # Only the program is wanted, not a routing daemon that the package starts on this machine.
-    bird=no
-    case $missing in *" bird2"*) if [ -d /run/systemd/system ]; then bird=yes; fi ;; esac
-    if [ $bird = yes ]; then $root systemctl --quiet mask --runtime bird.service; fi
+    # Only the programs are wanted, not the daemons that their packages start on this machine.
+    daemons=
+    if [ -d /run/systemd/system ]; then
+        for entry in bird2:bird coturn:coturn vsftpd:vsftpd; do
+            case "$missing " in *" ${entry%%:*} "*) daemons="$daemons ${entry#*:}.service" ;; esac
+        done
+    fi
+    for daemon in $daemons; do $root systemctl --quiet mask --runtime "$daemon"; done
     $root apt-get -q update
     # Word splitting is meant: one argument for each package.
     # shellcheck disable=SC2086
     $root env DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends $missing
-    if [ $bird = yes ]; then
-        $root systemctl --quiet unmask --runtime bird.service
-        $root systemctl --quiet disable bird.service
-    fi
+    for daemon in $daemons; do
+        $root systemctl --quiet unmask --runtime "$daemon"
+        $root systemctl --quiet disable "$daemon"
+    done
 fi
 
 if [ "$1" = ebpf ]; then

@@ -154,6 +154,8 @@ pub struct WorkerStats {
     pub fragments: Counter,
     /// ICMP errors and TCP resets that were due but not sent: the rate limit, no route back, or no free frame.
     pub answers_suppressed: Counter,
+    /// Packets that were the host's own and were given to it.
+    pub given_to_host: Counter,
     /// Packets waiting for a neighbour now.
     pub held: Counter,
     /// Frames that this worker handed out to itself and has not given back: a gauge; zero when idle.
@@ -179,6 +181,7 @@ impl WorkerStats {
             fragmented: Counter::default(),
             fragments: Counter::default(),
             answers_suppressed: Counter::default(),
+            given_to_host: Counter::default(),
             held: Counter::default(),
             outstanding: Counter::default(),
             flows: FlowStats::default(),

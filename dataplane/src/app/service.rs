@@ -23,6 +23,7 @@ use crate::cli::Failure;
 use crate::control::events::Writer;
 use crate::control::health::{self, HealthHandle};
 use crate::control::mirror::{self, MirrorHandle, Watcher};
+use crate::control::own::Keeper;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
 use crate::worker::inspect::FlowFilter;
@@ -119,6 +120,8 @@ pub struct Service {
     states: Arc<States>,
     /// Writes what functions tell, until the service is dropped.
     _events: Writer,
+    /// Leaves the host what is its own, until the service is dropped.
+    _own: Keeper,
     health: HealthHandle,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
@@ -179,6 +182,7 @@ impl Service {
         tell_of_vlans(&config, &facts);
 
         let (wanted, wanted_from) = bounded(WANTED);
+        let own = Keeper::start(Arc::clone(&states))?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -190,6 +194,7 @@ impl Service {
                 xsk: xsk_config(&config, &devices, number),
                 busy: config.workers.poll == Poll::Busy,
                 program: blueprint.program(number, &mut figures),
+                own: own.sender(),
                 setup: Setup {
                     settings: PortSettings::of(&config),
                     stats: Arc::clone(&stats),
@@ -240,6 +245,7 @@ impl Service {
             figures,
             generations,
             _events: events,
+            _own: own,
             states,
             health,
             mirror,

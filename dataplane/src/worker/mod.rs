@@ -8,6 +8,7 @@
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
@@ -18,6 +19,7 @@ pub mod hold;
 pub mod inspect;
 mod links;
 pub mod live;
+pub mod own;
 mod pace;
 pub mod uses;
 
@@ -40,6 +42,7 @@ use crate::stats::WorkerStats;
 use answer::Limiter;
 use hold::{Held, Hold};
 use links::Links;
+use own::{OwnPacket, ToHost};
 use pace::Pace;
 
 /// A neighbour that somebody must resolve.
@@ -143,6 +146,7 @@ struct Engine<I: PacketIo> {
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
     limiter: Limiter,
+    to_host: ToHost,
     pace: Pace,
     marking: Pace,
 }
@@ -170,10 +174,18 @@ impl<I: PacketIo> Worker<I> {
             fragments: Vec::new(),
             hold: Hold::default(),
             limiter: Limiter::default(),
+            to_host: ToHost::default(),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
         };
         Worker { generations, engine }
+    }
+
+    /// Gives the host what is its own.
+    #[must_use]
+    pub fn giving(mut self, own: Sender<OwnPacket>) -> Self {
+        self.engine.to_host.sender = Some(own);
+        self
     }
 
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
@@ -353,6 +365,11 @@ impl<I: PacketIo> Engine<I> {
                 let since = context.now;
                 let held = Held { frame, headers, rewrite, extra, forwarded, next_hop, since };
                 self.hold_back(held, context);
+            }
+            End::Drop(DropReason::LocalDestination, _)
+                if self.give_to_host(&frame, &headers, context.now) =>
+            {
+                self.io.release(frame);
             }
             End::Drop(reason, answer) => {
                 if let (Some(answer), Some(chain)) = (answer, chain) {

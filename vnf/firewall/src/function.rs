@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use throughway_packet::parse::TCP;
 use throughway_packet::{Flags, Headers};
+use throughway_session::fragment::Piece;
 use throughway_session::{
     Class, InsertError, NewSession, Probe, QuotaFull, SessionId, SessionKey, Side, SourceError,
 };
@@ -14,7 +15,7 @@ use throughway_vnf::{
 
 use crate::ask::{Answer, Purpose, Question};
 use crate::embedded::session_key;
-use crate::fragments::{Entered, Fate, Piece};
+use crate::fragments::{Entered, Fate};
 use crate::limits::{HOLDS, Holds, Limit};
 use crate::policy::Policy;
 use crate::rule::{Ending, Fields, PacketFields, RejectWith, State};
