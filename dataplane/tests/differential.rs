@@ -317,8 +317,8 @@ fn observe(bench: &mut Bench) -> Observation {
 
 /// Lets the functions be told of all that the cache saw.
 fn settle(bench: &mut Bench) {
-    for _ in 0..3 {
-        bench.now.0 += 1_000_000_000;
+    for _ in 0..4 {
+        bench.now.0 += throughway_vnf::credit::HARVEST / 4;
         bench.round();
     }
 }

@@ -229,6 +229,12 @@ impl Probe {
     pub const fn key(&self) -> &SessionKey {
         &self.key
     }
+
+    /// That of the answers when nobody translates, without hashing: a key and its reverse have the same hash.
+    #[must_use]
+    pub const fn reversed(&self) -> Probe {
+        Probe { key: self.key.reversed(), hash: self.hash }
+    }
 }
 
 mod sealed {
