@@ -29,7 +29,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
 use throughway_config::{Checksum, Config, VlanProtocol};
-use throughway_flow::{FlowCache, Generations, Policy, Round, Settled};
+use throughway_flow::{FlowCache, Generations, Policy, Probe, Round, Settled};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Edit, Extra, Headers, PortId, Rewrite, Tags};
 use throughway_vnf::packet::State;
@@ -136,6 +136,8 @@ struct Engine<I: PacketIo> {
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
+    /// What is known of the received packets, in their order.
+    probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
     /// Known packets that came in behind so many of the unknown ones, with their egress.
@@ -166,6 +168,7 @@ impl<I: PacketIo> Worker<I> {
             stats,
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
+            probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
             behind: Vec::with_capacity(BATCH),
@@ -252,7 +255,14 @@ impl<I: PacketIo> Engine<I> {
             let (program, now) = (&mut self.program, context.now);
             let due = self.pace.due(now, flows.buckets());
             flows.age(now.0, due, |settled| tell(program, &settled));
-            flows.harvest(now.0, due, |settled| tell(program, &settled));
+            let mut told: ArrayVec<Settled, BATCH> = ArrayVec::new();
+            flows.harvest(now.0, due, |settled| {
+                told.push(settled);
+                if told.is_full() {
+                    tell_all(program, &mut told);
+                }
+            });
+            tell_all(program, &mut told);
             let due = self.marking.due(now, flows.buckets());
             flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
@@ -519,6 +529,17 @@ fn tell(program: &mut Program, settled: &Settled) {
     let seen = Seen { packets: settled.packets, bytes: settled.bytes, last: Now(settled.last) };
     for credit in settled.credits.0.map(Credit).into_iter().filter(|credit| *credit != Credit::default()) {
         program.settle(credit, &seen);
+    }
+}
+
+/// [`tell`] of many flows: what the functions will need is fetched for all of them first.
+fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
+    let credits = |settled: &Settled| settled.credits.0.map(Credit).into_iter();
+    for credit in told.iter().flat_map(credits).filter(|credit| *credit != Credit::default()) {
+        program.foresee(credit);
+    }
+    for settled in told.drain(..) {
+        tell(program, &settled);
     }
 }
 
