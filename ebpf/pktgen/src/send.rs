@@ -56,13 +56,27 @@ pub(crate) fn send(context: &XdpContext) -> u32 {
         }
     }
     let written = match (plan.has(IPV6), plan.has(TCP), plan.has(STAMPED)) {
-        (false, false, false) => form::<false, false, false, { least(false, false, false) }>(context, plan, &packet),
-        (false, false, true) => form::<false, false, true, { least(false, false, true) }>(context, plan, &packet),
-        (false, true, false) => form::<false, true, false, { least(false, true, false) }>(context, plan, &packet),
-        (false, true, true) => form::<false, true, true, { least(false, true, true) }>(context, plan, &packet),
-        (true, false, false) => form::<true, false, false, { least(true, false, false) }>(context, plan, &packet),
-        (true, false, true) => form::<true, false, true, { least(true, false, true) }>(context, plan, &packet),
-        (true, true, false) => form::<true, true, false, { least(true, true, false) }>(context, plan, &packet),
+        (false, false, false) => {
+            form::<false, false, false, { least(false, false, false) }>(context, plan, &packet)
+        }
+        (false, false, true) => {
+            form::<false, false, true, { least(false, false, true) }>(context, plan, &packet)
+        }
+        (false, true, false) => {
+            form::<false, true, false, { least(false, true, false) }>(context, plan, &packet)
+        }
+        (false, true, true) => {
+            form::<false, true, true, { least(false, true, true) }>(context, plan, &packet)
+        }
+        (true, false, false) => {
+            form::<true, false, false, { least(true, false, false) }>(context, plan, &packet)
+        }
+        (true, false, true) => {
+            form::<true, false, true, { least(true, false, true) }>(context, plan, &packet)
+        }
+        (true, true, false) => {
+            form::<true, true, false, { least(true, true, false) }>(context, plan, &packet)
+        }
         (true, true, true) => form::<true, true, true, { least(true, true, true) }>(context, plan, &packet),
     };
     if written { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }

@@ -154,7 +154,8 @@ impl Plan {
     /// destination's address and port; beyond the last combination they begin anew.
     #[inline(always)]
     pub fn tuple(&self, flow: u32) -> Tuple {
-        let low = |address: &[u8; 16]| u32::from_be_bytes([address[12], address[13], address[14], address[15]]);
+        let low =
+            |address: &[u8; 16]| u32::from_be_bytes([address[12], address[13], address[14], address[15]]);
         let (source, rest) = digit_bits(flow, self.source_bits as u32);
         let (source_port, rest) = digit(rest, self.source_ports as u32);
         let (destination, rest) = digit_bits(rest, self.destination_bits as u32);
