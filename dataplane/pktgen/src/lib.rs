@@ -13,11 +13,13 @@ mod clock;
 mod device;
 mod error;
 mod histogram;
+mod kernel;
 mod live;
 mod plan;
 mod send;
 mod sink;
 mod sizes;
+mod user;
 
 pub use error::Error;
 pub use histogram::Latency;

@@ -4,17 +4,25 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use throughway_io::xsk::Umem;
 use throughway_shared::pktgen::State;
 
 use crate::device::Device;
 use crate::live::Live;
-use crate::{Error, Traffic};
+use crate::user::{Raw, Ring, drive};
+use crate::{Error, Traffic, kernel};
 
 /// How frames get to the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backend {
     /// A BPF program fills in frames of the kernel (BPF_PROG_TEST_RUN with live frames).
     LiveFrames,
+    /// An AF_XDP socket.
+    AfXdp,
+    /// An AF_PACKET socket.
+    AfPacket,
+    /// The kernel's own generator, `pktgen`.
+    Kernel,
 }
 
 impl Backend {
@@ -22,6 +30,9 @@ impl Backend {
     pub const fn label(self) -> &'static str {
         match self {
             Backend::LiveFrames => "live-frames",
+            Backend::AfXdp => "af-xdp",
+            Backend::AfPacket => "af-packet",
+            Backend::Kernel => "kernel",
         }
     }
 }
@@ -49,6 +60,8 @@ pub struct Sent {
     pub flows: u64,
     /// Packets that were due and were given up, because the generator came too late: the rate was not kept.
     pub skipped: u64,
+    /// Faster back ends that were tried before, and why they were not taken.
+    pub refused: Vec<(Backend, String)>,
 }
 
 impl Sent {
@@ -84,10 +97,33 @@ pub(crate) fn pin(cpu: Option<usize>) -> Result<(), Error> {
 pub fn send(traffic: &Traffic, backend: Option<Backend>, stop: &AtomicBool) -> Result<Sent, Error> {
     let device = Device::find(&traffic.device)?;
     let plan = traffic.plan(&device)?;
-    let backend = backend.unwrap_or(Backend::LiveFrames);
-    let Effort { state, cpu } = match backend {
-        Backend::LiveFrames => Live::load(&plan, &device)?.send(traffic.cpu, stop)?,
+    let by = |backend| match backend {
+        Backend::LiveFrames => Live::load(&plan, &device)?.send(traffic.cpu, stop),
+        Backend::AfXdp => {
+            pin(traffic.cpu)?;
+            let mut umem = Umem::new();
+            drive(&plan, &mut Ring::open(&mut umem, &device)?, stop)
+        }
+        Backend::AfPacket => {
+            pin(traffic.cpu)?;
+            drive(&plan, &mut Raw::open(&device, &plan)?, stop)
+        }
+        Backend::Kernel => kernel::send(traffic, &plan, &device, stop),
     };
+    let mut refused = Vec::new();
+    let (backend, effort) = match backend {
+        Some(backend) => (backend, by(backend)?),
+        None => 'found: {
+            for backend in [Backend::LiveFrames, Backend::AfXdp] {
+                match by(backend) {
+                    Ok(effort) => break 'found (backend, effort),
+                    Err(error) => refused.push((backend, error.to_string())),
+                }
+            }
+            (Backend::AfPacket, by(Backend::AfPacket)?)
+        }
+    };
+    let Effort { state, cpu } = effort;
     Ok(Sent {
         backend,
         packets: state.packets,
@@ -96,5 +132,6 @@ pub fn send(traffic: &Traffic, backend: Option<Backend>, stop: &AtomicBool) -> R
         cpu,
         flows: state.packets.min(plan.flows + state.created),
         skipped: state.skipped,
+        refused,
     })
 }

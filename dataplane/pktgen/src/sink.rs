@@ -7,8 +7,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{Xdp, XdpMode};
 use throughway_shared::pktgen::SINK;
-use throughway_shared::pktgen::sink::{BUCKETS, LATENCY, OTHER, RUNS, Run};
-use throughway_shared::pktgen::tag::MAX_RUNS;
+use throughway_shared::pktgen::sink::{BUCKETS, LATENCY, OTHER, RUN_ENTRIES, RUNS, Run};
 
 use crate::device::Device;
 use crate::{Error, Latency, OBJECT};
@@ -167,7 +166,7 @@ impl Sink {
     /// What each CPU has seen of each run, where there is anything.
     fn runs(&self) -> Result<BTreeMap<u32, Vec<Run>>, Error> {
         let mut runs = BTreeMap::new();
-        for number in 0..MAX_RUNS {
+        for number in 0..RUN_ENTRIES {
             let words = self.runs.get(&number, 0).map_err(Error::map(RUNS))?;
             let seen: Vec<Run> = words.iter().map(Run::from_words).filter(|run| run.packets != 0).collect();
             if !seen.is_empty() {

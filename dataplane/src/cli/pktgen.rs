@@ -142,6 +142,12 @@ enum BackendName {
     Auto,
     /// A BPF program on live frames: 10 to 20 Mpps a core.
     LiveFrames,
+    /// An AF_XDP socket: some 2 Mpps a core.
+    AfXdp,
+    /// An AF_PACKET socket: works with every device, some 1 Mpps a core.
+    AfPacket,
+    /// The kernel's own generator, where the kernel has it.
+    Kernel,
 }
 
 /// Packets per second; `None`: as fast as it goes.
@@ -202,6 +208,9 @@ impl Stream {
         match self.backend {
             BackendName::Auto => None,
             BackendName::LiveFrames => Some(Backend::LiveFrames),
+            BackendName::AfXdp => Some(Backend::AfXdp),
+            BackendName::AfPacket => Some(Backend::AfPacket),
+            BackendName::Kernel => Some(Backend::Kernel),
         }
     }
 }
@@ -219,7 +228,7 @@ pub(super) fn pktgen(command: Pktgen) -> Result<ExitCode, Failure> {
     match command {
         Pktgen::Send(Send { device, stream }) => {
             let stop = stopped()?;
-            let sent = send(&stream.traffic(&device)?, stream.backend(), &stop)?;
+            let sent = transmit(&stream.traffic(&device)?, stream.backend(), &stop)?;
             if stream.json {
                 print(&sent_json(&sent).to_string());
             } else {
@@ -250,7 +259,7 @@ pub(super) fn pktgen(command: Pktgen) -> Result<ExitCode, Failure> {
             let stop = stopped()?;
             let traffic = stream.traffic(&output)?;
             let sink = attach(&input)?;
-            let sent = send(&traffic, stream.backend(), &stop)?;
+            let sent = transmit(&traffic, stream.backend(), &stop)?;
             settle(&sink, &stop)?;
             let received = sink.received()?;
             let missing = sent.packets.saturating_sub(received.packets);
@@ -279,6 +288,14 @@ fn attach(device: &str) -> Result<Sink, Failure> {
         complain(&format!("note: the sink on {device} is not in its driver, which is slower: {refused}"));
     }
     Ok(sink)
+}
+
+fn transmit(traffic: &Traffic, backend: Option<Backend>, stop: &AtomicBool) -> Result<Sent, Failure> {
+    let sent = send(traffic, backend, stop)?;
+    for (backend, reason) in &sent.refused {
+        complain(&format!("note: sent by {} instead of {backend}, which is faster: {reason}", sent.backend));
+    }
+    Ok(sent)
 }
 
 /// Waits until nothing has come for a while.

@@ -6,8 +6,7 @@ use aya_ebpf::{
 };
 use throughway_shared::pktgen::{
     Plan, State,
-    sink::{BUCKETS, FLOW_ENTRIES, Run, WINDOW_ENTRIES},
-    tag::MAX_RUNS,
+    sink::{BUCKETS, FLOW_ENTRIES, RUN_ENTRIES, Run, WINDOW_ENTRIES},
 };
 
 #[map]
@@ -17,7 +16,7 @@ pub(crate) static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 pub(crate) static STATE: Array<State> = Array::with_max_entries(1, 0);
 
 #[map]
-pub(crate) static RUNS: PerCpuArray<Run> = PerCpuArray::with_max_entries(MAX_RUNS, 0);
+pub(crate) static RUNS: PerCpuArray<Run> = PerCpuArray::with_max_entries(RUN_ENTRIES, 0);
 
 #[map]
 pub(crate) static OTHER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);

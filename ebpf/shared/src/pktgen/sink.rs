@@ -19,6 +19,9 @@ pub const WINDOWS: &str = "WINDOWS";
 /// Map: array of `u64`.
 pub const FLOWS: &str = "FLOWS";
 
+/// Entries of [`RUNS`]: those of our generator, and one for the kernel's.
+pub const RUN_ENTRIES: u32 = MAX_RUNS + 1;
+
 /// What one CPU has seen of one run.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

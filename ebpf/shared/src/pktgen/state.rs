@@ -116,6 +116,10 @@ impl State {
             self.finished = 1;
             return Turn::Finished;
         }
+        #[allow(
+            clippy::manual_checked_ops,
+            reason = "zero is not the end of a division here, but: as fast as it goes"
+        )]
         if plan.burst_time != 0 {
             let now = now << 8;
             if now < self.due {

@@ -16,6 +16,10 @@ pub const MAGIC: u32 = 0x545747;
 pub const STAMPED: u32 = 1 << 7;
 /// Runs are told apart by a number below this.
 pub const MAX_RUNS: u32 = 128;
+/// What the kernel's own generator begins its payload with (net/core/pktgen.c, `PKTGEN_MAGIC`), in host order.
+pub const KERNEL_MAGIC: u32 = 0xbe9b_e955;
+/// The run under which those packets are counted.
+pub const KERNEL_RUN: u32 = MAX_RUNS;
 /// Bytes of a tag without stamp.
 pub const PLAIN_LENGTH: usize = 4;
 /// Bytes of a stamped tag.
@@ -34,7 +38,13 @@ pub const fn head(run: u32, stamped: bool) -> u32 {
 /// Run and whether it is stamped, of a tag that begins with `head`; `None` when it is no tag.
 #[inline(always)]
 pub const fn read_head(head: u32) -> Option<(u32, bool)> {
-    if head >> 8 != MAGIC { None } else { Some((head & (MAX_RUNS - 1), head & STAMPED != 0)) }
+    if head >> 8 == MAGIC {
+        Some((head & (MAX_RUNS - 1), head & STAMPED != 0))
+    } else if head == KERNEL_MAGIC {
+        Some((KERNEL_RUN, false))
+    } else {
+        None
+    }
 }
 
 /// Bytes 4 to 12, in host order.
