@@ -10,6 +10,7 @@ use throughway_tests::repository;
 /// What each crate may depend on, of ours. Arrows go one way; what is not listed is forbidden.
 const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-shared", &[]),
+    ("throughway-traffic", &["throughway-shared"]),
     ("throughway-packet", &["throughway-shared"]),
     // Knows packets and actions, but no function: functions name its slots through the API.
     ("throughway-flow", &["throughway-shared", "throughway-packet"]),
@@ -27,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-xdp", &["throughway-shared"]),
     ("throughway-kernel", &[]),
     ("throughway-lab", &[]),
-    ("throughway-pktgen", &["throughway-shared", "throughway-packet", "throughway-io"]),
+    ("throughway-pktgen", &["throughway-traffic", "throughway-packet", "throughway-io"]),
     // Sees everything and is seen by nobody but the tests and the benchmarks, which see everything too.
     ("throughway", ALL),
     ("throughway-tests", EVERYTHING),
@@ -40,6 +41,7 @@ const STATEFUL: &[&str] =
 
 const ALL: &[&str] = &[
     "throughway-shared",
+    "throughway-traffic",
     "throughway-packet",
     "throughway-vnf",
     "throughway-flow",
@@ -59,6 +61,7 @@ const ALL: &[&str] = &[
 
 const EVERYTHING: &[&str] = &[
     "throughway-shared",
+    "throughway-traffic",
     "throughway-packet",
     "throughway-vnf",
     "throughway-flow",

@@ -1,6 +1,6 @@
 //! Latency percentiles from the sink's buckets.
 
-use throughway_shared::pktgen::sink::bucket_floor;
+use throughway_traffic::sink::bucket_floor;
 
 /// What the stamps say of the time from generator to sink, in ns. Percentiles are to within 1.6 %.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,7 @@ impl Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use throughway_shared::pktgen::sink::{BUCKETS, bucket};
+    use throughway_traffic::sink::{BUCKETS, bucket};
 
     #[test]
     fn every_latency_is_in_its_bucket() {

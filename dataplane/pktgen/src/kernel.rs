@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use throughway_shared::pktgen::{IPV6, Plan, STAMPED, State, TCP};
+use throughway_traffic::{IPV6, Plan, STAMPED, State, TCP};
 
 use crate::device::Device;
 use crate::send::Effort;
@@ -123,7 +123,7 @@ pub(crate) fn send(
     let removed = write(&thread_file, "rem_device_all");
     let (packets, nanoseconds) = outcome?;
     removed?;
-    let length = if plan.has(throughway_shared::pktgen::MIXED) {
+    let length = if plan.has(throughway_traffic::MIXED) {
         let lengths = traffic.sizes.as_ref().map(Sizes::entries).unwrap_or_default();
         let weight: u64 = lengths.iter().map(|&(_, weight)| u64::from(weight)).sum();
         let bytes: u64 = plan

@@ -5,7 +5,7 @@
 //! * [`Sink`]: counts what arrives, and drops it: loss, duplicates, reordering, latency.
 //! * [`Sizes`]: frame lengths and mixes of them.
 //!
-//! What frames look like, and when one is due, is in `throughway_shared::pktgen`: the programs in the kernel and the
+//! What frames look like, and when one is due, is in `throughway_traffic`: the programs in the kernel and the
 //! back ends in user space run the same code.
 #![forbid(unsafe_code)]
 

@@ -15,7 +15,7 @@ use aya::programs::{ProgramError, TestRun as _, Xdp};
 use aya::{Ebpf, TestRunAttrs, TestRunOptions};
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::Signal;
-use throughway_shared::pktgen::{PLAN, Plan, SENDER, STATE, State};
+use throughway_traffic::{PLAN, Plan, SENDER, STATE, State};
 
 use crate::device::Device;
 use crate::send::Effort;

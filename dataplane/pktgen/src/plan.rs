@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use throughway_packet::Prefix;
-use throughway_shared::pktgen::{
+use throughway_traffic::{
     Class, IPV6, MAX_CLASSES, MAX_FLOWS, MIX, MIXED, Plan, STAMPED, SYN, TCP, frame, tag,
 };
 

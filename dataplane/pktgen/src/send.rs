@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use throughway_io::xsk::Umem;
-use throughway_shared::pktgen::State;
+use throughway_traffic::State;
 
 use crate::device::Device;
 use crate::live::Live;

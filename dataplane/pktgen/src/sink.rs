@@ -6,8 +6,8 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{Xdp, XdpMode};
-use throughway_shared::pktgen::SINK;
-use throughway_shared::pktgen::sink::{BUCKETS, LATENCY, OTHER, RUN_ENTRIES, RUNS, Run};
+use throughway_traffic::SINK;
+use throughway_traffic::sink::{BUCKETS, LATENCY, OTHER, RUN_ENTRIES, RUNS, Run};
 
 use crate::device::Device;
 use crate::{Error, Latency, OBJECT};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use throughway_shared::pktgen::{MAX_CLASSES, MIX};
+use throughway_traffic::{MAX_CLASSES, MIX};
 
 use crate::Error;
 

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use throughway_io::xsk::{Umem, XskConfig, XskFrame, XskIo, XskPort, ZeroCopy};
 use throughway_io::{Frame as _, PacketIo as _};
 use throughway_packet::PortId;
-use throughway_shared::pktgen::{Packet, Plan, State, Turn, frame};
+use throughway_traffic::{Packet, Plan, State, Turn, frame};
 
 use crate::device::Device;
 use crate::send::Effort;

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use common::{B0, on_a_cable, run};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+    sockopt,
 };
 use throughway_pktgen::{Backend, Family, Protocol, Sizes, Traffic, send};
 
@@ -37,17 +38,24 @@ fn take_apart(frame: &[u8]) -> Seen {
             let header = slice.header().to_header();
             assert_eq!(header.header_checksum, header.calc_header_checksum());
             assert_eq!(usize::from(header.total_len), frame.len() - 14);
-            ((slice.header().source_addr().to_string(), slice.header().destination_addr().to_string()), header.time_to_live)
+            (
+                (slice.header().source_addr().to_string(), slice.header().destination_addr().to_string()),
+                header.time_to_live,
+            )
         }
         NetSlice::Ipv6(slice) => {
             let header = slice.header().to_header();
             assert_eq!(usize::from(header.payload_length), frame.len() - 54);
-            ((slice.header().source_addr().to_string(), slice.header().destination_addr().to_string()), header.hop_limit)
+            (
+                (slice.header().source_addr().to_string(), slice.header().destination_addr().to_string()),
+                header.hop_limit,
+            )
         }
         NetSlice::Arp(_) => panic!("ARP"),
     };
     assert_eq!(header, 64);
-    let network = |udp: Option<(&etherparse::UdpHeader, &[u8])>, tcp: Option<(&etherparse::TcpHeader, &[u8])>| {
+    let network = |udp: Option<(&etherparse::UdpHeader, &[u8])>,
+                   tcp: Option<(&etherparse::TcpHeader, &[u8])>| {
         match (sliced.net.as_ref().unwrap(), udp, tcp) {
             (NetSlice::Ipv4(ip), Some((udp, payload)), _) => {
                 udp.calc_checksum_ipv4(&ip.header().to_header(), payload).unwrap()
@@ -183,7 +191,7 @@ fn the_kernel_and_user_space_send_the_same_frames() {
 /// UDP over IPv4, stamped, in the shortest frame there is: byte for byte.
 #[test]
 fn the_shortest_frame_is_as_it_was() {
-    use throughway_shared::pktgen::{Class, MAX_CLASSES, MIX, Packet, Plan, STAMPED, frame, tag};
+    use throughway_traffic::{Class, MAX_CLASSES, MIX, Packet, Plan, STAMPED, frame, tag};
     let mut plan = Plan {
         flags: STAMPED,
         ethernet: [2, 0, 0, 0, 0, 0xb0, 2, 0, 0, 0, 0, 0xa0, 8, 0, 0, 0],

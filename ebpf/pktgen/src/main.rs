@@ -4,7 +4,7 @@
 //! * [`sink`]: counts the frames of the generator and drops them.
 //! * [`maps`]: what user space tells the programs, and what they count.
 //!
-//! What frames look like and when one is due is in `throughway_shared::pktgen`; only memory and clock are touched here.
+//! What frames look like and when one is due is in `throughway_traffic`; only memory and clock are touched here.
 #![no_std]
 #![no_main]
 

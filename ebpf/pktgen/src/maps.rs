@@ -1,10 +1,10 @@
-//! The maps. Their names and layouts are in `throughway_shared::pktgen`.
+//! The maps. Their names and layouts are in `throughway_traffic`.
 
 use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use throughway_shared::pktgen::{
+use throughway_traffic::{
     Plan, State,
     sink::{BUCKETS, FLOW_ENTRIES, RUN_ENTRIES, Run, WINDOW_ENTRIES},
 };

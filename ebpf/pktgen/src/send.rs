@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use throughway_shared::pktgen::{
+use throughway_traffic::{
     IPV6, MIXED, Packet, Plan, STAMPED, TCP, Turn,
     frame::{least, write},
 };

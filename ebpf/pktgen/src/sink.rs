@@ -3,7 +3,7 @@
 use core::ptr;
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_ktime_get_ns, programs::XdpContext};
-use throughway_shared::pktgen::{
+use throughway_traffic::{
     sink::{Run, Seen, bucket, flow_entry, look, window},
     tag,
 };

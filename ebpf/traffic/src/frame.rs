@@ -1,7 +1,7 @@
 //! The bytes of one frame: Ethernet, IPv4 or IPv6, UDP or TCP, tag. What comes after the tag is not touched: zeros.
 
-use super::{Packet, Plan, Tuple, tag};
-use crate::checksum;
+use crate::{Packet, Plan, Tuple, tag};
+use throughway_shared::checksum;
 
 /// Where the addresses, the transport header and the payload are.
 #[inline(always)]
@@ -57,7 +57,7 @@ pub fn write<const IPV6: bool, const TCP: bool, const STAMPED: bool, const N: us
     stamp: u64,
 ) {
     const { assert!(N == least(IPV6, TCP, STAMPED)) };
-    let class = &plan.classes[packet.class % super::MAX_CLASSES];
+    let class = &plan.classes[packet.class % crate::MAX_CLASSES];
     let Tuple { source, destination, source_port, destination_port } = plan.tuple(packet.flow);
     let addresses = word_sum(source) + word_sum(destination);
     let transport = ETHERNET + const { network_length(IPV6) };
@@ -114,7 +114,7 @@ pub fn write<const IPV6: bool, const TCP: bool, const STAMPED: bool, const N: us
     if TCP {
         let data = plan.classes[0].length as u32 - payload as u32;
         let sequence = (packet.flow.wrapping_mul(0x9e37_79b1)).wrapping_add(packet.round.wrapping_mul(data));
-        let (sequence, acknowledgement, flags) = if packet.first && plan.has(super::SYN) {
+        let (sequence, acknowledgement, flags) = if packet.first && plan.has(crate::SYN) {
             (sequence.wrapping_sub(1), 0, SYN)
         } else {
             (sequence, 1, ACK)
@@ -142,9 +142,9 @@ pub fn write<const IPV6: bool, const TCP: bool, const STAMPED: bool, const N: us
 /// TCP: the receive window that is announced.
 const WINDOW: u16 = 0xffff;
 
-/// The constant sums of frames of `length` bytes: what [`super::Class`] holds. `network`: the addresses are not in it.
-pub fn sums(plan: &Plan, length: u16) -> super::Class {
-    let (ipv6, tcp) = (plan.has(super::IPV6), plan.has(super::TCP));
+/// The constant sums of frames of `length` bytes: what [`crate::Class`] holds. `network`: the addresses are not in it.
+pub fn sums(plan: &Plan, length: u16) -> crate::Class {
+    let (ipv6, tcp) = (plan.has(crate::IPV6), plan.has(crate::TCP));
     let next: u32 = if tcp { 6 } else { 17 };
     let transport = ETHERNET + network_length(ipv6);
     let transport_bytes = length as u32 - transport as u32;
@@ -157,7 +157,7 @@ pub fn sums(plan: &Plan, length: u16) -> super::Class {
         }
     }
     let network = if ipv6 { 0 } else { 0x4500 + (length as u32 - 14) + 0x4000 + ((64 << 8) | next) };
-    super::Class {
+    crate::Class {
         length: length as u64,
         network_sum: checksum::fold(network) as u64,
         transport_sum: checksum::fold(sum) as u64,
@@ -176,7 +176,7 @@ pub fn write_any(frame: &mut [u8], plan: &Plan, packet: &Packet, stamp: u64) -> 
             true
         }};
     }
-    match (plan.has(super::IPV6), plan.has(super::TCP), plan.has(super::STAMPED)) {
+    match (plan.has(crate::IPV6), plan.has(crate::TCP), plan.has(crate::STAMPED)) {
         (false, false, false) => form!(false, false, false),
         (false, false, true) => form!(false, false, true),
         (false, true, false) => form!(false, true, false),

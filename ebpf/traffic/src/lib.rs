@@ -8,6 +8,8 @@
 //!
 //! Plan, state and frames are plain functions, so that a generator in user space sends the very same traffic as the
 //! program in the kernel does.
+#![no_std]
+#![forbid(unsafe_code)]
 
 pub mod frame;
 pub mod sink;

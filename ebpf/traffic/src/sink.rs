@@ -6,7 +6,7 @@
 //! * [`WINDOWS`]: which of the latest sequence numbers of each run were seen: see [`window`].
 //! * [`FLOWS`]: the highest sequence number of each flow: see [`flow_entry`].
 
-use super::tag::MAX_RUNS;
+use crate::tag::MAX_RUNS;
 
 /// Map: per-CPU array of [`Run`].
 pub const RUNS: &str = "RUNS";

@@ -1,6 +1,6 @@
 //! How far the generator has come, and when the next burst is due.
 
-use super::{MIX, MIXED, Plan};
+use crate::{MIX, MIXED, Plan};
 
 /// How far the generator has come. The program's own; user space begins with zeros and reads it.
 #[repr(C)]
@@ -58,7 +58,7 @@ pub struct Packet {
     pub round: u32,
     /// Whether it is the flow's first.
     pub first: bool,
-    /// Index of its length in [`Plan::classes`], below [`super::MAX_CLASSES`].
+    /// Index of its length in [`Plan::classes`], below [`crate::MAX_CLASSES`].
     pub class: usize,
 }
 
@@ -107,6 +107,10 @@ impl State {
     /// Whether a burst is due at `now` (CLOCK_MONOTONIC, ns). When it answers [`Turn::Send`], the burst counts as begun.
     #[inline(always)]
     pub fn turn(&mut self, plan: &Plan, now: u64) -> Turn {
+        // Later turns are no part of the time that it took.
+        if self.finished != 0 {
+            return Turn::Finished;
+        }
         if self.origin == 0 {
             self.origin = now;
         }
@@ -166,7 +170,7 @@ impl State {
         };
         let class = if plan.has(MIXED) {
             let at = (sequence.wrapping_mul(GOLDEN) >> 56) as usize % MIX;
-            plan.mix[at] as usize % super::MAX_CLASSES
+            plan.mix[at] as usize % crate::MAX_CLASSES
         } else {
             0
         };
