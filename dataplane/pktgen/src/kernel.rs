@@ -23,7 +23,8 @@ const FOLDER: &str = "/proc/thread-self/net/pktgen";
 const LOOK: Duration = Duration::from_millis(5);
 
 fn write(path: &Path, command: &str) -> Result<(), Error> {
-    fs::write(path, command).map_err(|source| match source.kind() {
+    // The kernel cuts the last byte off.
+    fs::write(path, format!("{command}\n")).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::Impossible(
             "this kernel has no generator of its own (modprobe pktgen), or it is not here".to_owned(),
         ),
