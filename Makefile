@@ -9,10 +9,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Namespaces and XDP need root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build demo test bench lint schema ebpf fuzz
+.PHONY: help build demo test vm-test bench lint schema ebpf fuzz
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## The release binary: target/release/throughway
 	packaging/install-packages.sh build
@@ -37,6 +37,11 @@ test: ## Every test; as root the privileged ones too
 	    echo "$$skipped tests were skipped, for the reasons above. As root (sudo -E make test) all of them run."; fi; \
 	exit $$status
 
+vm-test: build ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
+	packaging/install-packages.sh vm
+	tests/vm/run.sh $(TARGET)/release/throughway $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
+	    --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+
 bench: ## The benchmarks
 	packaging/install-packages.sh build
 	$(CARGO) bench --package throughway-benches
@@ -52,7 +57,7 @@ schema: ## Write config/schema.json anew
 	$(CARGO) run --quiet --package throughway -- schema > config/schema.json.new
 	mv config/schema.json.new config/schema.json
 
-ebpf: ## Rebuild the XDP program from source
+ebpf: ## Rebuild the XDP programs from source
 	packaging/install-packages.sh ebpf
 	ebpf/build.sh
 
