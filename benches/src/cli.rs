@@ -108,6 +108,19 @@ pub(crate) fn say(text: &str) {
     let _ = out.flush();
 }
 
+/// Gives this process and its children the niceness of the run among other sessions, where the kernel groups processes by
+/// session (autogroup): there the niceness of a process counts only within its session. The worker and the kernel's NAPI thread keep
+/// their standing to each other.
+fn stand_out(nice: i32) -> Result<()> {
+    let path = "/proc/self/autogroup";
+    if nice == 0 || !std::path::Path::new(path).exists() {
+        return Ok(());
+    }
+    // Fails for the leader of a group, who has a session or shell of its own already.
+    let _ = nix::unistd::setsid();
+    std::fs::write(path, nice.to_string()).map_err(|source| BenchError::file(path, source))
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -143,6 +156,7 @@ fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         return Err(BenchError::NotRoot);
     }
+    stand_out(machine.nice)?;
     let pktgen = machine.pktgen.as_ref().unwrap_or(&machine.throughway);
     let generator = Generator::new(pktgen, machine.cores);
     for _ in 0..wanted.runs {

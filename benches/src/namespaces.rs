@@ -168,11 +168,12 @@ impl Namespaces {
             &near,
         ])?;
         for (namespace, device) in [(&far, device), (&near, near_device)] {
-            // A veth takes frames from XDP (redirected ones, and the generator's) only where NAPI runs, which GRO turns on.
             // Hosts shall not answer or probe on their own: nothing but the generator's packets may be on the link.
-            run(&["ip", "netns", "exec", namespace, "ethtool", "-K", device, "gro", "on"])?;
             run(&["ip", "-n", namespace, "link", "set", device, "addrgenmode", "none"])?;
             run(&["ip", "-n", namespace, "link", "set", device, "up"])?;
+            // A veth takes frames from XDP (redirected ones, and the generator's) only where NAPI runs, which GRO turns on; switched
+            // on while the device is down it has no effect.
+            run(&["ip", "netns", "exec", namespace, "ethtool", "-K", device, "gro", "on"])?;
         }
         Ok(())
     }
@@ -240,9 +241,6 @@ impl Namespaces {
     pub fn line(&self, place: Place, core: Option<usize>, argv: &[&str]) -> Vec<String> {
         let mut line: Vec<String> =
             ["ip", "netns", "exec", &self.name(place)].map(str::to_owned).into_iter().collect();
-        if self.nice != 0 {
-            line.extend(["nice".to_owned(), "-n".to_owned(), self.nice.to_string()]);
-        }
         if let Some(core) = core {
             line.extend(["taskset".to_owned(), "-c".to_owned(), core.to_string()]);
         }
