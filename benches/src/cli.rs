@@ -72,6 +72,9 @@ pub(crate) struct Machine {
     /// Niceness of generator, peers and their kernel threads, all alike: below 0 on a machine that is shared with others.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) nice: i32,
+    /// More of Throughway's section `workers`, such as `poll: busy`.
+    #[arg(long, default_value = "")]
+    pub(crate) workers: String,
     /// The namespaces are named PREFIX-src, PREFIX-dut, PREFIX-snk.
     #[arg(long, default_value = "twbench")]
     pub(crate) prefix: String,
@@ -174,6 +177,7 @@ fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
                 scale: Scale::default(),
                 traffic: &traffic,
                 binary: &machine.throughway,
+                workers: &machine.workers,
             };
             let running = subject.start(&mut setup)?;
             if let Some(then) = &wanted.then {

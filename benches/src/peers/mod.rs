@@ -101,6 +101,8 @@ pub struct Setup<'a> {
     pub traffic: &'a Traffic,
     /// The path of `throughway`.
     pub binary: &'a str,
+    /// More of Throughway's section `workers`, such as `poll: busy`.
+    pub workers: &'a str,
 }
 
 impl Peer {

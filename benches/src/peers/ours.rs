@@ -45,9 +45,11 @@ fn configuration(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> String {
     let fast = if fast_path { ", fast-path: auto" } else { "" };
     let mut text = format!(
         "interfaces:\n  lan: {{ device: {IN_DEVICE}{fast} }}\n  wan: {{ device: {OUT_DEVICE}{fast} }}\n\
-         workers: {{ cores: [{}], flows: {} }}\nfunctions:\n",
+         workers: {{ cores: [{}], flows: {}{}{} }}\nfunctions:\n",
         setup.cores.device,
-        scale.flows.max(flows * 5 / 4)
+        scale.flows.max(flows * 5 / 4),
+        if setup.workers.is_empty() { "" } else { ", " },
+        setup.workers
     );
     let mut run: Vec<String> = Vec::new();
     match peer {
