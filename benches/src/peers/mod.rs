@@ -173,6 +173,16 @@ impl Peer {
         self.is_ours() || self == Peer::Testpmd
     }
 
+    /// With a core for itself.
+    pub fn on_own_core(self) -> Subject {
+        Subject { peer: self, placement: Placement::OwnCore, fast_path: false }
+    }
+
+    /// With one core that pays for everything.
+    pub fn on_one_core(self) -> Subject {
+        Subject { placement: Placement::OneCore, ..self.on_own_core() }
+    }
+
     /// Whether it takes packets to the load balancers' address.
     pub fn balances(self) -> bool {
         matches!(self, Peer::KernelBalance | Peer::Balancer)
