@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-xdp", &["throughway-shared"]),
     ("throughway-kernel", &[]),
     ("throughway-lab", &[]),
+    ("throughway-pktgen", &["throughway-shared", "throughway-packet", "throughway-io"]),
     // Sees everything and is seen by nobody but the tests and the benchmarks, which see everything too.
     ("throughway", ALL),
     ("throughway-tests", EVERYTHING),
@@ -53,6 +54,7 @@ const ALL: &[&str] = &[
     "throughway-xdp",
     "throughway-kernel",
     "throughway-lab",
+    "throughway-pktgen",
 ];
 
 const EVERYTHING: &[&str] = &[
@@ -71,11 +73,12 @@ const EVERYTHING: &[&str] = &[
     "throughway-xdp",
     "throughway-kernel",
     "throughway-lab",
+    "throughway-pktgen",
     "throughway",
 ];
 
-/// Where `unsafe` may be: the rings and frames of AF_XDP, and the BPF program.
-const UNSAFE_ROOMS: &[&str] = &["dataplane/io/src/xsk/", "ebpf/steer/"];
+/// Where `unsafe` may be: the rings and frames of AF_XDP, and the BPF programs.
+const UNSAFE_ROOMS: &[&str] = &["dataplane/io/src/xsk/", "ebpf/steer/", "ebpf/pktgen/"];
 
 /// Files are read in one sitting.
 const LONGEST_FILE: usize = 700;

@@ -4,6 +4,7 @@
 //! * [`flow`]: the key of a flow.
 //! * [`action`]: what a chain does to a packet, as a plain value.
 //! * [`tunnel`]: the outer header that an action may put before a packet.
+//! * [`pktgen`]: test traffic: what the generator is told, what its frames look like, what the sink counts.
 //! * [`checksum`]: one's complement arithmetic (RFC 1071, RFC 1624) used to make and apply an action.
 //!
 //! Everything is `no_std`, `repr(C)` and free of padding that is not named; addresses and ports are in network order.
@@ -13,5 +14,6 @@
 pub mod action;
 pub mod checksum;
 pub mod flow;
+pub mod pktgen;
 pub mod steer;
 pub mod tunnel;
