@@ -4,6 +4,7 @@
 #   packaging/install-packages.sh build   to compile Throughway (beside a stable Rust toolchain)
 #   packaging/install-packages.sh demo    to run `throughway lab demo`
 #   packaging/install-packages.sh test    to run every test
+#   packaging/install-packages.sh bench   to run the benchmarks beside every peer; bench-short: beside the kernel alone
 #   packaging/install-packages.sh ebpf    to rebuild the XDP program, bpf-linker included
 #
 # Debian and Ubuntu: apt-get, through sudo when not root. Elsewhere: says what is missing and fails.
@@ -20,6 +21,9 @@ build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
 test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
     isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3"
+bench_short="$demo nftables:nft valgrind:valgrind librsvg2-bin:rsvg-convert fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
+bench="$bench_short clang:clang dpdk:dpdk-testpmd librte-net-af-xdp23:/usr/lib/*/librte_net_af_xdp.so.*
+    linux-libc-dev:/usr/include/linux/bpf.h"
 ebpf="rustc-web:/usr/bin/rustc cargo-web:/usr/bin/cargo rust-web-src:/usr/src/rustc-*/library
     llvm-22:/usr/lib/llvm-22/bin/llvm-config llvm-22-dev:/usr/include/llvm-22/llvm/Config/llvm-config.h"
 
@@ -33,9 +37,11 @@ case ${1:-} in
 build) wanted=$build ;;
 demo) wanted=$demo ;;
 test) wanted=$test ;;
+bench) wanted=$bench ;;
+bench-short) wanted=$bench_short ;;
 ebpf) if has_nightly; then wanted=; else wanted=$ebpf; fi ;;
 *)
-    say "usage: packaging/install-packages.sh build|demo|test|ebpf"
+    say "usage: packaging/install-packages.sh build|demo|test|bench|bench-short|ebpf"
     exit 2
     ;;
 esac

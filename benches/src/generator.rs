@@ -97,10 +97,10 @@ pub struct Received {
     pub packets: u64,
     /// Other packets.
     pub other: u64,
-    /// Packets that arrived more than once.
-    pub duplicates: u64,
-    /// Packets that arrived later than one sent after them.
-    pub reordered: u64,
+    /// Packets that arrived more than once; only of stamped ones, since the stamp has the number.
+    pub duplicates: Option<u64>,
+    /// Packets that arrived later than one sent after them; only of stamped ones.
+    pub reordered: Option<u64>,
     /// How long packets were on their way; only of stamped ones.
     pub latency_ns: Option<Latency>,
 }
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!((sent.packets, sent.seconds), (640, 0.5));
         let received: Received = answer(
             "it",
-            br#"{"packets":7,"bytes":1,"other":1,"first_ns":1,"last_ns":2,"rate_pps":1,"lost":0,"duplicates":0,"reordered":0,"latency_ns":null}"#,
+            br#"{"packets":7,"bytes":1,"other":1,"first_ns":1,"last_ns":2,"rate_pps":1,"lost":null,"duplicates":null,"reordered":null,"latency_ns":null}"#,
         )
         .unwrap();
         assert_eq!((received.packets, received.latency_ns), (7, None));

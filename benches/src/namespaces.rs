@@ -257,7 +257,7 @@ impl Namespaces {
         let threaded = placement == Placement::OneCore;
         let path = format!("/sys/class/net/{IN_DEVICE}/threaded");
         self.run(Place::Device, &["sh", "-c", &format!("echo {} > {path}", u8::from(threaded))])?;
-        self.napi.clear();
+        let known = std::mem::take(&mut self.napi);
         if !threaded {
             return Ok(());
         }
@@ -268,7 +268,8 @@ impl Namespaces {
             }
             self.napi = threads_named(&format!("napi/{IN_DEVICE}-"));
         }
-        for thread in &self.napi {
+        // Those of before may have got another niceness from what is measured.
+        for thread in self.napi.iter().filter(|thread| !known.contains(thread)) {
             let (thread, core, nice) = (thread.to_string(), cores.device.to_string(), self.nice.to_string());
             run(&["taskset", "-pc", &core, &thread])?;
             run(&["renice", "-n", &nice, "-p", &thread])?;

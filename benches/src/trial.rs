@@ -24,10 +24,10 @@ pub struct Trial {
     pub arrived: f64,
     /// The part of the packets that did not arrive: 0 to 1.
     pub loss: f64,
-    /// Packets that arrived more than once.
-    pub duplicates: u64,
-    /// Packets that overtook another.
-    pub reordered: u64,
+    /// Packets that arrived more than once, where they were stamped.
+    pub duplicates: Option<u64>,
+    /// Packets that overtook another, where they were stamped.
+    pub reordered: Option<u64>,
     /// How long packets took, where they were stamped.
     pub latency: Option<Latency>,
     /// Who had the processor.
@@ -40,7 +40,7 @@ impl Trial {
     /// From what generator and sink said.
     pub fn new(sent: &crate::generator::Sent, received: &Received, cpu: CpuUse) -> Self {
         let seconds = sent.seconds.max(1e-6);
-        let unique = received.packets.saturating_sub(received.duplicates);
+        let unique = received.packets.saturating_sub(received.duplicates.unwrap_or(0));
         Trial {
             offered: sent.packets as f64 / seconds,
             arrived: unique as f64 / seconds,

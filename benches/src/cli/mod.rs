@@ -1,5 +1,6 @@
 //! The command line of `throughway-bench`.
 
+mod nic;
 mod trial;
 
 use std::io::Write;
@@ -55,6 +56,20 @@ enum Command {
         /// Gather what criterion left in this directory, `target/criterion`.
         #[arg(long, value_name = "DIRECTORY")]
         micro: Option<PathBuf>,
+    },
+    /// Throughway between two real ports of this machine, while an external generator sends.
+    Nic {
+        #[command(flatten)]
+        machine: Machine,
+        /// Where packets come in.
+        #[arg(long = "in", value_name = "DEVICE")]
+        input: String,
+        /// Where they go out.
+        #[arg(long = "out", value_name = "DEVICE")]
+        output: String,
+        /// router, chain-N, stateful or balancer.
+        #[arg(long, value_parser = peer, default_value = "stateful")]
+        peer: Peer,
     },
     /// Count the instructions that the hot path takes for a packet, and compare them with the committed ones.
     Count {
@@ -181,6 +196,16 @@ pub(crate) fn prepare(machine: &Machine) -> Result<()> {
     stand_out(machine.nice)
 }
 
+/// Set when somebody wants us to end.
+pub(crate) fn interrupted() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|source| BenchError::file("signals", source))?;
+    }
+    Ok(stop)
+}
+
 impl Machine {
     fn pktgen(&self) -> &str {
         self.pktgen.as_ref().unwrap_or(&self.throughway)
@@ -197,6 +222,9 @@ pub fn main() -> ExitCode {
                 Some(file) => ratios(&results, &file, write),
                 None => Ok(true),
             })
+        }
+        Command::Nic { machine, input, output, peer } => {
+            nic::watch(&machine, peer, &input, &output).map(|()| true)
         }
         Command::Count { bench, committed, write, report } => count(&bench, &committed, write, &report),
         Command::Trial { machine, peer, placement, fast_path, rate, seconds, flows, runs, stamp, then } => {
@@ -222,11 +250,7 @@ fn measure(
     from: Option<&Path>,
 ) -> Result<crate::results::Results> {
     prepare(machine)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|source| BenchError::file("signals", source))?;
-    }
+    let stop = interrupted()?;
     let generator = Generator::new(machine.pktgen(), machine.cores);
     let runner = Runner {
         binary: &machine.throughway,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use super::kernel::{MASQUERADED, POOL, add_routes};
-use super::{Peer, Running, Setup};
+use super::{Peer, Running, Scale, Setup};
 use crate::command::run;
 use crate::error::{BenchError, Result};
 use crate::namespaces::{BACKENDS, IN_DEVICE, OUT_DEVICE, Place, VIP};
@@ -17,7 +17,17 @@ pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Ru
     add_routes(setup.at, setup.scale.routes)?;
     let directory = setup.at.directory();
     let (file, socket) = (directory.join("throughway.yaml"), directory.join("throughway.sock"));
-    let text = configuration(peer, fast_path, setup);
+    let text = configuration(
+        peer,
+        &Settings {
+            devices: (IN_DEVICE, OUT_DEVICE),
+            core: setup.cores.device,
+            workers: setup.workers,
+            fast_path,
+            scale: setup.scale,
+            flows: setup.traffic.flows,
+        },
+    );
     std::fs::write(&file, &text).map_err(|source| BenchError::file(&file, source))?;
     let (file, socket) = (file.to_string_lossy(), socket.to_string_lossy());
     if fast_path && run(&[setup.binary, "check", &file]).is_err() {
@@ -39,17 +49,33 @@ pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Ru
     }
 }
 
+/// What a configuration is made of, beside the peer.
+pub(crate) struct Settings<'a> {
+    /// Where packets come in and go out.
+    pub(crate) devices: (&'a str, &'a str),
+    /// The worker's core.
+    pub(crate) core: usize,
+    /// More of the section `workers`.
+    pub(crate) workers: &'a str,
+    /// Established flows stay in the driver.
+    pub(crate) fast_path: bool,
+    /// How large tables are.
+    pub(crate) scale: Scale,
+    /// How many flows there will be.
+    pub(crate) flows: u32,
+}
+
 /// The YAML of a peer.
-fn configuration(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> String {
-    let (scale, flows) = (setup.scale, setup.traffic.flows);
-    let fast = if fast_path { ", fast-path: auto" } else { "" };
+pub(crate) fn configuration(peer: Peer, settings: &Settings<'_>) -> String {
+    let Settings { devices: (lan, wan), scale, flows, .. } = *settings;
+    let fast = if settings.fast_path { ", fast-path: auto" } else { "" };
     let mut text = format!(
-        "interfaces:\n  lan: {{ device: {IN_DEVICE}{fast} }}\n  wan: {{ device: {OUT_DEVICE}{fast} }}\n\
+        "interfaces:\n  lan: {{ device: {lan}{fast} }}\n  wan: {{ device: {wan}{fast} }}\n\
          workers: {{ cores: [{}], flows: {}{}{} }}\nfunctions:\n",
-        setup.cores.device,
+        settings.core,
         scale.flows.max(flows * 5 / 4),
-        if setup.workers.is_empty() { "" } else { ", " },
-        setup.workers
+        if settings.workers.is_empty() { "" } else { ", " },
+        settings.workers
     );
     let mut run: Vec<String> = Vec::new();
     match peer {
