@@ -20,7 +20,7 @@ PATH=$PATH:/usr/sbin:/sbin
 build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
     libc6-dev:/usr/include/stdio.h libelf-dev:/usr/include/libelf.h zlib1g-dev:/usr/include/zlib.h"
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
-test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
+test="$demo iputils-tracepath:tracepath mtr-tiny:mtr tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
     isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3
     stun-client:stun coturn:turnserver dnsperf:dnsperf vsftpd:vsftpd"
 vm="qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio binutils:strip dpkg:dpkg-deb iproute2:ip

@@ -8,6 +8,7 @@
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * [`limit`]: how many of them, to whom.
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
@@ -17,6 +18,7 @@ mod fast;
 mod fragment;
 pub mod hold;
 pub mod inspect;
+pub mod limit;
 mod links;
 pub mod live;
 pub mod own;
@@ -39,8 +41,8 @@ use throughway_vnf::{
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
-use answer::Limiter;
 use hold::{Held, Hold};
+use limit::Limits;
 use links::Links;
 use own::{OwnPacket, ToHost};
 use pace::Pace;
@@ -147,7 +149,7 @@ struct Engine<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
-    limiter: Limiter,
+    limits: Limits,
     to_host: ToHost,
     pace: Pace,
     marking: Pace,
@@ -176,7 +178,7 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
-            limiter: Limiter::default(),
+            limits: Limits::new(seed),
             to_host: ToHost::default(),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
