@@ -155,6 +155,8 @@ pub struct WorkerStats {
     pub fragments: Counter,
     /// ICMP errors and TCP resets that were due but not sent.
     pub answers_suppressed: Counter,
+    /// Packets that were the host's own and were given to it.
+    pub given_to_host: Counter,
     /// The same by reason, in the order of [`Suppressed::LABELS`].
     pub suppressed: [Counter; Suppressed::LABELS.len()],
     /// Packets waiting for a neighbour now.
@@ -182,6 +184,7 @@ impl WorkerStats {
             fragmented: Counter::default(),
             fragments: Counter::default(),
             answers_suppressed: Counter::default(),
+            given_to_host: Counter::default(),
             suppressed: std::array::from_fn(|_| Counter::default()),
             held: Counter::default(),
             outstanding: Counter::default(),
