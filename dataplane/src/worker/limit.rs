@@ -113,7 +113,7 @@ impl Limits {
     fn bucket_of(&mut self, destination: IpAddr) -> &mut Bucket {
         let address = octets(destination);
         let number = self.hash(&address) as usize % self.sets.len().max(1);
-        // There are sets, and ways in them: what is made here is for the compiler.
+        // Below the number of sets.
         let [first, rest @ ..] = &mut self.sets[number];
         let mut chosen = first;
         for other in rest {
