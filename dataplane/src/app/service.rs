@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 use throughway_config::{Config, Poll, XdpMode, ZeroCopy};
@@ -13,6 +13,7 @@ use throughway_packet::PortId;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
+use super::napi::NapiThreads;
 use super::remembered::Remembered;
 use super::steered::Steered;
 use crate::assemble::balancer::Director;
@@ -128,6 +129,7 @@ pub struct Service {
     attachments: Vec<Attachment>,
     remembered: Remembered,
     reloads: Reloads,
+    napi: NapiThreads,
 }
 
 impl Service {
@@ -234,6 +236,9 @@ impl Service {
         let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
+        // A worker that never sleeps would starve a nicer thread for ever.
+        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive);
+        napi.look(&devices, &config.workers.cores, Instant::now());
         Ok(Service {
             path: path.to_owned(),
             config,
@@ -253,6 +258,7 @@ impl Service {
             attachments,
             remembered,
             reloads,
+            napi,
         })
     }
 
@@ -357,6 +363,7 @@ impl Service {
         if !self.mirror.is_alive() {
             return Err("the thread that follows the kernel has ended unexpectedly".to_owned());
         }
+        self.napi.look(&self.devices, &self.config.workers.cores, Instant::now());
         for ((view, handle), progress) in self.workers.iter().zip(&self.handles).zip(&mut self.progress) {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));

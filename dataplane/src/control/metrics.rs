@@ -17,6 +17,7 @@ use throughway_vnf::DropReason;
 use crate::app::Service;
 use crate::control::mirror::Figures;
 use crate::stats::{BATCH_BOUNDS, FlowStats, SocketStats};
+use crate::worker::limit::Suppressed;
 
 /// Serves `/metrics` until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, service: Arc<Mutex<Service>>) -> std::io::Result<()> {
@@ -335,8 +336,11 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     page.counter("throughway_fragmented_packets_total", help, &of_worker, stats.fragmented.get());
     let help = "Fragments that packets were cut into.";
     page.counter("throughway_fragments_total", help, &of_worker, stats.fragments.get());
-    let help = "Answers (ICMP errors, TCP resets) that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
-    page.counter("throughway_answers_suppressed_total", help, &of_worker, stats.answers_suppressed.get());
+    let help = "Answers (ICMP errors, TCP resets) that were due but not sent.";
+    for (label, count) in Suppressed::LABELS.iter().zip(&stats.suppressed) {
+        let labels = [&of_worker[..], &[("reason", *label)]].concat();
+        page.counter("throughway_answers_suppressed_total", help, &labels, count.get());
+    }
     let help = "Answers to pings of this host and errors about its own packets that were given to it.";
     page.counter("throughway_given_to_host_packets_total", help, &of_worker, stats.given_to_host.get());
     let help = "Packets that wait for a neighbour to be resolved.";

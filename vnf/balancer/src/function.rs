@@ -355,6 +355,10 @@ impl Function for Balancer {
         }
     }
 
+    fn foresee(&self, credit: u64) {
+        self.shared.connections.fetch_credit(credit);
+    }
+
     fn settle(&mut self, credit: u64, seen: &Seen) {
         let connections = &self.shared.connections;
         if connections.keep_alive_credit(credit, seen.last)

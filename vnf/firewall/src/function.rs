@@ -6,9 +6,7 @@ use arrayvec::ArrayVec;
 use throughway_packet::parse::TCP;
 use throughway_packet::{Flags, Headers};
 use throughway_session::fragment::Piece;
-use throughway_session::{
-    Class, InsertError, NewSession, Probe, QuotaFull, SessionId, SessionKey, Side, SourceError,
-};
+use throughway_session::{Class, InsertError, NewSession, Probe, QuotaFull, SessionId, Side, SourceError};
 use throughway_vnf::{
     Answer as Reply, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
 };
@@ -202,7 +200,7 @@ impl Firewall {
                     }
                     policed = side == Side::Forward;
                 }
-                None => match self.open(policy, packet, headers, probe.key(), upper, now) {
+                None => match self.open(policy, packet, headers, probe, upper, now) {
                     Some(judged) => return judged,
                     // Another worker was faster: the packet belongs to its session.
                     None => continue,
@@ -295,11 +293,11 @@ impl Firewall {
         policy: &Policy,
         packet: &mut Packet<'_>,
         headers: &Headers,
-        key: &SessionKey,
+        probe: &Probe,
         upper: &Upper,
         now: Now,
     ) -> Option<Judged> {
-        let shared = &self.shared;
+        let (shared, key) = (&self.shared, probe.key());
         let track = Track::open(upper, &shared.options).filter(|_| *key != key.reversed());
         let Some(track) = track else {
             return Some((self.alone(policy, packet, headers, State::Invalid, now), None));
@@ -350,7 +348,8 @@ impl Firewall {
         };
         tracked.packets = [1, 0];
         tracked.bytes = [len, 0];
-        let new = NewSession { forward: *key, reverse: key.reversed(), class, timeout, state: tracked };
+        let (forward, reverse) = (*probe, probe.reversed());
+        let new = NewSession { forward, reverse, class, timeout, state: tracked };
         let reason = match shared.sessions.insert(new, now, |removed| shared.gone(&removed)) {
             Ok(id) => {
                 answer.state.add(1, len);
@@ -441,6 +440,10 @@ impl Function for Firewall {
             let verdict = self.judge_by(&policy, packet, subject, context.now);
             packet.settle(verdict);
         }
+    }
+
+    fn foresee(&self, id: u64) {
+        self.shared.sessions.fetch(from_credit(id).0);
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

@@ -374,6 +374,10 @@ impl Function for Nat {
         }
     }
 
+    fn foresee(&self, id: u64) {
+        self.shared.sessions.fetch_credit(id);
+    }
+
     fn settle(&mut self, id: u64, seen: &Seen) {
         self.shared.sessions.keep_alive_credit(id, seen.last);
     }

@@ -424,7 +424,7 @@ impl Shared {
                 return true;
             }
             // The reverse key is never looked up. It has a source port, which no forward key has, and lies in the same bucket.
-            let reverse = self.peers.probe(key.reversed());
+            let reverse = probe.reversed();
             let (class, timeout) = (Class::Established, FOREVER);
             let new = NewSession { forward: probe, reverse, class, timeout, state: 1 };
             match self.peers.insert(new, now, |_| ()) {
