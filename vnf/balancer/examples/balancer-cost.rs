@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use throughway_balancer::maglev::{Candidate, USUAL_SIZE};
 use throughway_balancer::{
@@ -46,10 +46,13 @@ fn world(forward: Forward, backends: u32, half_open: u32) -> (Balancer, Arc<Shar
         forward,
         sources: Vec::new(),
         affinity: Affinity::Connection,
+        affinity_timeout: Duration::ZERO,
+        answer_ping: false,
         all_down: AllDown::Reject,
         table_size: USUAL_SIZE,
         seed: 0,
         backends: (1..=backends).map(backend).collect(),
+        figures: Arc::default(),
     };
     let service = Service::new(config, None).expect("a table");
     shared.publish(Services::new(vec![Arc::new(service)]));

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use throughway_balancer::{
     Affinity, AllDown, Backend, Balancer, FULL_SHARE, Forward, Health, Options, Seat, Service, ServiceConfig,
@@ -51,10 +52,13 @@ fn web(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
         forward,
         sources: Vec::new(),
         affinity: Affinity::Connection,
+        affinity_timeout: Duration::ZERO,
+        answer_ping: false,
         all_down: AllDown::Reject,
         table_size: 251,
         seed: 0,
         backends,
+        figures: Arc::default(),
     }
 }
 
