@@ -19,7 +19,8 @@ build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
     libc6-dev:/usr/include/stdio.h libelf-dev:/usr/include/libelf.h zlib1g-dev:/usr/include/zlib.h"
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
 test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
-    isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3"
+    isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3 nginx:nginx
+    wrk:wrk openssl:openssl ca-certificates:/etc/ssl/certs/ca-certificates.crt"
 ebpf="rustc-web:/usr/bin/rustc cargo-web:/usr/bin/cargo rust-web-src:/usr/src/rustc-*/library
     llvm-22:/usr/lib/llvm-22/bin/llvm-config llvm-22-dev:/usr/include/llvm-22/llvm/Config/llvm-config.h"
 
@@ -76,17 +77,23 @@ if [ -n "$missing" ]; then
         root=sudo
     fi
     say "installing for $1:$missing"
-    # Only the program is wanted, not a routing daemon that the package starts on this machine.
-    bird=no
-    case $missing in *" bird2"*) if [ -d /run/systemd/system ]; then bird=yes; fi ;; esac
-    if [ $bird = yes ]; then $root systemctl --quiet mask --runtime bird.service; fi
+    # Only the programs are wanted, not a routing daemon or a web server that their packages start on this machine.
+    started=
+    if [ -d /run/systemd/system ]; then
+        case $missing in *" bird2"*) started="$started bird.service" ;; esac
+        case $missing in *" nginx "*|*" nginx") started="$started nginx.service" ;; esac
+    fi
+    # Word splitting is meant, here and below: one argument for each unit, one for each package.
+    # shellcheck disable=SC2086
+    if [ -n "$started" ]; then $root systemctl --quiet mask --runtime $started; fi
     $root apt-get -q update
-    # Word splitting is meant: one argument for each package.
     # shellcheck disable=SC2086
     $root env DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends $missing
-    if [ $bird = yes ]; then
-        $root systemctl --quiet unmask --runtime bird.service
-        $root systemctl --quiet disable bird.service
+    if [ -n "$started" ]; then
+        # shellcheck disable=SC2086
+        $root systemctl --quiet unmask --runtime $started
+        # shellcheck disable=SC2086
+        $root systemctl --quiet disable $started
     fi
 fi
 
