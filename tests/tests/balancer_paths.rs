@@ -105,6 +105,10 @@ fn direct_server_return_with_the_address_on_the_loopback() {
         servers.push(Nginx::start(&scene.lab, host, at(VIP, 80)));
     }
     scene.run(Host::ServerB, &["ip", "address", "add", "198.51.100.81/32", "dev", "lo"]);
+    eventually("both are up", Duration::from_secs(10), || {
+        let rows = scene.show("backends --service direct");
+        rows.as_array().expect("a list").iter().all(|row| row["state"] == "up").then_some(())
+    });
     assert!(ask(&scene, 60).iter().all(|name| *name == format!("{VIP}:80")));
     let [a, b] = connections(&scene, "direct")[..] else { panic!("two backends") };
     assert!(a > 10 && b > 10 && a + b == 60, "{a} {b}");
