@@ -169,11 +169,11 @@ fn a_hundred_thousand_connections_are_spread_by_weight() {
     }
     assert_eq!(names.len(), 8, "{names:?}");
     assert_eq!(scene.page().sum("throughway_balancer_hash_only_packets_total", &[]), 0.0);
-    udp_is_answered_from_the_service(&scene);
+    eprintln!("flows of datagrams: {:?}", udp_is_answered_from_the_service(&scene));
 }
 
 /// Every datagram is answered, by the backend of its flow, from the service's address.
-fn udp_is_answered_from_the_service(scene: &Scene) {
+fn udp_is_answered_from_the_service(scene: &Scene) -> BTreeMap<String, u32> {
     let sockets = [Host::ServerA, Host::ServerB].map(|host| {
         let socket = scene.lab.within(host, || UdpSocket::bind((host.ipv4(), 7)));
         let socket = socket.expect("the namespace is there").expect("the port is free");
@@ -221,9 +221,9 @@ fn udp_is_answered_from_the_service(scene: &Scene) {
     for server in servers {
         server.join().expect("a server does not panic");
     }
-    eprintln!("{names:?}");
     let share = |host: Host| f64::from(*names.get(&format!("I ask {}", host.name())).unwrap_or(&0)) / 400.0;
     assert!((share(Host::ServerB) - 0.75).abs() < 0.1 && names.len() == 2, "{names:?}");
+    names
 }
 
 #[test]
@@ -308,7 +308,9 @@ fn under_load_backends_come_and_go_and_no_request_fails() {
     assert!((150..200).contains(&others), "{others}");
     eprintln!("beside a dead backend: {:?}", load.finish());
 
-    another_box_takes_over(&mut scene, &some, held, &dead_name);
+    for line in another_box_takes_over(&mut scene, &some, held, &dead_name) {
+        eprintln!("{line}");
+    }
 }
 
 /// The share of a fixed set of flows that get another backend after a change.
@@ -338,12 +340,13 @@ fn another_box_takes_over(
     some: &dyn Fn(std::ops::Range<usize>) -> String,
     mut held: Vec<(HttpClient, String)>,
     dead: &str,
-) {
+) -> Vec<String> {
     held.retain(|(_, name)| name != dead);
     // Opened with eleven backends of which the first was down: the same view on both boxes.
     let same = hold(scene, 200);
     scene.kill();
     scene.start(&balanced(&[some(1..11)]));
+    let mut lines = Vec::new();
     for (what, connections, least) in
         [("with the same view", same, 1.0), ("opened with another set of backends", held, 0.6)]
     {
@@ -353,12 +356,13 @@ fn another_box_takes_over(
             goes_on += usize::from(client.ask().ok() == Some(name));
         }
         let share = goes_on as f64 / all as f64;
-        eprintln!(
-            "another box takes over, {what}: {goes_on} of {all} connections go on ({:.1} %)",
-            share * 100.0
-        );
+        let percent = share * 100.0;
+        lines.push(format!(
+            "another box takes over, {what}: {goes_on} of {all} connections go on ({percent:.1} %)"
+        ));
         assert!(share >= least, "{what}: {share}");
     }
+    lines
 }
 
 #[test]

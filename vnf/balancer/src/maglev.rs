@@ -16,8 +16,8 @@ use siphasher::sip::SipHasher13;
 /// The table size where nothing else is said: with a hundred backends, shares differ by about one percent.
 pub const USUAL_SIZE: u32 = 65_537;
 
-/// Sizes that are chosen from where none is configured: primes just below powers of four.
-pub const SIZES: [u32; 4] = [16_381, 65_537, 262_139, 1_048_573];
+/// Sizes that are chosen from where none is configured: primes, for up to 100, 655, 2621 and 10,485 equal backends.
+pub const SIZES: [u32; 4] = [10_007, 65_537, 262_139, 1_048_573];
 
 /// Entries for the lightest backend, so that shares differ by one percent (section 5.3).
 const ENTRIES_FOR_EACH: u64 = 100;

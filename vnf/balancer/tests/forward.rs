@@ -565,7 +565,10 @@ fn what_a_tunnel_does_not_take_its_clients_are_told() {
         let mtu = 1300 - overhead;
         assert_eq!(
             packet.state(),
-            throughway_vnf::packet::State::Dropped(DropReason::TooBig, Some(Answer::Icmp(IcmpError::TooBig { mtu })))
+            throughway_vnf::packet::State::Dropped(
+                DropReason::TooBig,
+                Some(Answer::Icmp(IcmpError::TooBig { mtu }))
+            )
         );
         let room = usize::from(mtu) - (headers.packet_len() as usize - 1400);
         let fits = between(client, vip).dont_fragment().tcp(5000, 80, ACK);
