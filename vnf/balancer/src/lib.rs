@@ -10,7 +10,6 @@
 
 mod affinity;
 mod errors;
-mod fragments;
 pub mod function;
 pub mod maglev;
 mod path;
