@@ -36,7 +36,7 @@ pub use chains::Chain;
 pub use firewall::{DefaultVerdict, Firewall, Group, GroupId, RejectWith, Rule, RuleAction};
 pub use forward::DestinationNat;
 pub use functions::{Function, FunctionKind};
-pub use health::{Health, Probe};
+pub use health::{Health, Probe, Trust, Verify};
 pub use interfaces::{Checksum, FailMode, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
 pub use matches::{Addresses, Match, Ports, Several, State, TcpFlag, TcpFlags};

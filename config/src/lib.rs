@@ -27,7 +27,8 @@ pub use checked::{
     Group, GroupId, Health, Interface, InterfaceId, LoadBalancer, MarkRule, Marker, Match, Metrics,
     MidStream, Mss, Nat, Poll, PortBlocks, PortPolicy, Ports, Probe, RejectWith, Route, Router, Rule,
     RuleAction, Service, Set, SetContent, SetId, Several, SourceNat, SourceTarget, State, TableId, Target,
-    TcpFlag, TcpFlags, Timeouts, Track, Urpf, Vlan, VlanProtocol, WhenAllDown, Workers, XdpMode, ZeroCopy,
+    TcpFlag, TcpFlags, Timeouts, Track, Trust, Urpf, Verify, Vlan, VlanProtocol, WhenAllDown, Workers,
+    XdpMode, ZeroCopy,
 };
 pub use error::{Errors, Problem, Severity, Span, Warning};
 pub use schema::schema;

@@ -32,6 +32,8 @@ pub struct Options {
     pub interface: Option<String>,
     /// The function whose sessions are meant.
     pub function: Option<String>,
+    /// The load balancer's service that is meant.
+    pub service: Option<String>,
     /// Not more lines than this.
     pub limit: Option<usize>,
 }
@@ -55,7 +57,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
-        "backends" => backends::backends(service),
+        "backends" => backends::backends(service, options)?,
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
         "sessions" => sessions(service, options),
