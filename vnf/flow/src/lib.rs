@@ -29,6 +29,6 @@ mod template;
 
 pub use cache::{FlowCache, Installed, Policy, Round, Stats};
 pub use entry::{Credits, NewFlow, Settled};
-pub use generation::{Dependencies, Epoch, Generations, Slot};
+pub use generation::{Dependencies, Epoch, Generations, SharedWords, Slot};
 pub use key::Key;
 pub use peek::{Probe, cacheable, peek};
