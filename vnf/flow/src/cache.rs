@@ -13,6 +13,7 @@
 use throughway_packet::PortId;
 use throughway_shared::action::Action;
 
+use crate::absorb::Elsewhere;
 use crate::bucket::{Bucket, CREDITED, ESTABLISHED, Matches, WAYS, elapsed, scale, tag, tick, ticks};
 use crate::entry::{Cold, ENDLESS, Entry};
 use crate::generation::Epoch;
@@ -132,6 +133,7 @@ pub struct FlowCache {
     pub(crate) ageing: usize,
     pub(crate) harvesting: Standing,
     pub(crate) marking: Standing,
+    pub(crate) elsewhere: Elsewhere,
     /// The action of the last hit, made whole.
     composed: Action,
     /// Where loads that only fetch go, so that nobody thinks them useless.
@@ -163,6 +165,7 @@ impl FlowCache {
             ageing: 0,
             harvesting: Standing::default(),
             marking: Standing::default(),
+            elsewhere: Elsewhere::default(),
             composed: Action::nothing(),
             fetched: 0,
         }
@@ -284,6 +287,9 @@ impl FlowCache {
         if *stamp & !CREDITED != round.tick | ESTABLISHED {
             let proven = *stamp & ESTABLISHED != 0 || packets >= self.policy.prove;
             *stamp = round.tick | *stamp & CREDITED | if proven { ESTABLISHED } else { 0 };
+            if proven {
+                self.elsewhere.nominate(place);
+            }
         }
         self.stats.hits += 1;
         Some(&self.composed)

@@ -140,6 +140,12 @@ impl Dependencies {
         }
     }
 
+    /// The numbers of the slots; zero, the configuration's, stands for none.
+    pub const fn numbers(&self) -> [u16; 4] {
+        let [a, b, c, d] = self.0;
+        [a.number(), b.number(), c.number(), d.number()]
+    }
+
     /// The slots.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
         self.0.into_iter().filter(|slot| *slot != Slot::CONFIG)
