@@ -9,6 +9,7 @@
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
 //! * `fragment`: packets that are cut for their egress.
+//! * [`offload`]: flows that the XDP program executes by itself.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
@@ -18,6 +19,7 @@ pub mod hold;
 pub mod inspect;
 mod links;
 pub mod live;
+pub mod offload;
 mod pace;
 pub mod uses;
 
@@ -40,6 +42,7 @@ use crate::stats::WorkerStats;
 use answer::Limiter;
 use hold::{Held, Hold};
 use links::Links;
+use offload::{Beside, Offload};
 use pace::Pace;
 
 /// A neighbour that somebody must resolve.
@@ -133,6 +136,7 @@ struct Engine<I: PacketIo> {
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
+    offload: Option<Offload>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
     /// Known packets that came in behind so many of the unknown ones, with their egress.
@@ -162,6 +166,7 @@ impl<I: PacketIo> Worker<I> {
             stats,
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
+            offload: None,
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
             behind: Vec::with_capacity(BATCH),
@@ -174,6 +179,15 @@ impl<I: PacketIo> Worker<I> {
             marking: Pace::of_marking(),
         };
         Worker { generations, engine }
+    }
+
+    /// From now on the XDP program executes flows that are worth it. Without a flow cache none is.
+    pub fn offload(&mut self, offload: Offload) {
+        if let Some(flows) = &mut self.engine.flows {
+            offload.prepare(flows);
+            self.engine.stats.fast.capacity.set(offload.table().capacity() as u64);
+            self.engine.offload = Some(offload);
+        }
     }
 
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
@@ -245,9 +259,11 @@ impl<I: PacketIo> Engine<I> {
             flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
         let mut total = 0;
+        let mut busy = 0u64;
         for device in 0..self.io.ports() {
             let device = PortId(device as u16);
             let count = self.io.receive(device, BATCH, &mut self.received);
+            busy |= u64::from(count == BATCH).checked_shl(device.0.into()).unwrap_or(0);
             if count > 0 {
                 total += count;
                 match self.links.whole(device) {
@@ -258,6 +274,11 @@ impl<I: PacketIo> Engine<I> {
         }
         self.program.tick(context);
         self.send();
+        if let (Some(offload), Some(flows)) = (&mut self.offload, &mut self.flows) {
+            let (program, stats, links) = (&mut self.program, &*self.stats, &self.links);
+            let mut beside = Beside { program, stats, now: context.now, epoch: round.epoch() };
+            offload.round(flows, &mut beside, |port| busy >> (links.device(port).0 % 64) & 1 != 0);
+        }
         self.stats.rounds.add(1);
         if total == 0 {
             self.stats.idle_rounds.add(1);

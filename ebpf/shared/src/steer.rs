@@ -55,6 +55,9 @@ pub const FAIL_CLOSED: u32 = 1 << 0;
 /// Flag of [`Interface::flags`]: untagged frames of the device are the kernel's; only those of its [`VLANS`] are ours.
 pub const TAGGED_ONLY: u32 = 1 << 1;
 
+/// Flag of [`Interface::flags`]: established flows are executed in the driver ([`crate::fast`]).
+pub const FAST: u32 = 1 << 2;
+
 /// What the XDP program knows of a device and of its untagged frames.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -26,13 +26,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use throughway_packet::PortId;
 use throughway_packet::headers::octets;
+use throughway_shared::fast;
 use throughway_shared::flow::MAPPED_PREFIX;
 
 /// How many slots there are.
 pub const SLOTS: usize = 1 << 16;
 
-/// How many words the generation and the slots are: the generation is the first, slot *n* is word *n* + 1.
-pub const WORDS: usize = 1 + SLOTS;
+/// How many words the slots and the generation are: slot *n* is word *n*, the generation is the last.
+const WORDS: usize = SLOTS + 1;
+
+// What the XDP program reads is what is written here.
+const _: () = assert!(fast::SLOTS == SLOTS && fast::CURRENT == SLOTS && fast::HORIZON == HORIZON);
+const _: () =
+    assert!(fast::SLOT_CONFIG == Slot::CONFIG.0 as usize && fast::SLOT_ROUTES == Slot::ROUTES.0 as usize);
 
 /// How many blocks of addresses one change may name before it counts as a change of all routes.
 const MOST_BLOCKS: u32 = 256;
@@ -168,8 +174,8 @@ const fn after(change: u32, then: u32) -> bool {
     change.wrapping_sub(then) as i32 > 0
 }
 
-/// Memory of the generation and the slots that somebody else reads too.
-pub type SharedWords = Arc<dyn AsRef<[AtomicU32; WORDS]> + Send + Sync>;
+/// Memory that others read too, of [`throughway_shared::fast::GENERATION_WORDS`] words.
+pub type SharedWords = Arc<dyn AsRef<[AtomicU32]> + Send + Sync>;
 
 /// Where the words are.
 enum Words {
@@ -198,22 +204,32 @@ impl Generations {
         Generations(Words::Own(Box::new(std::array::from_fn(|_| AtomicU32::new(generation)))))
     }
 
-    /// As [`Generations::starting_at`] zero, in memory that others read too. Nobody else may write to it.
-    pub fn over(words: SharedWords) -> Self {
-        for word in (*words).as_ref() {
+    /// As [`Generations::starting_at`] zero, in memory that others read too. Nobody else may write to it. `None` when there are
+    /// fewer than [`throughway_shared::fast::GENERATION_WORDS`] words.
+    pub fn over(words: SharedWords) -> Option<Self> {
+        let all = (*words).as_ref();
+        if all.len() < fast::GENERATION_WORDS {
+            return None;
+        }
+        for word in all {
             word.store(0, Ordering::Relaxed);
         }
-        Generations(Words::Shared(words))
+        Some(Generations(Words::Shared(words)))
     }
 
     /// The generation, and the slots.
     fn parts(&self) -> (&AtomicU32, &[AtomicU32; SLOTS]) {
-        let words: &[AtomicU32; WORDS] = match &self.0 {
-            Words::Own(words) => words,
+        /// Instead of memory that has become shorter, which does not happen.
+        static NOTHING: ([AtomicU32; SLOTS], AtomicU32) =
+            ([const { AtomicU32::new(0) }; SLOTS], AtomicU32::new(0));
+        let words = match &self.0 {
+            Words::Own(words) => words.as_slice(),
             Words::Shared(words) => (**words).as_ref(),
         };
-        let [current, slots @ ..] = words;
-        (current, slots)
+        match words.split_first_chunk() {
+            Some((slots, [current, ..])) => (current, slots),
+            _ => (&NOTHING.1, &NOTHING.0),
+        }
     }
 
     /// Says that what `slots` stand for has changed. To be called **after** the new tables are published. From any thread;

@@ -293,25 +293,21 @@ fn no_worker_keeps_what_a_finished_bump_made_untrue() {
     assert_eq!(generations.epoch().generation(), 2 * CHANGES as u32);
 }
 
-/// Memory that somebody else holds, too.
-struct Foreign(Box<[AtomicU32; WORDS]>);
-
-impl AsRef<[AtomicU32; WORDS]> for Foreign {
-    fn as_ref(&self) -> &[AtomicU32; WORDS] {
-        &self.0
-    }
-}
-
 #[test]
 fn who_shares_the_words_sees_a_change_where_the_workers_see_it() {
-    let words = Arc::new(Foreign(Box::new(std::array::from_fn(|_| AtomicU32::new(77)))));
-    let generations = Generations::over(words.clone());
-    let see = |word: usize| words.0[word].load(Ordering::Relaxed);
-    assert!((0..WORDS).all(|word| see(word) == 0), "what lay there does not count");
+    let words: Arc<Box<[AtomicU32]>> =
+        Arc::new((0..fast::GENERATION_WORDS).map(|_| AtomicU32::new(77)).collect());
+    let generations = Generations::over(words.clone()).unwrap();
+    let see = |word: usize| words[word].load(Ordering::Relaxed);
+    assert!((0..words.len()).all(|word| see(word) == 0), "what lay there does not count");
     let slot = Slot::session(5);
     let made = generations.epoch().generation();
     assert_eq!(generations.bump([slot]), 1);
-    assert_eq!((see(0), see(1 + usize::from(slot.number()))), (1, 1));
+    assert_eq!((see(fast::CURRENT), see(usize::from(slot.number()))), (1, 1));
+    assert_eq!(see(fast::SLOT_CONFIG), 0);
     assert!(!generations.epoch().unchanged(made, &Dependencies::from_iter([slot])));
-    assert_eq!(see(1 + usize::from(Slot::CONFIG.number())), 0);
+    generations.bump([Slot::CONFIG]);
+    assert_eq!((see(fast::CURRENT), see(fast::SLOT_CONFIG)), (2, 2));
+    let short: Arc<Box<[AtomicU32]>> = Arc::new((0..SLOTS).map(|_| AtomicU32::new(0)).collect());
+    assert!(Generations::over(short).is_none());
 }
