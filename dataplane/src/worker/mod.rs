@@ -190,6 +190,11 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// The flows that the XDP program executes, to be looked at.
+    pub fn offloaded(&self) -> Option<&Offload> {
+        self.engine.offload.as_ref()
+    }
+
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
     pub fn round(&mut self, now: Now) -> usize {
         // Before any table is read: what is recorded in this round is true for this generation.
