@@ -66,7 +66,7 @@ pub struct Interface {
     pub number: u32,
     /// Where its sockets begin in [`SOCKETS`].
     pub first_socket: u32,
-    /// [`FAIL_CLOSED`], [`TAGGED_ONLY`].
+    /// [`FAIL_CLOSED`], [`TAGGED_ONLY`], [`FAST`].
     pub flags: u32,
     /// Its MAC address: frames to another one pass to the kernel.
     pub mac: [u8; 6],
@@ -214,4 +214,10 @@ reasons! {
     NoSocketDrop = "no-socket-drop",
     /// Dropped: shorter than its headers say.
     Truncated = "truncated",
+    /// Executed in the driver and sent: its flow is established.
+    FastPath = "fast-path",
+    /// Dropped in the driver, as a function decided for its flow.
+    FastDrop = "fast-drop",
+    /// Dropped: executed in the driver, and the device to send it to went away at that instant.
+    FastNoEgress = "fast-no-egress",
 }

@@ -4,7 +4,9 @@
 //! * [`door`]: that view of frame and host. The only place which touches packet memory.
 //! * [`maps`]: what user space tells the program, and what it counts.
 //!
-//! Nothing here changes a byte of a frame. Only headers are read, so a frame in several buffers is as good as one in a
+//! * [`fast`]: executes the established flows that workers handed over; [`flows`]: their memory; [`rewrite`]: the bytes.
+//!
+//! But for the fast path, nothing here changes a byte of a frame. Only headers are read, so a frame in several buffers is as good as one in a
 //! single buffer (`xdp.frags`): the driver keeps the headers in the first.
 #![no_std]
 #![no_main]
@@ -14,7 +16,10 @@ use throughway_shared::steer::{Reason, UNKNOWN_INTERFACE};
 
 mod classify;
 mod door;
+mod fast;
+mod flows;
 mod maps;
+mod rewrite;
 
 /// Entry: decides, counts, acts.
 #[xdp(frags)]
@@ -24,6 +29,10 @@ pub fn throughway(context: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let queue = context.rx_queue_index();
+    if let Some((reason, action)) = fast::run(&context, interface, queue) {
+        maps::count(interface.number, reason);
+        return action;
+    }
     let door = door::Door::new(&context);
     let (number, reason) = classify::classify(&door, interface, queue);
     maps::count(number, reason);
@@ -39,7 +48,12 @@ pub fn throughway(context: XdpContext) -> u32 {
         | Reason::LocalAddress
         | Reason::LocalSocket
         | Reason::NoSocketPass => xdp_action::XDP_PASS,
-        Reason::NoSocketDrop | Reason::Truncated => xdp_action::XDP_DROP,
+        Reason::NoSocketDrop
+        | Reason::Truncated
+        // Those of the fast path, which come with an action of their own.
+        | Reason::FastPath
+        | Reason::FastDrop
+        | Reason::FastNoEgress => xdp_action::XDP_DROP,
     }
 }
 

@@ -1,11 +1,11 @@
 //! The maps: what user space tells the program, and what the program counts.
 //!
-//! Their names and layouts are in `throughway_shared::steer`.
+//! Their names and layouts are in `throughway_shared::steer`. The flows that are executed here are in [`crate::flows`].
 
 use aya_ebpf::{
     bindings::xdp_action,
     macros::map,
-    maps::{HashMap, PerCpuArray, XskMap},
+    maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
 };
 use throughway_shared::steer::{
     self, COUNTERS, FAIL_CLOSED, Interface, MAX_INTERFACES, MAX_LOCAL_ADDRESSES, Reason, SOCKET_SLOTS, Vlan,
@@ -27,6 +27,12 @@ static SOCKETS: XskMap = XskMap::with_max_entries(SOCKET_SLOTS, 0);
 
 #[map]
 static STEERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+#[map]
+static FAST_EGRESS: DevMap = DevMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static FAST_PORTS: Array<u32> = Array::with_max_entries(MAX_INTERFACES, 0);
 
 /// What is known of the interface `ifindex`, if it is ours.
 #[inline(always)]
@@ -63,6 +69,20 @@ pub(crate) fn redirect(interface: &Interface, queue: u32) -> u32 {
     let otherwise =
         if interface.flags & FAIL_CLOSED == 0 { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP };
     match SOCKETS.redirect(interface.first_socket + queue, otherwise.into()) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// The device that frames to a port of the data plane may be sent to from here, if there is one.
+#[inline(always)]
+pub(crate) fn egress(port: u32) -> Option<u32> {
+    FAST_PORTS.get(port).copied().filter(|device| *device != 0)
+}
+
+/// Sends the frame to a port of the data plane. The action to return: a redirect, if there is still a device.
+#[inline(always)]
+pub(crate) fn send(port: u32) -> u32 {
+    match FAST_EGRESS.redirect(port, xdp_action::XDP_DROP.into()) {
         Ok(action) | Err(action) => action,
     }
 }
