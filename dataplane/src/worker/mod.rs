@@ -149,6 +149,8 @@ struct Engine<I: PacketIo> {
     limiter: Limiter,
     pace: Pace,
     marking: Pace,
+    /// When the last round began.
+    now: Now,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -177,6 +179,7 @@ impl<I: PacketIo> Worker<I> {
             limiter: Limiter::default(),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
+            now: Now::default(),
         };
         Worker { generations, engine }
     }
@@ -205,6 +208,11 @@ impl<I: PacketIo> Worker<I> {
     /// Replaces the program at a batch boundary; returns the old one, to be freed elsewhere.
     pub fn install(&mut self, program: Program) -> Program {
         self.engine.stats.installs.add(1);
+        let epoch = self.generations.epoch();
+        let Engine { offload, flows, program: old, stats, now, .. } = &mut self.engine;
+        if let (Some(offload), Some(flows)) = (offload, flows) {
+            offload.change(flows, &mut Beside { program: old, stats, now: *now, epoch: &epoch });
+        }
         std::mem::replace(&mut self.engine.program, program)
     }
 
@@ -252,6 +260,7 @@ impl<I: PacketIo> Worker<I> {
 
 impl<I: PacketIo> Engine<I> {
     fn round(&mut self, context: &Context, round: &Round<'_>) -> usize {
+        self.now = context.now;
         // What waited longest goes first.
         self.release_held(context);
         // Functions are told of what the cache saw before they judge on.

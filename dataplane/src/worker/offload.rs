@@ -13,9 +13,9 @@
 //! nothing: what the program sent before is gone already.
 //!
 //! **Replacement.** When the program has no room for a nominee, flows that sent least in the last turn are taken back, and only
-//! heavier ones are handed over: `bar` is what a flow must send in a turn to stay. It doubles while there is too little room,
-//! and halves while there is enough. A flood of new flows is never nominated, and where it is (`eager`), each of its flows
-//! falls below the bar.
+//! heavier ones are handed over: `bar` is what a flow must send in a turn to stay. It doubles while too few flows are below it,
+//! and halves while there is room. A flood of new flows is never nominated, and where it is (`eager`), each of its flows
+//! falls below the lowest bar.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,6 +45,10 @@ const WAITING: usize = 512;
 const RUN: u64 = 50_000_000;
 /// Flows that are read together.
 const SLICE: usize = 32;
+/// At most so large a part of the flows is taken back in one turn for being too light.
+const SHARE: usize = 16;
+/// Flows whose counts are taken over at once before the functions change, so that the old ones are told.
+const LAST_TURN: usize = 1 << 16;
 /// A flow must be there for so long (ns) before it is judged too light.
 const FAIR: u64 = 1_000_000_000;
 
@@ -138,7 +142,7 @@ struct Turn {
     left: usize,
     /// Flows for which there was no room.
     refused: usize,
-    /// Flows that may still be taken back for being too light.
+    /// Flows that may still be taken back in this turn for being too light.
     spare: usize,
     /// Packets that a flow must send in a turn to stay.
     bar: u64,
@@ -189,7 +193,8 @@ impl Offload {
         let now = beside.now.0;
         self.take_back(flows, now);
         self.bury(beside);
-        let due = self.pace.due(beside.now, self.table.used());
+        // The table is gone through by places: in one that is nearly empty few flows are far apart.
+        let due = self.pace.due(beside.now, self.shadows.len());
         self.visit(flows, beside, due);
         for place in flows.nominees() {
             if self.waiting.len() < WAITING {
@@ -217,6 +222,13 @@ impl Offload {
             }
         }
         beside.stats.fast.flows.set(self.table.used() as u64);
+    }
+
+    /// The functions are about to change: those that are there now are told what was counted up to here.
+    pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
+        // Few flows in a large table are far apart: a visit looks at sixteen places.
+        let all = self.table.used().max(self.shadows.len().div_ceil(16));
+        self.visit(flows, beside, all.min(LAST_TURN));
     }
 
     fn mode(&self, ingress: u16) -> FastPath {
@@ -370,10 +382,13 @@ impl Offload {
 impl Turn {
     /// The next turn goes through `used` of `capacity` flows.
     fn end(&mut self, used: usize, capacity: usize) {
-        let refused = std::mem::take(&mut self.refused);
-        // So many flows wanted in; a sixteenth of the room is kept for those that come.
-        self.spare = refused.min(capacity).max(if refused > 0 { capacity / 16 } else { 0 });
-        self.bar = if refused > 0 { (self.bar * 2).max(1) } else { self.bar / 2 };
+        if std::mem::take(&mut self.refused) == 0 {
+            (self.spare, self.bar) = (0, self.bar / 2);
+        } else {
+            // Too few were below the bar: it was too low. Flows of a flood all are, so they raise it for nobody.
+            self.bar = if self.spare > 0 { self.bar.saturating_mul(2) } else { self.bar }.max(1);
+            self.spare = (capacity / SHARE).max(1);
+        }
         self.left = used;
     }
 }
