@@ -50,6 +50,8 @@ impl Fast {
             self.executed += 1;
         } else {
             self.bench.receive(LAN, &frame);
+            // The frames are needed again.
+            self.bench.sent(WAN);
         }
         executed
     }
