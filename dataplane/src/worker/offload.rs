@@ -370,8 +370,21 @@ impl Offload {
 
     /// Why a flow that is in the cache is not executed by the program.
     pub(super) fn why_not(&self, flow: &Flow) -> Stays {
-        match self.judge(&flow.key, &flow.action, flow.established) {
-            Err(stays) => stays,
+        if let Err(stays) = self.judge(&flow.key, &flow.action, flow.established) {
+            return stays;
+        }
+        let rewrite = Rewrite::from(flow.action);
+        let new = FastFlow {
+            key: &flow.key,
+            rewrite: &rewrite,
+            generation: 0,
+            dependencies: [0; 4],
+            limit: u16::MAX,
+            silence: u64::MAX,
+            token: 0,
+        };
+        match new.check() {
+            Err(why) => Stays::Refused(why.into()),
             Ok(()) if self.turn.bar > 0 => Stays::Light,
             Ok(()) if self.table.used() >= self.table.capacity() => Stays::Refused(FastRefusal::Full),
             Ok(()) => Stays::Waiting,
