@@ -261,6 +261,12 @@ impl Frame for Plain {
         self.1 = start.unwrap_or(self.1);
         start.is_some()
     }
+
+    fn set_len(&mut self, len: usize) -> bool {
+        let whole = self.0.len() >= self.1 + len;
+        self.0.truncate(self.1 + len);
+        whole
+    }
 }
 
 /// A flow that both know.
@@ -501,7 +507,7 @@ fn the_program_does_what_the_worker_does_to_what_the_functions_record() {
                 counts[usize::from(action == XDP_DROP)] += 1;
             }
             let total: u64 = recorded.iter().map(|flow| flow.packets).sum();
-            assert!(total > 0 && counts[0] > 100, "{counts:?} {chains}");
+            assert!(total > 0 && counts[0] > 40, "{counts:?} {chains}");
             kernel.remove(places);
         }
     });

@@ -201,7 +201,8 @@ impl Found {
         if then == now {
             return true;
         }
-        let changed = |slot: usize| (word(words, slot).wrapping_sub(then) as i32 > 0) as u32;
+        let after = after(now);
+        let changed = |slot: usize| (word(words, slot + after).wrapping_sub(then) as i32 > 0) as u32;
         let [a, b, c, d] = load!(self.entry, dependencies).map(usize::from);
         let any =
             changed(SLOT_CONFIG) | changed(SLOT_ROUTES) | changed(a) | changed(b) | changed(c) | changed(d);
@@ -251,6 +252,16 @@ fn seed() -> [u64; 2] {
 fn word(words: *const [u32; GENERATION_WORDS], number: usize) -> u32 {
     // SAFETY: within the value, as a slot is a number of 16 bits; see `load`.
     unsafe { ptr::read_volatile(words.cast::<u32>().add(number)) }
+}
+
+/// Zero, computed from `value`: what is read at a place that depends on it is read after it, on processors too that let loads
+/// overtake each other (the slots are written before the generation, so they are to be read after it).
+#[inline(always)]
+fn after(value: u32) -> usize {
+    let mut after = u64::from(value);
+    // SAFETY: one instruction on a register.
+    unsafe { asm!("{0} &= 0", inlateout(reg) after, options(pure, nomem, nostack, preserves_flags)) };
+    after as usize
 }
 
 /// All ones if `word` is zero, else zero.
