@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_saphyr::Spanned;
 
 use crate::error::{Report, Span};
@@ -93,61 +93,88 @@ impl<V: Value> OneOrMany<V> {
 
 impl<'de, V> Deserialize<'de> for OneOrMany<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        enum Either<V> {
-            One(String),
-            Many(Vec<Written<V>>),
+        Shape::<V, false>::read(deserializer).map(|(some, _)| some)
+    }
+}
+
+/// How values may be written: one, a list of them, and, where `NOT` says so, `{ not: … }` around either.
+pub(super) enum Shape<V, const NOT: bool> {
+    One(String),
+    Many(Vec<Written<V>>),
+    Not(OneOrMany<V>),
+}
+
+impl<V, const NOT: bool> Shape<V, NOT> {
+    /// The values, and whether `not` stood before them.
+    pub(super) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(OneOrMany<V>, bool), D::Error> {
+        let At { value, span } = At::<Self>::deserialize(deserializer)?;
+        Ok(match value {
+            Shape::One(text) => (OneOrMany { list: vec![Written::new(text, span)], span }, false),
+            Shape::Many(list) => (OneOrMany { list, span }, false),
+            Shape::Not(other) => (other, true),
+        })
+    }
+}
+
+impl<'de, V, const NOT: bool> Deserialize<'de> for Shape<V, NOT> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor(PhantomData))
+    }
+}
+
+struct ShapeVisitor<V, const NOT: bool>(PhantomData<V>);
+
+impl<'de, V, const NOT: bool> Visitor<'de> for ShapeVisitor<V, NOT> {
+    type Value = Shape<V, NOT>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if NOT {
+            "a value, a list of values, or `{ not: … }`"
+        } else {
+            "a value or a list of values"
+        })
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Shape::One(text.to_owned()))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Shape::One(number.to_string()))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Shape::One(number.to_string()))
+    }
+
+    fn visit_bool<E: Error>(self, truth: bool) -> Result<Self::Value, E> {
+        Ok(Shape::One(truth.to_string()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Shape::One(number.to_string()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(written) = access.next_element()? {
+            list.push(written);
         }
+        Ok(Shape::Many(list))
+    }
 
-        struct EitherVisitor<V>(PhantomData<V>);
-
-        impl<'de, V> Visitor<'de> for EitherVisitor<V> {
-            type Value = Either<V>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value or a list of values")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Either::One(text.to_owned()))
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-                Ok(Either::One(number.to_string()))
-            }
-
-            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
-                Ok(Either::One(number.to_string()))
-            }
-
-            fn visit_bool<E: Error>(self, truth: bool) -> Result<Self::Value, E> {
-                Ok(Either::One(truth.to_string()))
-            }
-
-            fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-                Ok(Either::One(number.to_string()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some(written) = access.next_element()? {
-                    list.push(written);
-                }
-                Ok(Either::Many(list))
-            }
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        if !NOT {
+            return Err(A::Error::invalid_type(Unexpected::Map, &self));
         }
-
-        impl<'de, V> Deserialize<'de> for Either<V> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(EitherVisitor(PhantomData))
+        let mut not = None;
+        while let Some(key) = access.next_key::<String>()? {
+            if key != "not" {
+                return Err(A::Error::unknown_field(&key, &["not"]));
             }
+            not = Some(access.next_value()?);
         }
-
-        let At { value, span } = At::<Either<V>>::deserialize(deserializer)?;
-        let list = match value {
-            Either::One(text) => vec![Written::new(text, span)],
-            Either::Many(list) => list,
-        };
-        Ok(OneOrMany { list, span })
+        not.map(Shape::Not).ok_or_else(|| A::Error::missing_field("not"))
     }
 }
 

@@ -24,6 +24,7 @@
 mod attach;
 mod claims;
 mod counters;
+mod early;
 mod fast;
 mod netlink;
 mod owner;

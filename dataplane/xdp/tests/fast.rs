@@ -220,22 +220,30 @@ fn only_what_is_still_true_is_executed() {
         set(CURRENT, 14);
         bench.flows[0].remove(place, now());
 
-        let silence = 200_000_000;
-        let flow = move |flow: &mut FastFlow<'_>| (flow.generation, flow.silence) = (14, silence);
-        place = bench.install(forward(1), flow);
-        assert!(executed(&bench));
-        let since = now();
-        while now() - since < silence {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        // As if the last packet had come so long ago.
+        for (silence, ago, holds) in [(60, 50, true), (60, 61, false), (3600, 1200, false), (1, 0, true)] {
+            let (key, rewrite) = (key(), Rewrite::from(forward(1)));
+            let second = 1_000_000_000;
+            let flow = FastFlow {
+                key: &key,
+                rewrite: &rewrite,
+                generation: 14,
+                dependencies: [0; 4],
+                limit: 1500,
+                silence: silence * second,
+                token: 0,
+            };
+            place = bench.flows[0].install(&flow, now() - ago * second).unwrap();
+            assert_eq!(executed(&bench), holds, "{ago} of {silence} seconds");
+            assert_eq!(executed(&bench), holds, "{ago} of {silence} seconds, again");
+            bench.flows[0].remove(place, now());
         }
-        assert!(!executed(&bench), "silent for too long");
-        bench.flows[0].remove(place, now());
-        bench.install(forward(1), flow);
-        assert!(executed(&bench));
+        bench.install(forward(1), |flow| flow.generation = 14);
 
-        bench.steering.alive_until(now());
+        // The program reads a coarse clock.
+        bench.steering.alive_until(now() - 50_000_000);
         assert!(!executed(&bench), "nobody alive");
-        bench.steering.alive_until(now() + 1_000_000_000);
+        bench.steering.alive_until(now() + 60_000_000_000);
         assert!(executed(&bench));
     });
 }

@@ -307,10 +307,11 @@ impl Hash {
         Hash::finish(mix(mix(mix(mix(seed[0], a), b), c), d), seed, ports, context)
     }
 
+    /// The rest is mixed beside the addresses, not after them: the two products do not wait for each other.
     #[inline(always)]
     const fn finish(hash: u64, seed: [u64; 2], ports: u32, context: u64) -> Hash {
-        let hash = mix(hash, ports as u64 ^ context.rotate_left(32));
-        Hash(mix(hash, seed[1]))
+        let rest = mix(seed[1], ports as u64 ^ context.rotate_left(32));
+        Hash(mix(hash, rest.rotate_left(29)))
     }
 
     /// The bucket, of so many, that the flow is sought in first.
@@ -351,12 +352,12 @@ pub const fn matches(word: u64, tag: u16) -> u64 {
     differences.wrapping_sub(LOWEST) & !differences & LOWEST << 15
 }
 
-/// Which of the four tags the lowest mark of [`matches`] is of; some, when there is none.
+/// Which of the four tags the lowest mark of [`matches`] is of; the first, when there is none.
 #[inline(always)]
 pub const fn way(marks: u64) -> u32 {
-    // Without a count of trailing zeros, which the BPF target has not.
-    let first = marks & marks.wrapping_neg();
-    (first > 1 << 15) as u32 + (first > 1 << 31) as u32 + (first > 1 << 47) as u32
+    // The BPF target neither counts trailing zeros nor compares without a branch, which would often be foretold wrongly.
+    let first = (marks & marks.wrapping_neg()) >> 15;
+    (first.wrapping_mul(0x0000_0001_0002_0003) >> 48) as u32 & 3
 }
 
 /// How much memory one worker's flows take: what the maps and the program must agree on.
@@ -394,5 +395,70 @@ impl Geometry {
     /// Ways: places of flows.
     pub const fn ways(&self) -> u32 {
         self.buckets * WAYS as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_four_equal_tags_is_found() {
+        for tag in [1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff] {
+            for ways in 0..16u64 {
+                for other in [0, 1, 0x1234, 0x8000, 0xffff].into_iter().filter(|other| *other != tag) {
+                    let word = (0..4).map(|way| if ways >> way & 1 != 0 { tag } else { other });
+                    let word = word.rev().fold(0u64, |word, tag| word << 16 | u64::from(tag));
+                    let marks = matches(word, tag);
+                    assert_eq!(marks != 0, ways != 0, "{word:x} {tag:x}");
+                    if ways != 0 {
+                        assert_eq!(way(marks), ways.trailing_zeros(), "{word:x} {tag:x}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_is_its_words() {
+        let words = [
+            0x1122_3344_5566_7788,
+            2,
+            3 | 4 << 32,
+            5 | 6 << 40,
+            7 | 8 << 16 | 9 << 32 | 10 << 48,
+            11,
+            12,
+            13 | 14 << 35,
+        ];
+        assert_eq!(Entry::from_words(&words).to_words(), words);
+    }
+
+    #[test]
+    fn every_bit_of_a_flow_counts() {
+        let seed = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+        let far = |a: Hash, b: Hash| (12..=52).contains(&(a.0 ^ b.0).count_ones());
+        let of = |addresses, ports, context| Hash::narrow(seed, addresses, ports, context);
+        let (addresses, ports, context) = (0x0100_02c0_0100_000a, 0x3500_e803, context(3, [0; 2], 17, 4));
+        let plain = of(addresses, ports, context);
+        for bit in 0..64 {
+            assert!(far(plain, of(addresses ^ 1 << bit, ports, context)), "address bit {bit}");
+            assert!(far(plain, of(addresses, ports, context ^ 1 << bit)), "context bit {bit}");
+            assert!(bit >= 32 || far(plain, of(addresses, ports ^ 1 << bit % 32, context)), "port bit {bit}");
+        }
+    }
+
+    #[test]
+    fn flows_that_count_up_spread_over_the_buckets() {
+        let seed = [1, 2];
+        for side in [Hash::first, Hash::second] {
+            let mut counts = [0u32; 1000];
+            for flow in 0..16_000u32 {
+                let (addresses, ports) = (u64::from((flow >> 6).to_be()) | 7 << 32, (flow << 26).to_be());
+                counts[side(Hash::narrow(seed, addresses, ports, 3), 1000) as usize] += 1;
+            }
+            // 16 are to be expected, with a deviation of 4.
+            assert!(counts.iter().all(|count| *count < 40), "{:?}", counts.iter().max());
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The flows that workers handed over, in memory that is shared with them: see `throughway_shared::fast`.
 
-use core::ptr;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{Global, helpers::bpf_ktime_get_coarse_ns, macros::map, maps::Array};
 use throughway_shared::fast::{
@@ -48,7 +48,7 @@ static FAST_SEED: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static FAST_SEED_LAST: Global<u64> = Global::new(0);
 
-/// How often a word of four tags is looked at for one flow: a third flow with the same tag is not found, and walks its chain.
+/// How many flows of a bucket with the same tag are looked at: a third is not found, and walks its chain.
 const TRIES: usize = 2;
 
 /// A field of shared memory, which may change under our hands.
@@ -131,18 +131,22 @@ impl Region {
         for number in [hash.first(buckets), hash.second(buckets)] {
             let number = self.worker * buckets + number;
             let bucket = FAST_BUCKETS.get_ptr(number)?;
-            for word in 0..BUCKET_WORDS {
-                let mut marks = matches(tags(bucket, word), tag);
-                for _ in 0..TRIES {
-                    if marks == 0 {
-                        break;
-                    }
-                    let place = number * WAYS as u32 + word as u32 * 4 + way(marks);
-                    if let Some(found) = is_at(place) {
-                        return Some(found);
-                    }
-                    marks &= marks - 1;
+            let [front, back] = load_bucket(bucket).map(|word| matches(word, tag));
+            let mut marks = [front, back];
+            for _ in 0..TRIES {
+                let [front, back] = marks;
+                if front | back == 0 {
+                    break;
                 }
+                // In which half it is cannot be foretold: no branch.
+                let in_back = if_zero(front);
+                let half = front | back & in_back;
+                let place = number * WAYS as u32 + (in_back as u32 & 4) + way(half);
+                if let Some(found) = is_at(place) {
+                    return Some(found);
+                }
+                let rest = half & (half - 1);
+                marks = [rest & !in_back, (back & !in_back) | (rest & in_back)];
             }
         }
         None
@@ -197,14 +201,11 @@ impl Found {
         if then == now {
             return true;
         }
-        let changed = |slot: usize| (word(words, slot).wrapping_sub(then) as i32 > 0) as u32;
+        let after = after(now);
+        let changed = |slot: usize| (word(words, slot + after).wrapping_sub(then) as i32 > 0) as u32;
         let [a, b, c, d] = load!(self.entry, dependencies).map(usize::from);
-        let any = changed(SLOT_CONFIG)
-            | changed(SLOT_ROUTES)
-            | changed(a)
-            | changed(b)
-            | changed(c)
-            | changed(d);
+        let any =
+            changed(SLOT_CONFIG) | changed(SLOT_ROUTES) | changed(a) | changed(b) | changed(c) | changed(d);
         if any != 0 || now.wrapping_sub(then) >= HORIZON {
             return false;
         }
@@ -253,9 +254,30 @@ fn word(words: *const [u32; GENERATION_WORDS], number: usize) -> u32 {
     unsafe { ptr::read_volatile(words.cast::<u32>().add(number)) }
 }
 
-/// Four tags of a bucket; `word` is below [`BUCKET_WORDS`].
+/// Zero, computed from `value`: what is read at a place that depends on it is read after it, on processors too that let loads
+/// overtake each other (the slots are written before the generation, so they are to be read after it).
 #[inline(always)]
-fn tags(bucket: *const [u64; BUCKET_WORDS], word: usize) -> u64 {
-    // SAFETY: within the value; see `load`.
-    unsafe { ptr::read_volatile(bucket.cast::<u64>().add(word)) }
+fn after(value: u32) -> usize {
+    let mut after = u64::from(value);
+    // SAFETY: one instruction on a register.
+    unsafe { asm!("{0} &= 0", inlateout(reg) after, options(pure, nomem, nostack, preserves_flags)) };
+    after as usize
+}
+
+/// All ones if `word` is zero, else zero.
+#[inline(always)]
+fn if_zero(word: u64) -> u64 {
+    let mut sign = (word | word.wrapping_neg()) >> 63;
+    // SAFETY: one instruction, without effect. It hides from the compiler what is known of the value, which would otherwise make branches
+    // of it that are foretold wrongly half of the time.
+    unsafe { asm!("{0} &= 1", inlateout(reg) sign, options(pure, nomem, nostack, preserves_flags)) };
+    sign.wrapping_sub(1)
+}
+
+/// The tags of a bucket.
+#[inline(always)]
+fn load_bucket(bucket: *const [u64; BUCKET_WORDS]) -> [u64; BUCKET_WORDS] {
+    let bucket = bucket.cast::<u64>();
+    // SAFETY: both within the value; see `load`. Each is read at once.
+    unsafe { [ptr::read_volatile(bucket), ptr::read_volatile(bucket.add(1))] }
 }

@@ -4,10 +4,12 @@
 //! * [`door`]: that view of frame and host. The only place which touches packet memory.
 //! * [`maps`]: what user space tells the program, and what it counts.
 //!
+//! * [`early`]: what is dropped before anything else.
 //! * [`fast`]: executes the established flows that workers handed over; [`flows`]: their memory; [`rewrite`]: the bytes.
 //!
 //! But for the fast path, nothing here changes a byte of a frame. Only headers are read, so a frame in several buffers is as good as one in a
 //! single buffer (`xdp.frags`): the driver keeps the headers in the first.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 
@@ -16,6 +18,7 @@ use throughway_shared::steer::{Reason, UNKNOWN_INTERFACE};
 
 mod classify;
 mod door;
+mod early;
 mod fast;
 mod flows;
 mod maps;
@@ -29,11 +32,15 @@ pub fn throughway(context: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let queue = context.rx_queue_index();
+    let door = door::Door::new(&context);
+    if early::is_dropped(&door, interface) {
+        maps::count(interface.number, Reason::EarlyDrop);
+        return xdp_action::XDP_DROP;
+    }
     if let Some((reason, action)) = fast::run(&context, interface, queue) {
         maps::count(interface.number, reason);
         return action;
     }
-    let door = door::Door::new(&context);
     let (number, reason) = classify::classify(&door, interface, queue);
     maps::count(number, reason);
     match reason {
@@ -50,7 +57,8 @@ pub fn throughway(context: XdpContext) -> u32 {
         | Reason::NoSocketPass => xdp_action::XDP_PASS,
         Reason::NoSocketDrop
         | Reason::Truncated
-        // Those of the fast path, which come with an action of their own.
+        // Those that were acted on before.
+        | Reason::EarlyDrop
         | Reason::FastPath
         | Reason::FastDrop
         | Reason::FastNoEgress => xdp_action::XDP_DROP,
