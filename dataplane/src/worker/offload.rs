@@ -9,7 +9,7 @@
 //! * flows that the cache nominated are handed over.
 //!
 //! **Order.** Packets of a flow that are still in the receive ring when it is handed over would be overtaken by the next ones.
-//! So a flow waits until the ring of its device was just seen empty, and [`PATIENCE`] at most. A flow that comes back needs
+//! So a flow waits until the ring of its device was just seen empty, and 50 ms at most. A flow that comes back needs
 //! nothing: what the program sent before is gone already.
 //!
 //! **Replacement.** When the program has no room for a nominee, flows that sent least in the last turn are taken back, and only
