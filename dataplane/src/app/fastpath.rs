@@ -58,7 +58,7 @@ pub fn is_veth(link: &Link) -> bool {
 pub(super) fn wanted(config: &Config) -> Option<FastConfig> {
     let any = config.interfaces.iter().any(|interface| interface.fast_path != FastPath::Off);
     (any && config.workers.flows > 0)
-        .then(|| FastConfig { workers: config.workers.cores.len() as u32, flows: config.fast_path.flows })
+        .then_some(FastConfig { workers: config.workers.cores.len() as u32, flows: config.fast_path.flows })
 }
 
 /// By interface: whether its flows take the fast path, as it was granted.
