@@ -17,6 +17,7 @@ use crate::control::{api, metrics};
 
 pub mod devices;
 pub mod fastpath;
+mod napi;
 pub mod remembered;
 pub mod service;
 mod steered;

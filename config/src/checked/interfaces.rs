@@ -23,6 +23,9 @@ pub struct Interface {
     pub on_failure: FailMode,
     /// Whether the XDP program executes what is known of flows that come in here.
     pub fast_path: FastPath,
+    /// Which source addresses packets that come in here may have; `None` leaves it to each router. Of it [`Router::urpf_of`]
+    /// is made.
+    pub urpf: Option<Urpf>,
     /// The VLAN of the device that it is; `None` for untagged frames.
     pub vlan: Option<Vlan>,
 }
@@ -235,6 +238,7 @@ impl Interface {
                 ),
             );
         }
+        let urpf = raw.urpf.as_ref().map(|urpf| urpf.read(report));
         let vlan = Vlan::check(raw, report);
         Some(Interface {
             name: name?,
@@ -245,6 +249,10 @@ impl Interface {
             checksum: checksum?.unwrap_or_default(),
             on_failure: on_failure?.unwrap_or_default(),
             fast_path: fast_path?,
+            urpf: match urpf {
+                Some(read) => Some(read?),
+                None => None,
+            },
             vlan: vlan?,
         })
     }

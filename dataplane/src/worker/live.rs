@@ -12,6 +12,7 @@ use throughway_packet::PortId;
 
 use super::inspect::{FlowFilter, Found, Inspection};
 use super::offload::Offload;
+use super::own::OwnPacket;
 use super::{Setup, Worker};
 use crate::chain::Program;
 use crate::stats::SocketStats;
@@ -37,6 +38,8 @@ pub struct Launch {
     pub busy: bool,
     /// What it runs.
     pub program: Program,
+    /// Where it puts what is the host's own.
+    pub own: Option<Sender<OwnPacket>>,
     /// The rest.
     pub setup: Setup,
     /// What the XDP program executes for it, if it does.
@@ -141,7 +144,7 @@ impl Handle {
 }
 
 fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
-    let Launch { number, core, xsk, busy, program, setup, offload } = launch;
+    let Launch { number, core, xsk, busy, program, own, setup, offload } = launch;
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         let _ = ready.send(Err(WorkerError::Core(number, core)));
         return;
@@ -160,6 +163,9 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     let _ = setup.stats.sockets.set(figures);
     let _ = ready.send(Ok(sockets));
     let mut worker = Worker::new(io, program, setup);
+    if let Some(own) = own {
+        worker = worker.giving(own);
+    }
     if let Some(offload) = offload {
         worker.offload(offload);
     }

@@ -174,7 +174,7 @@ impl Offload {
 
     /// Makes a flow cache nominate what is to be handed over.
     pub(super) fn prepare(&self, flows: &mut FlowCache) {
-        flows.execute_elsewhere(self.table.capacity(), self.modes.contains(&FastPath::Eager));
+        flows.open_elsewhere(self.table.capacity(), self.modes.contains(&FastPath::Eager));
     }
 
     /// The table, to be looked at.
@@ -250,14 +250,13 @@ impl Offload {
 
     /// Hands a flow over; the number under which it is executed from now on.
     fn hand_over(&mut self, place: u32, flow: &Candidate, now: u64) -> Result<u32, Stays> {
-        self.judge(&flow.key, &flow.action, flow.established)?;
+        self.judge(&flow.key, &flow.rewrite.action, flow.established)?;
         if flow.packets < self.turn.bar {
             return Err(Stays::Light);
         }
-        let rewrite = Rewrite::from(flow.action);
         let new = FastFlow {
             key: &flow.key,
-            rewrite: &rewrite,
+            rewrite: &flow.rewrite,
             generation: flow.generation,
             dependencies: flow.dependencies.numbers(),
             limit: flow.limit,
@@ -269,7 +268,7 @@ impl Offload {
             Stays::Refused(refusal)
         })?;
         if let Some(shadow) = self.shadows.get_mut(at.number() as usize) {
-            let action = &flow.action;
+            let action = &flow.rewrite.action;
             *shadow = Shadow {
                 packets: 0,
                 bytes: 0,

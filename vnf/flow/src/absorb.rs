@@ -11,7 +11,7 @@
 //!
 //! A flow that is judged anew was worth it before: it is a nominee again at once.
 
-use throughway_shared::action::Action;
+use throughway_shared::action::Rewrite;
 use throughway_shared::flow::FlowKey;
 
 use crate::bucket::{ESTABLISHED, TICK, WAYS, elapsed, tick};
@@ -22,7 +22,7 @@ use crate::generation::{Dependencies, Epoch};
 /// So many flows are nominated between two calls of [`FlowCache::nominees`] at most. Others are nominated by a later packet.
 const NOMINEES: usize = 256;
 
-/// Which flows are executed elsewhere. Takes no memory until [`FlowCache::execute_elsewhere`].
+/// Which flows are executed elsewhere. Takes no memory until [`FlowCache::open_elsewhere`].
 #[derive(Debug, Default)]
 pub(crate) struct Elsewhere {
     /// By place: the number under which the flow there is executed elsewhere, and one; zero: it is not.
@@ -73,7 +73,7 @@ pub struct Candidate {
     /// The flow.
     pub key: FlowKey,
     /// What happens to its packets.
-    pub action: Action,
+    pub rewrite: Rewrite,
     /// What that was made from.
     pub dependencies: Dependencies,
     /// The generation at which it was last found true.
@@ -108,7 +108,7 @@ pub struct Absorbed {
 impl FlowCache {
     /// From now on flows may be executed elsewhere, at most `most` of them at a time. With `eager`, flows are nominated as
     /// soon as they are recorded, else when they have proven themselves. Takes four bytes a way.
-    pub fn execute_elsewhere(&mut self, most: usize, eager: bool) {
+    pub fn open_elsewhere(&mut self, most: usize, eager: bool) {
         self.elsewhere = Elsewhere {
             numbers: vec![0; self.ways()].into_boxed_slice(),
             eager,
@@ -134,13 +134,10 @@ impl FlowCache {
         let stamp = bucket.stamps[place % WAYS];
         let (entry, cold) = (self.entries.get(place)?, self.cold.get(place)?);
         let template = self.templates.get(entry.template)?;
-        let mut action = Action::nothing();
-        if !entry.compose(template, &self.records, &mut action) {
-            return None;
-        }
+        let action = entry.action(template, &self.records)?;
         Some(Candidate {
             key: entry.key(template).flow_key(),
-            action,
+            rewrite: Rewrite { action, tunnel: self.templates.tunnel(template) },
             dependencies: entry.dependencies,
             generation: entry.generation,
             limit: template.limit,
