@@ -93,7 +93,7 @@ fn sum<'a>(service: &'a Service, port: usize, figure: impl Fn(&'a PortStats) -> 
 }
 
 fn interfaces(service: &Service) -> Value {
-    let (host, config) = (service.host(), service.config());
+    let (host, config, unfit) = (service.host(), service.config(), service.unfit());
     let rows = service.interfaces().iter().enumerate().map(|(port, view)| {
         let facts = host.ports.get(port);
         json!({
@@ -109,6 +109,13 @@ fn interfaces(service: &Service) -> Value {
             "zero_copy_fallback": view.zero_copy_fallback,
             "queues": view.queues,
             "on_failure": view.on_failure,
+            "fast_path": view.fast_path,
+            "fast_path_fallback": view.fast_path_fallback,
+            "fast_egress": match unfit.get(port) {
+                None => json!("off"),
+                Some(None) => json!("yes"),
+                Some(Some(reason)) => json!(reason),
+            },
             "receive_packets": sum(service, port, |stats| &stats.received.packets),
             "receive_bytes": sum(service, port, |stats| &stats.received.bytes),
             "transmit_packets": sum(service, port, |stats| &stats.sent.packets),
@@ -130,6 +137,8 @@ fn workers(service: &Service) -> Value {
             "receive_packets": received,
             "flows": stats.flows.flows.get(),
             "flow_hits": stats.flows.values.first().map(Counter::get),
+            "fast_flows": stats.fast.flows.get(),
+            "fast_packets": stats.fast.packets.get(),
             "held": stats.held.get(),
             "originated": stats.originated.get(),
             "fragmented": stats.fragmented.get(),
