@@ -44,9 +44,12 @@ fn hops(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Everything that is run, with what is kept of its output.
-fn commands() -> Vec<(String, fn(&str) -> String)> {
-    let mut all: Vec<(String, fn(&str) -> String)> = Vec::new();
+/// A command line, and what is kept of its output.
+type Comparison = (String, fn(&str) -> String);
+
+/// Everything that is run.
+fn commands() -> Vec<Comparison> {
+    let mut all: Vec<Comparison> = Vec::new();
     for to in [NEAR, NARROW, NEAR6, NARROW6] {
         all.push((format!("traceroute -n -q 3 -w 2 -m 4 {to}"), timeless));
         all.push((format!("traceroute -n -I -q 1 -w 2 -m 4 {to}"), timeless));
