@@ -378,7 +378,7 @@ functions:
     load-balancer:
       services:
         - { name: all, vip: [10.2.1.10, 10.2.2.11], backends: [ { address: 10.2.0.10 }, { address: 10.2.0.11 } ] }
-        - { vip: 10.2.3.10, port: 1-3, protocol: udp, source-nat: 10.2.3.1-10.2.3.2, backends: [ { address: 10.2.0.10, port: 7 } ] }
+        - { vip: 10.2.3.10, port: 1, protocol: udp, source-nat: 10.2.3.1-10.2.3.2, backends: [ { address: 10.2.0.10, port: 7 } ] }
         - { vip: \"fd00:2:1::10\", port: 1-3, protocol: [tcp, udp], forward: dsr, backends: [ { address: \"fd00:2::10\" } ] }
   core: { router: {} }
 chains:
@@ -507,7 +507,7 @@ fn the_program_does_what_the_worker_does_to_what_the_functions_record() {
                 counts[usize::from(action == XDP_DROP)] += 1;
             }
             let total: u64 = recorded.iter().map(|flow| flow.packets).sum();
-            assert!(total > 0 && counts[0] > 40, "{counts:?} {chains}");
+            assert!(total > 0 && counts[0] > 30, "{counts:?} {chains}");
             kernel.remove(places);
         }
     });

@@ -221,7 +221,7 @@ fn only_what_is_still_true_is_executed() {
         bench.flows[0].remove(place, now());
 
         // As if the last packet had come so long ago.
-        for (silence, ago, holds) in [(60, 50, true), (60, 61, false), (3600, 1200, false), (1, 0, true)] {
+        for (silence, ago, holds) in [(60, 50, true), (60, 61, false), (6, 7, false), (6, 0, true)] {
             let (key, rewrite) = (key(), Rewrite::from(forward(1)));
             let second = 1_000_000_000;
             let flow = FastFlow {
@@ -233,7 +233,9 @@ fn only_what_is_still_true_is_executed() {
                 silence: silence * second,
                 token: 0,
             };
-            place = bench.flows[0].install(&flow, now() - ago * second).unwrap();
+            // A virtual machine may have started only just.
+            let Some(then) = now().checked_sub(ago * second) else { continue };
+            place = bench.flows[0].install(&flow, then).unwrap();
             assert_eq!(executed(&bench), holds, "{ago} of {silence} seconds");
             assert_eq!(executed(&bench), holds, "{ago} of {silence} seconds, again");
             bench.flows[0].remove(place, now());
