@@ -1,16 +1,17 @@
 #!/bin/sh
-# Builds the XDP program and puts the object where the loader embeds it from.
+# Builds the XDP programs and puts the objects where the loaders embed them from.
 #
-#   ebpf/build.sh           build; write ebpf/object/throughway.bpf.o and ebpf/object/BUILT-WITH
-#   ebpf/build.sh --check   build into a temporary folder and print the path of that object on stdout; fail if the
-#                           committed one was built with the same toolchain and is not the same byte for byte
+#   ebpf/build.sh           build; write ebpf/object/throughway.bpf.o, ebpf/object/pktgen.bpf.o and ebpf/object/BUILT-WITH
+#   ebpf/build.sh --check   build into a temporary folder and print the path of throughway.bpf.o there on stdout; fail if
+#                           a committed one was built with the same toolchain and is not the same byte for byte
 #
 # Toolchain: rustup's nightly where its rust-src is installed, else Debian's rustc-web, cargo-web and rust-web-src;
 # and bpf-linker with an LLVM at least as new as that of rustc. THROUGHWAY_BPF_TOOLCHAIN=nightly|debian chooses.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-object=$here/object/throughway.bpf.o
+# folder of the source:name of the object
+objects="steer:throughway pktgen:pktgen"
 built_with=$here/object/BUILT-WITH
 
 say() { echo "ebpf/build.sh: $*" >&2; }
@@ -76,9 +77,9 @@ if [ "$check" = yes ]; then
 else
     target=$here/steer/target
 fi
-built=$target/bpfel-unknown-none/release/throughway
+built=$target/bpfel-unknown-none/release
 
-# build TOOLCHAIN: leaves the object in $built, and $RUSTC and $linker set.
+# build TOOLCHAIN: leaves the objects in $built, and $RUSTC and $linker set.
 build() {
     case $1 in
     nightly)
@@ -124,10 +125,12 @@ build() {
     export CARGO_ENCODED_RUSTFLAGS="$flags"
 
     say "building with $("$RUSTC" --version) and $linker"
-    (cd "$here/steer" && "$CARGO" build --quiet --locked --release -Z build-std=core \
-        --target bpfel-unknown-none --target-dir "$target") >&2 || return 1
-    # Debug sections are for debuggers only; BTF, which the kernel reads, stays.
-    "$objcopy" --strip-debug "$built"
+    for entry in $objects; do
+        (cd "$here/${entry%:*}" && "$CARGO" build --quiet --locked --release -Z build-std=core \
+            --target bpfel-unknown-none --target-dir "$target") >&2 || return 1
+        # Debug sections are for debuggers only; BTF, which the kernel reads, stays.
+        "$objcopy" --strip-debug "$built/${entry#*:}"
+    done
 }
 
 done=
@@ -145,21 +148,27 @@ $linker"
 
 if [ "$check" = no ]; then
     mkdir -p "$here/object"
-    cp "$built" "$object"
-    chmod 644 "$object"
+    for entry in $objects; do
+        object=$here/object/${entry#*:}.bpf.o
+        cp "$built/${entry#*:}" "$object"
+        chmod 644 "$object"
+        say "wrote ebpf/object/${entry#*:}.bpf.o ($(wc -c <"$object") bytes)"
+    done
     printf '%s\n' "$used" >"$built_with"
-    say "wrote ebpf/object/throughway.bpf.o ($(wc -c <"$object") bytes)"
     exit 0
 fi
 
-mv "$built" "$target/throughway.bpf.o"
+for entry in $objects; do mv "$built/${entry#*:}" "$target/${entry#*:}.bpf.o"; done
 rm -rf "$target/release" "$target/bpfel-unknown-none"
 if [ "$used" != "$(cat "$built_with" 2>/dev/null)" ]; then
-    say "built with another toolchain than the committed object: bytes not compared"
-elif ! cmp -s "$target/throughway.bpf.o" "$object"; then
-    cmp "$target/throughway.bpf.o" "$object" >&2 || true
-    fail "the committed object is not what the source gives: run ebpf/build.sh and commit ebpf/object ($target/throughway.bpf.o)"
+    say "built with another toolchain than the committed objects: bytes not compared"
 else
-    say "the committed object is what the source gives, byte for byte"
+    for entry in $objects; do
+        object=${entry#*:}.bpf.o
+        if ! cmp "$target/$object" "$here/object/$object" >&2; then
+            fail "the committed $object is not what the source gives: run ebpf/build.sh and commit ebpf/object ($target/$object)"
+        fi
+    done
+    say "the committed objects are what the source gives, byte for byte"
 fi
 echo "$target/throughway.bpf.o"

@@ -243,8 +243,8 @@ fn translators_and_balancers_say_what_is_different() {
         ]),
         [
             "functions.cgnat.outside: [wan] → [wan, lan]",
-            "functions.cgnat.source: removed match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535, block-size: 512, blocks-per-host: 1, deterministic: false, mapping: endpoint-independent, filtering: address-dependent, port-parity: false, preserve-port: false",
-            "functions.cgnat.source: added match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535, mapping: endpoint-independent, filtering: address-dependent, port-parity: true, preserve-port: true",
+            "functions.cgnat.source: removed match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535 by default, block-size: 512, blocks-per-host: 1, deterministic: false, mapping: endpoint-independent, filtering: address-dependent, port-parity: false, preserve-port: false",
+            "functions.cgnat.source: added match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535 by default, mapping: endpoint-independent, filtering: address-dependent, port-parity: true, preserve-port: true",
             "functions.cgnat.destination: removed match: { destination: 203.0.113.1, protocol: tcp, to-port: 80 }, to: 10.0.0.1:8080",
             "functions.cgnat.destination: added match: { destination: 203.0.113.1, protocol: tcp, to-port: 80 }, to: 10.0.0.1",
             "functions.cgnat.limits.sessions: 1000000 → 5",

@@ -16,6 +16,7 @@ use crate::cli::Failure;
 use crate::control::{api, metrics};
 
 pub mod devices;
+mod napi;
 pub mod remembered;
 pub mod service;
 mod steered;

@@ -6,6 +6,7 @@ use throughway_packet::PortId;
 use throughway_vnf::DropReason;
 use throughway_vnf::counters::Counter;
 
+use crate::worker::limit::Suppressed;
 use crate::worker::uses::Uses;
 
 /// Upper bounds of the batch size histogram, in packets.
@@ -152,8 +153,12 @@ pub struct WorkerStats {
     pub fragmented: Counter,
     /// Fragments that they were cut into.
     pub fragments: Counter,
-    /// ICMP errors and TCP resets that were due but not sent: the rate limit, no route back, or no free frame.
+    /// ICMP errors and TCP resets that were due but not sent.
     pub answers_suppressed: Counter,
+    /// Packets that were the host's own and were given to it.
+    pub given_to_host: Counter,
+    /// The same by reason, in the order of [`Suppressed::LABELS`].
+    pub suppressed: [Counter; Suppressed::LABELS.len()],
     /// Packets waiting for a neighbour now.
     pub held: Counter,
     /// Frames that this worker handed out to itself and has not given back: a gauge; zero when idle.
@@ -179,6 +184,8 @@ impl WorkerStats {
             fragmented: Counter::default(),
             fragments: Counter::default(),
             answers_suppressed: Counter::default(),
+            given_to_host: Counter::default(),
+            suppressed: std::array::from_fn(|_| Counter::default()),
             held: Counter::default(),
             outstanding: Counter::default(),
             flows: FlowStats::default(),

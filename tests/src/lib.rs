@@ -6,9 +6,11 @@
 //! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
 //! * [`config`]: configurations for the lab.
 //! * [`daemons`]: BIRD and FRR in the hosts of a lab.
+//! * [`servers`]: DNS, FTP, HTTP and STUN servers.
 //! * [`stream`]: datagrams to an address that two hosts have.
 //! * [`datagrams`]: numbered datagrams, counted one by one.
 //! * [`echo`]: a TCP connection that goes on for as long as a test does.
+//! * [`wire`]: frames byte by byte.
 //! * [`capture`]: capture files.
 
 pub mod backends;
@@ -20,7 +22,9 @@ pub mod datagrams;
 pub mod echo;
 pub mod privileged;
 pub mod scene;
+pub mod servers;
 pub mod stream;
+pub mod wire;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -10,6 +10,7 @@ use throughway_tests::repository;
 /// What each crate may depend on, of ours. Arrows go one way; what is not listed is forbidden.
 const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-shared", &[]),
+    ("throughway-traffic", &["throughway-shared"]),
     ("throughway-packet", &["throughway-shared"]),
     // Knows packets and actions, but no function: functions name its slots through the API.
     ("throughway-flow", &["throughway-shared", "throughway-packet"]),
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("throughway-xdp", &["throughway-shared"]),
     ("throughway-kernel", &[]),
     ("throughway-lab", &[]),
+    ("throughway-pktgen", &["throughway-traffic", "throughway-packet", "throughway-io"]),
     // Sees everything and is seen by nobody but the tests and the benchmarks, which see everything too.
     ("throughway", ALL),
     ("throughway-tests", EVERYTHING),
@@ -39,6 +41,7 @@ const STATEFUL: &[&str] =
 
 const ALL: &[&str] = &[
     "throughway-shared",
+    "throughway-traffic",
     "throughway-packet",
     "throughway-vnf",
     "throughway-flow",
@@ -53,10 +56,12 @@ const ALL: &[&str] = &[
     "throughway-xdp",
     "throughway-kernel",
     "throughway-lab",
+    "throughway-pktgen",
 ];
 
 const EVERYTHING: &[&str] = &[
     "throughway-shared",
+    "throughway-traffic",
     "throughway-packet",
     "throughway-vnf",
     "throughway-flow",
@@ -71,11 +76,13 @@ const EVERYTHING: &[&str] = &[
     "throughway-xdp",
     "throughway-kernel",
     "throughway-lab",
+    "throughway-pktgen",
     "throughway",
 ];
 
-/// Where `unsafe` may be: the rings and frames of AF_XDP, the memory shared with the BPF program, and that program.
-const UNSAFE_ROOMS: &[&str] = &["dataplane/io/src/xsk/", "dataplane/xdp/src/fast/memory.rs", "ebpf/steer/"];
+/// Where `unsafe` may be: the rings and frames of AF_XDP, the memory shared with the BPF program, and the BPF programs.
+const UNSAFE_ROOMS: &[&str] =
+    &["dataplane/io/src/xsk/", "dataplane/xdp/src/fast/memory.rs", "ebpf/steer/", "ebpf/pktgen/"];
 
 /// Files are read in one sitting.
 const LONGEST_FILE: usize = 700;

@@ -21,6 +21,9 @@ pub struct Interface {
     pub checksum: Checksum,
     /// What becomes of packets when the service dies.
     pub on_failure: FailMode,
+    /// Which source addresses packets that come in here may have; `None` leaves it to each router. Of it [`Router::urpf_of`]
+    /// is made.
+    pub urpf: Option<Urpf>,
     /// The VLAN of the device that it is; `None` for untagged frames.
     pub vlan: Option<Vlan>,
 }
@@ -211,6 +214,7 @@ impl Interface {
         }
         let checksum = of_device(entry, all, "checksum", |raw| raw.checksum.as_ref(), report);
         let on_failure = of_device(entry, all, "on-failure", |raw| raw.on_failure.as_ref(), report);
+        let urpf = raw.urpf.as_ref().map(|urpf| urpf.read(report));
         let vlan = Vlan::check(raw, report);
         Some(Interface {
             name: name?,
@@ -220,6 +224,10 @@ impl Interface {
             zero_copy: zero_copy?,
             checksum: checksum?.unwrap_or_default(),
             on_failure: on_failure?.unwrap_or_default(),
+            urpf: match urpf {
+                Some(read) => Some(read?),
+                None => None,
+            },
             vlan: vlan?,
         })
     }

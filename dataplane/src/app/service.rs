@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 use throughway_config::{Config, Poll, XdpMode, ZeroCopy};
@@ -13,6 +13,7 @@ use throughway_packet::PortId;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
+use super::napi::NapiThreads;
 use super::remembered::Remembered;
 use super::steered::Steered;
 use crate::assemble::balancer::Director;
@@ -23,6 +24,7 @@ use crate::cli::Failure;
 use crate::control::events::Writer;
 use crate::control::health::{self, HealthHandle};
 use crate::control::mirror::{self, MirrorHandle, Watcher};
+use crate::control::own::Keeper;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
 use crate::worker::inspect::FlowFilter;
@@ -119,12 +121,15 @@ pub struct Service {
     states: Arc<States>,
     /// Writes what functions tell, until the service is dropped.
     _events: Writer,
+    /// Leaves the host what is its own, until the service is dropped.
+    _own: Keeper,
     health: HealthHandle,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
     remembered: Remembered,
     reloads: Reloads,
+    napi: NapiThreads,
 }
 
 impl Service {
@@ -179,6 +184,7 @@ impl Service {
         tell_of_vlans(&config, &facts);
 
         let (wanted, wanted_from) = bounded(WANTED);
+        let own = Keeper::start(Arc::clone(&states))?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -190,6 +196,7 @@ impl Service {
                 xsk: xsk_config(&config, &devices, number),
                 busy: config.workers.poll == Poll::Busy,
                 program: blueprint.program(number, &mut figures),
+                own: own.sender(),
                 setup: Setup {
                     settings: PortSettings::of(&config),
                     stats: Arc::clone(&stats),
@@ -229,6 +236,9 @@ impl Service {
         let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
+        // A worker that never sleeps would starve a nicer thread for ever.
+        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive);
+        napi.look(&devices, &config.workers.cores, Instant::now());
         Ok(Service {
             path: path.to_owned(),
             config,
@@ -240,6 +250,7 @@ impl Service {
             figures,
             generations,
             _events: events,
+            _own: own,
             states,
             health,
             mirror,
@@ -247,6 +258,7 @@ impl Service {
             attachments,
             remembered,
             reloads,
+            napi,
         })
     }
 
@@ -351,6 +363,7 @@ impl Service {
         if !self.mirror.is_alive() {
             return Err("the thread that follows the kernel has ended unexpectedly".to_owned());
         }
+        self.napi.look(&self.devices, &self.config.workers.cores, Instant::now());
         for ((view, handle), progress) in self.workers.iter().zip(&self.handles).zip(&mut self.progress) {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));

@@ -4,6 +4,7 @@ mod client;
 mod doctor;
 mod offline;
 mod output;
+mod pktgen;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -87,6 +88,11 @@ enum Command {
     Lab {
         #[command(subcommand)]
         command: Lab,
+    },
+    /// Make and count test traffic.
+    Pktgen {
+        #[command(subcommand)]
+        command: pktgen::Pktgen,
     },
     /// What this host, kernel and NIC can do, and what would fall back.
     Doctor {
@@ -367,6 +373,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Replay(replay) => offline::replay(&replay),
         Command::Explain(explain) => offline::explain(&explain),
         Command::Lab { command } => offline::lab(command),
+        Command::Pktgen { command } => pktgen::pktgen(command),
         Command::Doctor { config } => doctor::doctor(config.as_deref()),
         Command::Detach { device } => offline::detach(&device),
     }

@@ -132,6 +132,7 @@ fn workers(service: &Service) -> Value {
             "originated": stats.originated.get(),
             "fragmented": stats.fragmented.get(),
             "answers_suppressed": stats.answers_suppressed.get(),
+            "given_to_host": stats.given_to_host.get(),
             "installs": stats.installs.get(),
         })
     });

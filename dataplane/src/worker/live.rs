@@ -12,6 +12,7 @@ use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
 
 use super::inspect::{FlowFilter, Inspection};
+use super::own::OwnPacket;
 use super::{Setup, Worker};
 use crate::chain::Program;
 use crate::stats::SocketStats;
@@ -37,6 +38,8 @@ pub struct Launch {
     pub busy: bool,
     /// What it runs.
     pub program: Program,
+    /// Where it puts what is the host's own.
+    pub own: Option<Sender<OwnPacket>>,
     /// The rest.
     pub setup: Setup,
 }
@@ -139,7 +142,7 @@ impl Handle {
 }
 
 fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
-    let Launch { number, core, xsk, busy, program, setup } = launch;
+    let Launch { number, core, xsk, busy, program, own, setup } = launch;
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         let _ = ready.send(Err(WorkerError::Core(number, core)));
         return;
@@ -157,7 +160,8 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
     let _ = setup.stats.sockets.set(figures);
     let _ = ready.send(Ok(sockets));
-    run(Worker::new(io, program, setup), orders, busy);
+    let worker = Worker::new(io, program, setup);
+    run(if let Some(own) = own { worker.giving(own) } else { worker }, orders, busy);
 }
 
 fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, Vec<OpenSocket>), String> {

@@ -8,6 +8,8 @@
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * [`limit`]: how many of them, to whom.
+//! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
@@ -16,8 +18,10 @@ mod fast;
 mod fragment;
 pub mod hold;
 pub mod inspect;
+pub mod limit;
 mod links;
 pub mod live;
+pub mod own;
 mod pace;
 pub mod uses;
 
@@ -27,7 +31,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
 use throughway_config::{Checksum, Config, VlanProtocol};
-use throughway_flow::{FlowCache, Generations, Policy, Round, Settled};
+use throughway_flow::{FlowCache, Generations, Policy, Probe, Round, Settled};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Edit, Extra, Headers, PortId, Rewrite, Tags};
 use throughway_vnf::packet::State;
@@ -37,9 +41,10 @@ use throughway_vnf::{
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
-use answer::Limiter;
 use hold::{Held, Hold};
+use limit::Limits;
 use links::Links;
+use own::{OwnPacket, ToHost};
 use pace::Pace;
 
 /// A neighbour that somebody must resolve.
@@ -133,6 +138,8 @@ struct Engine<I: PacketIo> {
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
+    /// What is known of the received packets, in their order.
+    probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
     /// Known packets that came in behind so many of the unknown ones, with their egress.
@@ -142,7 +149,8 @@ struct Engine<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
-    limiter: Limiter,
+    limits: Limits,
+    to_host: ToHost,
     pace: Pace,
     marking: Pace,
 }
@@ -162,6 +170,7 @@ impl<I: PacketIo> Worker<I> {
             stats,
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
+            probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
             behind: Vec::with_capacity(BATCH),
@@ -169,11 +178,19 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
-            limiter: Limiter::default(),
+            limits: Limits::new(seed),
+            to_host: ToHost::default(),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
         };
         Worker { generations, engine }
+    }
+
+    /// Gives the host what is its own.
+    #[must_use]
+    pub fn giving(mut self, own: Sender<OwnPacket>) -> Self {
+        self.engine.to_host.sender = Some(own);
+        self
     }
 
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
@@ -240,7 +257,14 @@ impl<I: PacketIo> Engine<I> {
             let (program, now) = (&mut self.program, context.now);
             let due = self.pace.due(now, flows.buckets());
             flows.age(now.0, due, |settled| tell(program, &settled));
-            flows.harvest(now.0, due, |settled| tell(program, &settled));
+            let mut told: ArrayVec<Settled, BATCH> = ArrayVec::new();
+            flows.harvest(now.0, due, |settled| {
+                told.push(settled);
+                if told.is_full() {
+                    tell_all(program, &mut told);
+                }
+            });
+            tell_all(program, &mut told);
             let due = self.marking.due(now, flows.buckets());
             flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
@@ -353,6 +377,11 @@ impl<I: PacketIo> Engine<I> {
                 let since = context.now;
                 let held = Held { frame, headers, rewrite, extra, forwarded, next_hop, since };
                 self.hold_back(held, context);
+            }
+            End::Drop(DropReason::LocalDestination, _)
+                if self.give_to_host(&frame, &headers, context.now) =>
+            {
+                self.io.release(frame);
             }
             End::Drop(reason, answer) => {
                 if let (Some(answer), Some(chain)) = (answer, chain) {
@@ -502,6 +531,17 @@ fn tell(program: &mut Program, settled: &Settled) {
     let seen = Seen { packets: settled.packets, bytes: settled.bytes, last: Now(settled.last) };
     for credit in settled.credits.0.map(Credit).into_iter().filter(|credit| *credit != Credit::default()) {
         program.settle(credit, &seen);
+    }
+}
+
+/// [`tell`] of many flows: what the functions will need is fetched for all of them first.
+fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
+    let credits = |settled: &Settled| settled.credits.0.map(Credit).into_iter();
+    for credit in told.iter().flat_map(credits).filter(|credit| *credit != Credit::default()) {
+        program.foresee(credit);
+    }
+    for settled in told.drain(..) {
+        tell(program, &settled);
     }
 }
 

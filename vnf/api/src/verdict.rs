@@ -94,7 +94,7 @@ reasons! {
     ReservedAddress = "reserved-address",
     /// No route leads back to the source, or none by the port it came in on: its address is forged, or routing is not symmetric and strict checking is wrong here.
     SpoofedSource = "spoofed-source",
-    /// The destination is one of the host's own addresses: the steering program gives those to the kernel, so it reached a worker only in a race, or in a replay.
+    /// The destination is one of the host's own addresses, and no function wants the packet. The steering program gives such packets to the kernel, so it reached a worker only in a race, in a replay, or to an address that a function claims; of those, answers to the host's pings and errors about its packets are given to it and not counted here.
     LocalDestination = "local-destination",
     /// TTL or hop limit ran out; the sender is told.
     HopLimitExceeded = "hop-limit-exceeded",
@@ -131,6 +131,8 @@ reasons! {
     NatSessionTableFull = "nat-session-table-full",
     /// NAT: the host inside has as many sessions as a host may have.
     NatHostLimit = "nat-host-limit",
+    /// NAT: the host inside opens connections faster than a host may.
+    NatHostRate = "nat-host-rate",
     /// NAT: to an outside address and port that no host inside has.
     NatNoMapping = "nat-no-mapping",
     /// NAT: an ICMP error about a packet of no session.

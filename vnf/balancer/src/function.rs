@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use siphasher::sip::SipHasher13;
 use throughway_packet::headers::octets;
 use throughway_packet::{Edit, Encapsulation, Flags, Headers};
+use throughway_session::fragment::Piece;
 use throughway_session::tcp::Event;
 use throughway_session::{InsertError, NewSession, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
@@ -15,7 +16,6 @@ use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
 };
 
-use crate::fragments::datagram;
 use crate::seat::Seat;
 use crate::service::{Affinity, Forward, Service, Services};
 use crate::shared::{Remembered, Shared};
@@ -101,7 +101,7 @@ impl Balancer {
         };
         match judged {
             Ok(Some(way)) => {
-                if let Some(datagram) = datagram(packet.bytes(), packet.received()) {
+                if let Some(datagram) = datagram_of(packet) {
                     self.shared.fragments.remember(datagram, way, now);
                 }
                 send(packet, way)
@@ -319,8 +319,7 @@ impl Balancer {
         headers: &Headers,
         now: Now,
     ) -> Verdict {
-        let datagram = datagram(packet.bytes(), packet.received());
-        match datagram.and_then(|datagram| self.shared.fragments.way(&datagram, now)) {
+        match datagram_of(packet).and_then(|datagram| self.shared.fragments.find(&datagram, now)) {
             Some(Way::Translated(to)) => {
                 packet.edit(Edit::Source(address(&to.source)));
                 packet.edit(Edit::Destination(address(&to.destination)));
@@ -354,6 +353,10 @@ impl Function for Balancer {
             let verdict = self.judge_by(&services, packet, probe.as_ref(), context.now);
             packet.settle(verdict);
         }
+    }
+
+    fn foresee(&self, credit: u64) {
+        self.shared.connections.fetch_credit(credit);
     }
 
     fn settle(&mut self, credit: u64, seen: &Seen) {
@@ -498,6 +501,12 @@ fn reject(headers: &Headers) -> Verdict {
     let tcp = headers.key.protocol == TCP;
     let answer = if tcp { Answer::TcpReset } else { Answer::Icmp(IcmpError::PortUnreachable) };
     Verdict::Reject(DropReason::NoBackend, answer)
+}
+
+/// The datagram that a fragment is of, whichever interface it came in by: routers on the way may know several.
+fn datagram_of(packet: &Packet<'_>) -> Option<SessionKey> {
+    let piece = Piece::of(packet.bytes(), packet.received())?;
+    Some(SessionKey { zone: 0, ..piece.datagram })
 }
 
 /// Sends a packet its way.

@@ -7,7 +7,6 @@
 //! * [`maglev`]: which backend a connection gets, alike on every box with the same configuration.
 #![forbid(unsafe_code)]
 
-mod fragments;
 pub mod function;
 pub mod maglev;
 pub mod seat;

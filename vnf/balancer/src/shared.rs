@@ -2,18 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use throughway_session::connection::Timeouts;
+use throughway_session::fragment::Datagrams;
 use throughway_session::{Class, Config, Removed, Seed, SessionId, SessionTable, Stats, WhenFull};
 use throughway_vnf::{Generations, Now, Slot, Snapshot};
 
-use crate::fragments::Fragments;
+use crate::function::Way;
 use crate::seat::Seat;
 use crate::service::{Forward, Services};
 use crate::track::Track;
 
-/// Connections, and datagrams, that are looked at for their age between two batches.
+/// Connections that are looked at for their age between two batches.
 const AGED: usize = 64;
+
+/// Datagrams in pieces that are remembered at a time.
+const DATAGRAMS: u32 = 8192;
+
+/// How long fragments are waited for: as Linux reassembles.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// For so long after the hash alone has decided (ns), answers without a connection are taken for those of such packets: as long
 /// as the connections of a flood may last that never found room.
@@ -37,7 +45,7 @@ pub struct Options {
 pub struct Shared {
     pub(crate) options: Options,
     pub(crate) connections: SessionTable<Remembered>,
-    pub(crate) fragments: Fragments,
+    pub(crate) fragments: Datagrams<Way>,
     services: Snapshot<Services>,
     generations: Arc<Generations>,
     hash_only: AtomicU64,
@@ -76,7 +84,7 @@ impl Shared {
         let config = Config::new(options.connections, Seed([a, b])).half_open(half_open, WhenFull::Refuse);
         Shared {
             connections: SessionTable::new(config),
-            fragments: Fragments::new(Seed([b, a])),
+            fragments: Datagrams::new(DATAGRAMS, WAIT, Seed([b, a])),
             options,
             services: Snapshot::new(Services::default()),
             generations,
@@ -156,7 +164,7 @@ impl Shared {
     /// A bounded slice of ageing.
     pub(crate) fn tick(&self, now: Now) {
         self.connections.expire(now, AGED, |removed| Shared::gone(&removed));
-        self.fragments.expire(now, AGED);
+        self.fragments.expire(now);
     }
 
     /// Makes a connection.
