@@ -444,7 +444,10 @@ mod tests {
         for bit in 0..64 {
             assert!(far(plain, of(addresses ^ (1 << bit), ports, context)), "address bit {bit}");
             assert!(far(plain, of(addresses, ports, context ^ (1 << bit))), "context bit {bit}");
-            assert!(bit >= 32 || far(plain, of(addresses, ports ^ (1 << (bit % 32)), context)), "port bit {bit}");
+            assert!(
+                bit >= 32 || far(plain, of(addresses, ports ^ (1 << (bit % 32)), context)),
+                "port bit {bit}"
+            );
         }
     }
 
