@@ -280,10 +280,11 @@ struct Known {
 /// walked. This is the slow way; that the cache does the same is shown in `vnf/flow` and in `differential.rs`.
 fn executed(flows: &[Known], frame: &[u8]) -> Option<(u32, Vec<u8>, u64)> {
     // What is not for the interface does not come as far as to a worker.
-    if !frame.starts_with(&MAC) || frame[12] == 0x81 {
+    if !frame.starts_with(&MAC) {
         return None;
     }
-    let headers = parse(frame, LAN).ok().filter(cacheable)?;
+    // Flows with tags are executed by workers only.
+    let headers = parse(frame, LAN).ok().filter(|headers| cacheable(headers) && headers.l3 == 14)?;
     let Known { rewrite, limit, .. } = flows.iter().find(|flow| flow.key == headers.key)?;
     let (action, len) = (&rewrite.action, headers.packet_len());
     if len > *limit || headers.hop_limit <= action.hops {
