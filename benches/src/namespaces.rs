@@ -268,9 +268,15 @@ impl Namespaces {
             }
             self.napi = threads_named(&format!("napi/{IN_DEVICE}-"));
         }
-        // Those of before may have got another niceness from what is measured.
-        for thread in self.napi.iter().filter(|thread| !known.contains(thread)) {
-            let (thread, core, nice) = (thread.to_string(), cores.device.to_string(), self.nice.to_string());
+        for thread in &self.napi {
+            // One of before may have got a niceness of its own from what is measured: that comes on top.
+            let own = if known.contains(thread) {
+                niceness(*thread).filter(|own| *own != self.nice).unwrap_or(0)
+            } else {
+                0
+            };
+            let nice = (self.nice + own).min(19).to_string();
+            let (thread, core) = (thread.to_string(), cores.device.to_string());
             run(&["taskset", "-pc", &core, &thread])?;
             run(&["renice", "-n", &nice, "-p", &thread])?;
         }
@@ -299,6 +305,13 @@ fn remove(prefix: &str) {
             let _ = run(&["ip", "netns", "delete", &name]);
         }
     }
+}
+
+/// The niceness of a thread: the nineteenth field of its `stat` (proc(5)).
+fn niceness(thread: u32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
+    // Behind the name in brackets, which may have blanks, comes the third field.
+    stat.rsplit_once(") ")?.1.split(' ').nth(16)?.parse().ok()
 }
 
 /// Kernel threads whose name begins so.

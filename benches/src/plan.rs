@@ -144,12 +144,13 @@ impl Plan {
         }
     }
 
-    /// Leaves out what has none of `words` in its key, and with it all that grows. Without words all stays.
+    /// Leaves out the subjects that have none of `words` in their key, and what grows that has none in its name. Without words all stays.
     #[must_use]
     pub fn only(mut self, words: &[String]) -> Self {
         if !words.is_empty() {
             self.subjects.retain(|subject| words.iter().any(|word| subject.key().contains(word.as_str())));
-            self.scaling.clear();
+            self.scaling
+                .retain(|scaling| words.iter().any(|word| scaling.dimension.name().contains(word.as_str())));
         }
         self
     }
@@ -194,4 +195,33 @@ pub struct Cell {
     pub traffic: Traffic,
     /// What is sent before.
     pub before: Option<Traffic>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_choose_subjects_and_what_grows() {
+        let plan = Plan::whole(1).only(&["stateful@".to_owned(), "rules".to_owned()]);
+        let keys: Vec<String> = plan.subjects.iter().map(Subject::key).collect();
+        assert_eq!(keys, ["stateful@own-core", "stateful@one-core"]);
+        assert_eq!(
+            plan.scaling.iter().map(|scaling| scaling.dimension).collect::<Vec<_>>(),
+            [Dimension::Rules]
+        );
+        assert_eq!(Plan::short(3).only(&[]).subjects.len(), 7);
+    }
+
+    #[test]
+    fn a_growing_table_is_full_before_it_is_measured() {
+        let sessions =
+            Scaling { dimension: Dimension::Sessions, points: vec![100_000], peers: vec![Peer::Stateful] };
+        let cell = sessions.cell(Peer::Stateful, 100_000, 10_000);
+        assert_eq!((cell.traffic.flows, cell.before.map(|traffic| traffic.flows)), (10_000, Some(110_000)));
+        assert!(cell.scale.flows >= 110_000);
+        let functions =
+            Scaling { dimension: Dimension::Functions, points: vec![4], peers: vec![Peer::Router] };
+        assert_eq!(functions.cell(Peer::Router, 4, 10).subject.peer, Peer::Chain(4));
+    }
 }

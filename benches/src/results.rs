@@ -120,7 +120,11 @@ impl Line {
             let each: Vec<f64> = self.runs.iter().filter_map(|run| run.trials.get(index).map(what)).collect();
             Figure::of(&each).map(|figure| figure.median)
         };
-        (0..points).filter_map(|at| Some((of(at, |one| one.offered)?, of(at, |one| one.arrived)?))).collect()
+        let point = |at| Some((of(at, |one| one.offered)?, of(at, |one| one.arrived)?));
+        let mut curve: Vec<(f64, f64)> = (0..points).filter_map(point).collect();
+        // A generator that is kept from its core offers less than it was told.
+        curve.sort_by(|one, two| one.0.total_cmp(&two.0));
+        curve
     }
 
     /// Something of the trial at which most arrived, over the runs.

@@ -138,6 +138,44 @@ impl FlowStats {
     }
 }
 
+/// What the XDP program executes of a worker's flows.
+#[derive(Debug, Default)]
+pub struct FastStats {
+    /// Flows that it executes now.
+    pub flows: Counter,
+    /// Flows that it has room for.
+    pub capacity: Counter,
+    /// Packets that it executed, as far as they were taken over.
+    pub packets: Counter,
+    /// Bytes of their frames.
+    pub bytes: Counter,
+    /// Flows that were handed over.
+    pub installed: Counter,
+    /// Flows that were taken back.
+    pub removed: Counter,
+    /// Of these, flows that had to make room for heavier ones.
+    pub driven_out: Counter,
+    /// How often a flow that was nominated stayed with the worker, in the order of [`FastStats::STAYS`].
+    pub stays: [Counter; FastStats::STAYS.len()],
+}
+
+impl FastStats {
+    /// Why flows stay with the worker: see [`Stays`](crate::worker::offload::Stays).
+    pub const STAYS: [&'static str; 11] = [
+        "unproven",
+        "egress",
+        "light",
+        "full",
+        "already-there",
+        "too-many-actions",
+        "protocol",
+        "tagged",
+        "front",
+        "no-egress",
+        "silence",
+    ];
+}
+
 /// Everything one worker counts.
 #[derive(Debug)]
 pub struct WorkerStats {
@@ -165,6 +203,8 @@ pub struct WorkerStats {
     pub outstanding: Counter,
     /// The flow cache.
     pub flows: FlowStats,
+    /// What the XDP program executes.
+    pub fast: FastStats,
     /// How many times the program was replaced.
     pub installs: Counter,
     /// What was in use, for the neighbours.
@@ -189,6 +229,7 @@ impl WorkerStats {
             held: Counter::default(),
             outstanding: Counter::default(),
             flows: FlowStats::default(),
+            fast: FastStats::default(),
             installs: Counter::default(),
             uses: Uses::default(),
             sockets: std::sync::OnceLock::new(),
@@ -197,8 +238,13 @@ impl WorkerStats {
 
     /// Counts one packet from `port` that died.
     pub fn dropped(&self, port: PortId, reason: DropReason) {
+        self.dropped_many(port, reason, 1);
+    }
+
+    /// Counts packets from `port` that died.
+    pub fn dropped_many(&self, port: PortId, reason: DropReason, packets: u64) {
         if let Some(counter) = self.ports.get(port.index()).and_then(|port| port.drops.get(reason as usize)) {
-            counter.add(1);
+            counter.add(packets);
         }
     }
 

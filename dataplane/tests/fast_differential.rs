@@ -425,7 +425,7 @@ fn flows(bench: &Bench) -> Vec<Flow> {
     while let Some(rest) = inspection {
         inspection = bench.worker.inspect(rest, bench.now);
     }
-    answered.recv().unwrap()
+    answered.recv().unwrap().into_iter().map(|found| found.flow).collect()
 }
 
 #[test]

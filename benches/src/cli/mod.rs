@@ -41,7 +41,7 @@ enum Command {
         /// How often everything is measured, in turn: 5, or 3 in the short form.
         #[arg(long)]
         runs: Option<usize>,
-        /// Only subjects whose key has this in it, such as `stateful` or `one-core`, and nothing that grows.
+        /// Only subjects whose key has this in it, such as `stateful` or `one-core`, and what grows of that name, such as `flows`.
         #[arg(long)]
         only: Vec<String>,
         /// Where report.md, report.json and the charts go.

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::command::{find, run};
 use crate::error::{BenchError, Result};
 
-const WIDTH: f64 = 900.0;
+const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 520.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 300.0;
+const RIGHT: f64 = 400.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
 /// Okabe and Ito's colours, which the colour-blind can tell apart, and darker ones after them.

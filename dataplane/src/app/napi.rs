@@ -51,6 +51,10 @@ impl NapiThreads {
     }
 
     fn step_back(&mut self, thread: u32, device: &str) {
+        // Once is enough: who gives it another niceness afterwards has a reason.
+        if self.changed.iter().any(|(known, _)| *known == thread) {
+            return;
+        }
         let Ok(before) = niceness(thread) else { return };
         if before >= NICENESS {
             return;

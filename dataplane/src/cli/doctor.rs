@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use throughway_config::{Config, Vlan};
+use throughway_config::{Config, FastPath, Vlan};
 use throughway_io::xsk::MAX_MTU;
 use throughway_kernel::Mirror;
 use throughway_kernel::State;
@@ -11,6 +11,7 @@ use throughway_kernel::device::{self, Devices};
 
 use super::Failure;
 use super::output::{columns, print};
+use crate::app::fastpath;
 use crate::control::facts;
 
 /// One finding.
@@ -145,6 +146,14 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
             Ok(None) => findings
                 .push(note(&name, "this kernel cannot tell the driver's XDP features; starting will show")),
             Err(error) => findings.push(note(&name, error.to_string())),
+        }
+        if config.interfaces.iter().any(|interface| interface.fast_path != FastPath::Off) {
+            findings.push(match fastpath::unfit(&mut asked, link.index, kind == "veth") {
+                None => good(&name, "fast path: known flows can leave by it in the driver"),
+                Some(reason) => {
+                    note(&name, format!("fast path: flows that leave by it stay with the workers: {reason}"))
+                }
+            });
         }
         if let Some(vlan) = &interface.vlan {
             findings.push(of_vlan(&name, vlan, mirror.state(), link.index));

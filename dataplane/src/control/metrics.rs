@@ -1,6 +1,7 @@
 //! The Prometheus page: counters of all workers, read when somebody asks.
 
 mod balancers;
+mod fast;
 mod nats;
 
 use std::net::SocketAddr;
@@ -291,6 +292,7 @@ fn interfaces(page: &mut Page, service: &Service) {
             ("xdp", interface.xdp.as_str()),
             ("zero_copy", interface.zero_copy.as_str()),
             ("on_failure", interface.on_failure.as_str()),
+            ("fast_path", interface.fast_path.as_str()),
         ];
         page.gauge(
             "throughway_interface_info",
@@ -299,9 +301,11 @@ fn interfaces(page: &mut Page, service: &Service) {
             1.0,
         );
         let help = "Whether the interface runs in a slower mode than the best (generic XDP, or copies instead of zero copy).";
-        for (what, fallback) in
-            [("xdp", &interface.xdp_fallback), ("zero-copy", &interface.zero_copy_fallback)]
-        {
+        for (what, fallback) in [
+            ("xdp", &interface.xdp_fallback),
+            ("zero-copy", &interface.zero_copy_fallback),
+            ("fast-path", &interface.fast_path_fallback),
+        ] {
             let labels = [("interface", interface.name.as_str()), ("what", what)];
             page.gauge(
                 "throughway_interface_fallback",
@@ -310,6 +314,11 @@ fn interfaces(page: &mut Page, service: &Service) {
                 f64::from(u8::from(fallback.is_some())),
             );
         }
+    }
+    for (interface, unfit) in service.interfaces().iter().zip(service.unfit()) {
+        let help = "Whether the XDP program itself can send known flows by the interface.";
+        let labels = [("interface", interface.name.as_str())];
+        page.gauge("throughway_fast_path_egress", help, &labels, f64::from(u8::from(unfit.is_none())));
     }
     for (interface, reason, count) in service.steered() {
         let help = "Frames that the XDP program decided, by what it decided and why.";
@@ -360,6 +369,7 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     }
     let help = "Flows that the worker remembers.";
     page.gauge("throughway_flow_cache_flows", help, &of_worker, stats.flows.flows.get() as f64);
+    fast::fast(page, &number, &stats.fast);
 
     for (interface, port) in service.interfaces().iter().zip(&stats.ports) {
         let labels = [("interface", interface.name.as_str()), ("worker", number.as_str())];

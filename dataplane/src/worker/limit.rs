@@ -48,13 +48,13 @@ impl Suppressed {
 
 /// A token bucket, as the time up to which its tokens are spent, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     spent_until: u64,
 }
 
 impl Bucket {
     /// Takes one token, if there is one.
-    fn admit(&mut self, rate: u64, burst: u64, now: Now) -> bool {
+    pub(super) fn admit(&mut self, rate: u64, burst: u64, now: Now) -> bool {
         let cost = 1_000_000_000 / rate;
         let floor = now.0.saturating_sub(burst * cost);
         let spent = self.spent_until.max(floor) + cost;
@@ -113,7 +113,7 @@ impl Limits {
     fn bucket_of(&mut self, destination: IpAddr) -> &mut Bucket {
         let address = octets(destination);
         let number = self.hash(&address) as usize % self.sets.len().max(1);
-        // There are sets, and ways in them: what is made here is for the compiler.
+        // Below the number of sets.
         let [first, rest @ ..] = &mut self.sets[number];
         let mut chosen = first;
         for other in rest {

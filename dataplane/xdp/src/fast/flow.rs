@@ -101,6 +101,15 @@ pub(super) struct Laid {
 }
 
 impl FastFlow<'_> {
+    /// Whether the program could execute it.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn check(&self) -> Result<(), NotExecutable> {
+        self.lay(0).map(|_| ())
+    }
+
     /// Lays the flow out, installed at `now` (ns).
     pub(super) fn lay(&self, now: u64) -> Result<Laid, NotExecutable> {
         let FastFlow { key, rewrite: Rewrite { action, .. }, .. } = *self;

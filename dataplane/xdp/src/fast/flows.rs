@@ -63,11 +63,11 @@ impl Region {
         (*self.words).as_ref().get(self.range.clone()).unwrap_or_default()
     }
 
-    fn at(&self, index: usize) -> Option<&AtomicU64> {
+    pub(super) fn at(&self, index: usize) -> Option<&AtomicU64> {
         self.words().get(index)
     }
 
-    fn load(&self, index: usize) -> u64 {
+    pub(super) fn load(&self, index: usize) -> u64 {
         self.at(index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
@@ -95,7 +95,7 @@ pub(super) struct Regions {
 /// The flows of one worker that the XDP program executes. Owned by that worker: nobody else writes to them but the program,
 /// and it only counts.
 pub struct FastFlows {
-    regions: Regions,
+    pub(super) regions: Regions,
     geometry: Geometry,
     seed: [u64; 2],
     templates: Templates,
@@ -250,6 +250,12 @@ impl FastFlows {
     /// The entry at `place`, as it lies there.
     pub(super) fn entry(&self, place: FastPlace) -> Entry {
         Entry::from_words(&self.regions.entries.read(place.0 as usize))
+    }
+
+    /// Where a flow with the key of `flow` is, if it is here.
+    pub(super) fn place_of(&self, flow: &FastFlow<'_>) -> Option<FastPlace> {
+        let laid = flow.lay(self.now).ok()?;
+        self.find(&laid, self.hash(&laid)).map(|place| FastPlace(place as u32))
     }
 
     fn hash(&self, laid: &Laid) -> Hash {

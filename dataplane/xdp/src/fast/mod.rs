@@ -8,6 +8,7 @@
 //! * `flow.rs`: what is said of a flow, and how it lies in the table.
 //! * [`SharedWords`] (`memory.rs`): shared memory as atomic words; the only unsafe code of this crate.
 //! * `maps.rs`: the maps behind all of it.
+//! * `model.rs`: what the program does with a packet, for tests.
 //!
 //! Both [`FastFlows::in_memory`] and [`SharedWords::in_memory`] do without a kernel, for tests.
 
@@ -15,6 +16,7 @@ mod flow;
 mod flows;
 mod maps;
 mod memory;
+mod model;
 mod templates;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a failed test")]
