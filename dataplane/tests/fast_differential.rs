@@ -280,10 +280,11 @@ struct Known {
 /// walked. This is the slow way; that the cache does the same is shown in `vnf/flow` and in `differential.rs`.
 fn executed(flows: &[Known], frame: &[u8]) -> Option<(u32, Vec<u8>, u64)> {
     // What is not for the interface does not come as far as to a worker.
-    if !frame.starts_with(&MAC) || frame[12] == 0x81 {
+    if !frame.starts_with(&MAC) {
         return None;
     }
-    let headers = parse(frame, LAN).ok().filter(cacheable)?;
+    // Flows with tags are executed by workers only.
+    let headers = parse(frame, LAN).ok().filter(|headers| cacheable(headers) && headers.l3 == 14)?;
     let Known { rewrite, limit, .. } = flows.iter().find(|flow| flow.key == headers.key)?;
     let (action, len) = (&rewrite.action, headers.packet_len());
     if len > *limit || headers.hop_limit <= action.hops {
@@ -378,7 +379,7 @@ functions:
     load-balancer:
       services:
         - { name: all, vip: [10.2.1.10, 10.2.2.11], backends: [ { address: 10.2.0.10 }, { address: 10.2.0.11 } ] }
-        - { vip: 10.2.3.10, port: 1-3, protocol: udp, source-nat: 10.2.3.1-10.2.3.2, backends: [ { address: 10.2.0.10, port: 7 } ] }
+        - { vip: 10.2.3.10, port: 1, protocol: udp, source-nat: 10.2.3.1-10.2.3.2, backends: [ { address: 10.2.0.10, port: 7 } ] }
         - { vip: \"fd00:2:1::10\", port: 1-3, protocol: [tcp, udp], forward: dsr, backends: [ { address: \"fd00:2::10\" } ] }
   core: { router: {} }
 chains:
@@ -507,7 +508,7 @@ fn the_program_does_what_the_worker_does_to_what_the_functions_record() {
                 counts[usize::from(action == XDP_DROP)] += 1;
             }
             let total: u64 = recorded.iter().map(|flow| flow.packets).sum();
-            assert!(total > 0 && counts[0] > 40, "{counts:?} {chains}");
+            assert!(total > 0 && counts[0] > 30, "{counts:?} {chains}");
             kernel.remove(places);
         }
     });

@@ -3,7 +3,7 @@
 //! User space writes flows with plain stores and reads what they counted with plain loads: no system call. The maps are
 //! arrays that are mapped into the process (`BPF_F_MMAPABLE`); each worker has a region of its own in them:
 //!
-//! * [`FAST_BUCKETS`]: eight ways at a glance, a [`tag`] of 16 bits for each; zero is a free way.
+//! * [`FAST_BUCKETS`]: eight ways at a glance, a tag of 16 bits ([`Hash::tag`]) for each; zero is a free way.
 //! * [`FAST_ENTRIES`]: an [`Entry`] for each way, one cache line: all that an IPv4 packet of the flow needs of its own.
 //! * [`FAST_WIDE`]: a [`Wide`] for each way, one cache line, for IPv6: the addresses of key and action.
 //! * [`FAST_TEMPLATES`]: what many flows have in common, kept once: [`Template`].
@@ -352,7 +352,7 @@ pub const fn matches(word: u64, tag: u16) -> u64 {
     differences.wrapping_sub(LOWEST) & !differences & LOWEST << 15
 }
 
-/// Which of the four tags the lowest mark of [`matches`] is of; the first, when there is none.
+/// Which of the four tags the lowest mark of [`matches()`] is of; the first, when there is none.
 #[inline(always)]
 pub const fn way(marks: u64) -> u32 {
     // The BPF target neither counts trailing zeros nor compares without a branch, which would often be foretold wrongly.
@@ -442,9 +442,12 @@ mod tests {
         let (addresses, ports, context) = (0x0100_02c0_0100_000a, 0x3500_e803, context(3, [0; 2], 17, 4));
         let plain = of(addresses, ports, context);
         for bit in 0..64 {
-            assert!(far(plain, of(addresses ^ 1 << bit, ports, context)), "address bit {bit}");
-            assert!(far(plain, of(addresses, ports, context ^ 1 << bit)), "context bit {bit}");
-            assert!(bit >= 32 || far(plain, of(addresses, ports ^ 1 << bit % 32, context)), "port bit {bit}");
+            assert!(far(plain, of(addresses ^ (1 << bit), ports, context)), "address bit {bit}");
+            assert!(far(plain, of(addresses, ports, context ^ (1 << bit))), "context bit {bit}");
+            assert!(
+                bit >= 32 || far(plain, of(addresses, ports ^ (1 << (bit % 32)), context)),
+                "port bit {bit}"
+            );
         }
     }
 

@@ -11,17 +11,17 @@ use super::*;
 fn key(number: u32) -> FlowKey {
     let [a, b, c, d] = number.to_be_bytes();
     FlowKey {
-        source: if number % 2 == 0 {
+        source: if number.is_multiple_of(2) {
             mapped([10, b, c, d])
         } else {
             [0x20, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
         },
-        destination: if number % 2 == 0 { mapped([192, 0, 2, 1]) } else { [0x20; 16] },
+        destination: if number.is_multiple_of(2) { mapped([192, 0, 2, 1]) } else { [0x20; 16] },
         source_port: [c, d],
         destination_port: [0, 53],
         ingress: 1,
-        protocol: if number % 3 == 0 { 6 } else { 17 },
-        family: if number % 2 == 0 { 4 } else { 6 },
+        protocol: if number.is_multiple_of(3) { 6 } else { 17 },
+        family: if number.is_multiple_of(2) { 4 } else { 6 },
         ..FlowKey::default()
     }
 }
