@@ -164,7 +164,7 @@ pub fn sums(plan: &Plan, length: u16) -> crate::Class {
     }
 }
 
-/// Writes headers and tag of `packet` to the beginning of `frame`, as [`write`] does, in the form that the plan's flags
+/// Writes headers and tag of `packet` to the beginning of `frame`, as [`write()`] does, in the form that the plan's flags
 /// say. `false` when `frame` is shorter than [`least`] of them: nothing is written then.
 pub fn write_any(frame: &mut [u8], plan: &Plan, packet: &Packet, stamp: u64) -> bool {
     macro_rules! form {
