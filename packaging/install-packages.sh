@@ -20,9 +20,10 @@ PATH=$PATH:/usr/sbin:/sbin
 build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
     libc6-dev:/usr/include/stdio.h libelf-dev:/usr/include/libelf.h zlib1g-dev:/usr/include/zlib.h"
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
-test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
+test="$demo iputils-tracepath:tracepath mtr-tiny:mtr tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
     isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3
-    stun-client:stun coturn:turnserver dnsperf:dnsperf vsftpd:vsftpd"
+    stun-client:stun coturn:turnserver dnsperf:dnsperf vsftpd:vsftpd
+    nginx:nginx wrk:wrk openssl:openssl ca-certificates:/etc/ssl/certs/ca-certificates.crt"
 vm="qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio binutils:strip dpkg:dpkg-deb iproute2:ip
     ethtool:ethtool"
 bench_short="$demo nftables:nft valgrind:valgrind librsvg2-bin:rsvg-convert fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
@@ -90,7 +91,7 @@ if [ -n "$missing" ]; then
     # Only the programs are wanted, not the daemons that their packages start on this machine.
     daemons=
     if [ -d /run/systemd/system ]; then
-        for entry in bird2:bird coturn:coturn vsftpd:vsftpd; do
+        for entry in bird2:bird coturn:coturn vsftpd:vsftpd nginx:nginx; do
             case "$missing " in *" ${entry%%:*} "*) daemons="$daemons ${entry#*:}.service" ;; esac
         done
     fi

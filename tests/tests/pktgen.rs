@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use throughway_tests::{binary, privileged, throughway};
+use throughway_tests::binary::{binary, throughway};
+use throughway_tests::privileged;
 
 const MAC: &str = "02:00:00:00:00:0b";
 

@@ -52,28 +52,26 @@ ip -n dut route add 198.19.0.0/16 via 10.99.0.2
 # number KEY FILE: of one line of JSON.
 number() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
 
-# measure BACKEND WAY RATE: prints packets sent per second, packets received per second, packets sent and received.
-measure() {
+# run BACKEND WAY RATE: sends into a sink. One line: sent per second, received per second, sent, received.
+run() {
     case $2 in
     direct) out=a0 in=b0 mac=02:00:00:00:00:b0 ;;
     forwarded) out=s0 in=e0 mac=02:00:00:00:00:d0 ;;
     esac
-    throughway pktgen send --device $out --backend "$1" --rate "$3" --duration 1s --flows 64 --source-ports 1024-1087 \
-        --destination-mac $mac --json >/tmp/sent 2>/tmp/said &
-    sender=$!
-    wait $sender || { cat /tmp/said >&2; return 1; }
-}
-
-# run BACKEND WAY RATE: with a sink around it. One line of results.
-run() {
-    case $2 in direct) in=b0 ;; forwarded) in=e0 ;; esac
+    : >/tmp/ready
     throughway pktgen sink --device $in --json >/tmp/received 2>/tmp/ready &
     sink=$!
-    while ! grep -q ready /tmp/ready; do usleep 10000; done
-    measure "$@" || return 1
-    usleep 300000
+    until grep -q ready /tmp/ready; do
+        kill -0 $sink || return 1
+        usleep 10000
+    done
+    sent=0
+    throughway pktgen send --device $out --backend "$1" --rate "$3" --duration 400ms --flows 64 --source-ports 1024-1087 \
+        --destination-mac $mac --json >/tmp/sent || sent=1
+    usleep 100000
     kill $sink
     wait $sink
+    [ $sent = 0 ] || return 1
     seconds=$(number seconds /tmp/sent)
     awk -v s="$(number packets /tmp/sent)" -v r="$(number packets /tmp/received)" -v t="$seconds" \
         'BEGIN { printf "%.0f %.0f %d %d\n", s / t, r / t, s, r }'
@@ -92,16 +90,17 @@ for way in direct forwarded; do
                 run $backend $way $rate >>/tmp/$backend || { wrong=1; say "WRONG: $backend $way $rate"; }
             done
         done
-        ks=$(median 1 /tmp/kernel) kr=$(median 2 /tmp/kernel)
-        os=$(median 1 /tmp/live-frames) or=$(median 2 /tmp/live-frames)
-        line=$(awk -v way=$way -v rate=$rate -v ks="$ks" -v kr="$kr" -v os="$os" -v or="$or" 'BEGIN {
-            printf "%-10s %7s %13d %10d %13d %10d      %.3f %.3f", way, rate, ks, kr, os, or, os / ks, or / kr }')
-        say "$line"
+        figures="-v theirs=$(median 1 /tmp/kernel) -v theirs_in=$(median 2 /tmp/kernel)
+            -v ours=$(median 1 /tmp/live-frames) -v ours_in=$(median 2 /tmp/live-frames)"
+        # Word splitting is meant: these are options.
+        say "$(awk -v way=$way -v rate=$rate $figures 'BEGIN {
+            printf "%-10s %7s %13d %10d %13d %10d      %.3f %.3f", way, rate, theirs, theirs_in, ours, ours_in,
+                ours / theirs, ours_in / theirs_in }')"
         # As fast as it goes is not the same of both: one makes socket buffers, the other frames.
         if [ $rate != max ]; then
-            check "$way at $rate/s: within 10 %" awk -v ks="$ks" -v kr="$kr" -v os="$os" -v or="$or" -v rate="$rate" '
+            check "$way at $rate/s: within 10 %" awk -v rate=$rate $figures '
                 function near(a, b) { return a > 0.9 * b && a < 1.1 * b }
-                BEGIN { exit !(near(os, ks) && near(or, kr) && near(os, rate)) }'
+                BEGIN { exit !(near(ours, theirs) && near(ours_in, theirs_in) && near(ours, rate)) }'
         fi
     done
 done

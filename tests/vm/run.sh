@@ -58,7 +58,7 @@ cp "$here/guest.sh" "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$folder/initramfs.gz"
 
 say "booting $(basename "$image")"
-timeout "${THROUGHWAY_VM_TIMEOUT:-1500}" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -icount shift=1,sleep=off \
+timeout "${THROUGHWAY_VM_TIMEOUT:-1500}" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -icount shift=3,sleep=off \
     -nographic -nodefaults -serial stdio -no-reboot -net none \
     -kernel "$image" -initrd "$folder/initramfs.gz" \
     -append "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off" </dev/null | tr -d '\r' | tee "$folder/log"

@@ -196,8 +196,12 @@ impl Sink {
 /// Of one run, what did not come between the first and the last sequence number that came.
 fn lost(run: &[Run]) -> u64 {
     let stamped = || run.iter().filter(|run| run.stamped != 0);
-    let lowest = stamped().map(|run| run.lowest).min().unwrap_or(0);
-    let highest = stamped().map(|run| run.highest).max().unwrap_or(0);
+    // Both are one more than the number itself.
+    let (Some(lowest), Some(highest)) =
+        (stamped().map(|run| run.lowest).min(), stamped().map(|run| run.highest).max())
+    else {
+        return 0;
+    };
     let distinct: u64 = stamped().map(|run| run.stamped - run.duplicates).sum();
     (highest + 1).saturating_sub(lowest).saturating_sub(distinct)
 }
@@ -212,6 +216,6 @@ mod tests {
         let one = Run { packets: 9, stamped: 9, lowest: 11, highest: 20, ..Run::default() };
         let two = Run { packets: 3, stamped: 3, duplicates: 1, lowest: 21, highest: 22, ..Run::default() };
         assert_eq!(lost(&[one, two]), 1);
-        assert_eq!(lost(&[Run::default()]), 0);
+        assert_eq!(lost(&[Run { packets: 3, ..Run::default() }]), 0, "without stamps nothing is known");
     }
 }

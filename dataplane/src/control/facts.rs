@@ -27,7 +27,7 @@ pub(super) struct OwnPort {
 }
 
 /// The kernel's own device for the VLAN with these identifiers (outer, inner) on a device, if there is one.
-fn vlan_device(state: &State, parent: u32, tags: (u16, Option<u16>)) -> Option<&model::Link> {
+pub(crate) fn vlan_device(state: &State, parent: u32, tags: (u16, Option<u16>)) -> Option<&model::Link> {
     let on = |parent, id| {
         let mut links = state.links.values();
         links.find(move |link| link.vlan == Some(id) && link.parent == Some(parent) && !link.parent_elsewhere)

@@ -1,6 +1,7 @@
 //! The Prometheus page: counters of all workers, read when somebody asks.
 
 mod balancers;
+mod fast;
 mod nats;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use throughway_vnf::DropReason;
 use crate::app::Service;
 use crate::control::mirror::Figures;
 use crate::stats::{BATCH_BOUNDS, FlowStats, SocketStats};
+use crate::worker::limit::Suppressed;
 
 /// Serves `/metrics` until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, service: Arc<Mutex<Service>>) -> std::io::Result<()> {
@@ -290,6 +292,7 @@ fn interfaces(page: &mut Page, service: &Service) {
             ("xdp", interface.xdp.as_str()),
             ("zero_copy", interface.zero_copy.as_str()),
             ("on_failure", interface.on_failure.as_str()),
+            ("fast_path", interface.fast_path.as_str()),
         ];
         page.gauge(
             "throughway_interface_info",
@@ -298,9 +301,11 @@ fn interfaces(page: &mut Page, service: &Service) {
             1.0,
         );
         let help = "Whether the interface runs in a slower mode than the best (generic XDP, or copies instead of zero copy).";
-        for (what, fallback) in
-            [("xdp", &interface.xdp_fallback), ("zero-copy", &interface.zero_copy_fallback)]
-        {
+        for (what, fallback) in [
+            ("xdp", &interface.xdp_fallback),
+            ("zero-copy", &interface.zero_copy_fallback),
+            ("fast-path", &interface.fast_path_fallback),
+        ] {
             let labels = [("interface", interface.name.as_str()), ("what", what)];
             page.gauge(
                 "throughway_interface_fallback",
@@ -309,6 +314,11 @@ fn interfaces(page: &mut Page, service: &Service) {
                 f64::from(u8::from(fallback.is_some())),
             );
         }
+    }
+    for (interface, unfit) in service.interfaces().iter().zip(service.unfit()) {
+        let help = "Whether the XDP program itself can send known flows by the interface.";
+        let labels = [("interface", interface.name.as_str())];
+        page.gauge("throughway_fast_path_egress", help, &labels, f64::from(u8::from(unfit.is_none())));
     }
     for (interface, reason, count) in service.steered() {
         let help = "Frames that the XDP program decided, by what it decided and why.";
@@ -335,8 +345,11 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     page.counter("throughway_fragmented_packets_total", help, &of_worker, stats.fragmented.get());
     let help = "Fragments that packets were cut into.";
     page.counter("throughway_fragments_total", help, &of_worker, stats.fragments.get());
-    let help = "Answers (ICMP errors, TCP resets) that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
-    page.counter("throughway_answers_suppressed_total", help, &of_worker, stats.answers_suppressed.get());
+    let help = "Answers (ICMP errors, TCP resets) that were due but not sent.";
+    for (label, count) in Suppressed::LABELS.iter().zip(&stats.suppressed) {
+        let labels = [&of_worker[..], &[("reason", *label)]].concat();
+        page.counter("throughway_answers_suppressed_total", help, &labels, count.get());
+    }
     let help = "Answers to pings of this host and errors about its own packets that were given to it.";
     page.counter("throughway_given_to_host_packets_total", help, &of_worker, stats.given_to_host.get());
     let help = "Packets that wait for a neighbour to be resolved.";
@@ -356,6 +369,7 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     }
     let help = "Flows that the worker remembers.";
     page.gauge("throughway_flow_cache_flows", help, &of_worker, stats.flows.flows.get() as f64);
+    fast::fast(page, &number, &stats.fast);
 
     for (interface, port) in service.interfaces().iter().zip(&stats.ports) {
         let labels = [("interface", interface.name.as_str()), ("worker", number.as_str())];

@@ -12,7 +12,7 @@
 
 pub mod api;
 pub mod events;
-mod facts;
+pub(crate) mod facts;
 pub mod health;
 pub mod metrics;
 pub mod mirror;

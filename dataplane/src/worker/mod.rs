@@ -8,8 +8,10 @@
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * [`limit`]: how many of them, to whom.
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
+//! * [`offload`]: flows that the XDP program executes by itself.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
@@ -17,8 +19,10 @@ mod fast;
 mod fragment;
 pub mod hold;
 pub mod inspect;
+pub mod limit;
 mod links;
 pub mod live;
+pub mod offload;
 pub mod own;
 mod pace;
 pub mod uses;
@@ -39,9 +43,10 @@ use throughway_vnf::{
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
-use answer::Limiter;
 use hold::{Held, Hold};
+use limit::Limits;
 use links::Links;
+use offload::{Beside, Offload};
 use own::{OwnPacket, ToHost};
 use pace::Pace;
 
@@ -136,6 +141,7 @@ struct Engine<I: PacketIo> {
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
+    offload: Option<Offload>,
     /// What is known of the received packets, in their order.
     probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
@@ -147,10 +153,12 @@ struct Engine<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
-    limiter: Limiter,
+    limits: Limits,
     to_host: ToHost,
     pace: Pace,
     marking: Pace,
+    /// When the last round began.
+    now: Now,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -168,6 +176,7 @@ impl<I: PacketIo> Worker<I> {
             stats,
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
+            offload: None,
             probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
@@ -176,12 +185,27 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
-            limiter: Limiter::default(),
+            limits: Limits::new(seed),
             to_host: ToHost::default(),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
+            now: Now::default(),
         };
         Worker { generations, engine }
+    }
+
+    /// From now on the XDP program executes flows that are worth it. Without a flow cache none is.
+    pub fn offload(&mut self, offload: Offload) {
+        if let Some(flows) = &mut self.engine.flows {
+            offload.prepare(flows);
+            self.engine.stats.fast.capacity.set(offload.table().capacity() as u64);
+            self.engine.offload = Some(offload);
+        }
+    }
+
+    /// The flows that the XDP program executes, to be looked at.
+    pub fn offloaded(&self) -> Option<&Offload> {
+        self.engine.offload.as_ref()
     }
 
     /// Gives the host what is its own.
@@ -201,6 +225,11 @@ impl<I: PacketIo> Worker<I> {
     /// Replaces the program at a batch boundary; returns the old one, to be freed elsewhere.
     pub fn install(&mut self, program: Program) -> Program {
         self.engine.stats.installs.add(1);
+        let epoch = self.generations.epoch();
+        let Engine { offload, flows, program: old, stats, now, .. } = &mut self.engine;
+        if let (Some(offload), Some(flows)) = (offload, flows) {
+            offload.change(flows, &mut Beside { program: old, stats, now: *now, epoch: &epoch });
+        }
         std::mem::replace(&mut self.engine.program, program)
     }
 
@@ -248,6 +277,7 @@ impl<I: PacketIo> Worker<I> {
 
 impl<I: PacketIo> Engine<I> {
     fn round(&mut self, context: &Context, round: &Round<'_>) -> usize {
+        self.now = context.now;
         // What waited longest goes first.
         self.release_held(context);
         // Functions are told of what the cache saw before they judge on.
@@ -267,9 +297,11 @@ impl<I: PacketIo> Engine<I> {
             flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
         let mut total = 0;
+        let mut busy = 0u64;
         for device in 0..self.io.ports() {
             let device = PortId(device as u16);
             let count = self.io.receive(device, BATCH, &mut self.received);
+            busy |= u64::from(count == BATCH).checked_shl(device.0.into()).unwrap_or(0);
             if count > 0 {
                 total += count;
                 match self.links.whole(device) {
@@ -280,6 +312,11 @@ impl<I: PacketIo> Engine<I> {
         }
         self.program.tick(context);
         self.send();
+        if let (Some(offload), Some(flows)) = (&mut self.offload, &mut self.flows) {
+            let (program, stats, links) = (&mut self.program, &*self.stats, &self.links);
+            let mut beside = Beside { program, stats, now: context.now, epoch: round.epoch() };
+            offload.round(flows, &mut beside, |port| busy >> (links.device(port).0 % 64) & 1 != 0);
+        }
         self.stats.rounds.add(1);
         if total == 0 {
             self.stats.idle_rounds.add(1);

@@ -10,7 +10,7 @@ use throughway_packet::{Flags, Headers};
 use throughway_vnf::Now;
 
 use super::Engine;
-use super::answer::Limiter;
+use super::limit::{BURST, Bucket, RATE};
 
 /// Packets that may wait to be given to the host, of all workers.
 const WAITING: usize = 256;
@@ -33,7 +33,7 @@ pub fn own_packets() -> (Sender<OwnPacket>, Receiver<OwnPacket>) {
 #[derive(Debug, Default)]
 pub(super) struct ToHost {
     pub(super) sender: Option<Sender<OwnPacket>>,
-    limiter: Limiter,
+    limiter: Bucket,
 }
 
 impl ToHost {
@@ -41,7 +41,7 @@ impl ToHost {
     fn give(&mut self, frame: &[u8], headers: &Headers, now: Now) -> Option<()> {
         let sender = self.sender.as_ref().filter(|sender| !sender.is_full() && may_have(headers))?;
         let packet = frame.get(usize::from(headers.l3)..usize::from(headers.end))?;
-        if !self.limiter.admit(now) {
+        if !self.limiter.admit(RATE, BURST, now) {
             return None;
         }
         let given = OwnPacket { packet: packet.to_vec(), destination: headers.destination() };
@@ -105,7 +105,7 @@ mod tests {
         }
         // The rate holds, and so does the room.
         let at_once = (0..1000).filter(|_| give(0, 2 * second)).count();
-        assert_eq!(at_once, super::super::answer::BURST as usize);
+        assert_eq!(at_once, BURST as usize);
         let slowly = (3..1000).filter(|at| give(0, at * second)).count();
         assert_eq!(slowly, WAITING - at_once);
         assert!(receiver.try_iter().count() == WAITING && give(0, 2000 * second));

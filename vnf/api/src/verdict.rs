@@ -152,6 +152,8 @@ reasons! {
     BalancerTableFull = "balancer-table-full",
     /// Load balancer: no address of this box is known that leads to the backend, to be the source of a tunnel or of what is translated.
     BalancerNoSource = "balancer-no-source",
+    /// Load balancer: an ICMP error about a packet in a tunnel to a backend. It was taken note of: whose packets are too big is told so.
+    BalancerTunnelError = "balancer-tunnel-error",
     /// A rule of a firewall says drop; its counter and its log name it.
     FirewallRule = "firewall-rule",
     /// A rule of a firewall says reject; the sender is told.

@@ -13,6 +13,7 @@
 use throughway_packet::PortId;
 use throughway_shared::action::{Action, Rewrite};
 
+use crate::absorb::Elsewhere;
 use crate::bucket::{Bucket, CREDITED, ESTABLISHED, Matches, WAYS, elapsed, scale, tag, tick, ticks};
 use crate::entry::{Cold, ENDLESS, Entry};
 use crate::generation::Epoch;
@@ -27,6 +28,9 @@ use crate::template::Templates;
 const FLOWS_PER_TEMPLATE: usize = 64;
 /// See [`FLOWS_PER_TEMPLATE`].
 const FEWEST_TEMPLATES: usize = 1024;
+
+/// A flow that has proven itself is nominated for being executed elsewhere once in so many packets.
+const NOMINATING: u16 = 64;
 
 /// No place.
 const NOWHERE: u32 = u32::MAX;
@@ -133,6 +137,7 @@ pub struct FlowCache {
     pub(crate) ageing: usize,
     pub(crate) harvesting: Standing,
     pub(crate) marking: Standing,
+    pub(crate) elsewhere: Elsewhere,
     /// The action of the last hit that needed it, made whole.
     composed: Rewrite,
     /// Where loads that only fetch go, so that nobody thinks them useless.
@@ -164,6 +169,7 @@ impl FlowCache {
             ageing: 0,
             harvesting: Standing::default(),
             marking: Standing::default(),
+            elsewhere: Elsewhere::default(),
             composed: Rewrite::nothing(),
             fetched: 0,
         }
@@ -290,6 +296,9 @@ impl FlowCache {
             carry(self.cold.get_mut(place), *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
         }
         *stamp = renewed(*stamp, round.tick, entry.packets >= self.policy.prove);
+        if entry.packets % NOMINATING == self.policy.prove % NOMINATING {
+            self.elsewhere.nominate(place);
+        }
         self.stats.hits += 1;
         let done = plan.done();
         let executed = if IPV4 {
@@ -357,6 +366,9 @@ impl FlowCache {
             carry(self.cold.get_mut(place), *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
         }
         *stamp = renewed(*stamp, round.tick, entry.packets >= self.policy.prove);
+        if entry.packets % NOMINATING == self.policy.prove % NOMINATING {
+            self.elsewhere.nominate(place);
+        }
         self.stats.hits += 1;
         Some(())
     }

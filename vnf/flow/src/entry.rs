@@ -208,4 +208,6 @@ pub struct Flow {
     pub age: u64,
     /// Whether it has proven itself, and a flood of others cannot drive it out.
     pub established: bool,
+    /// Whether its action is executed elsewhere, too: see [`absorb`](crate::absorb).
+    pub elsewhere: bool,
 }

@@ -47,6 +47,7 @@ impl FlowCache {
             settle(settled);
         }
         let base = self.base(probe, &own, form, edits, hops);
+        let wanted = self.elsewhere.is_wanted(known);
         self.give_up(place);
         let entry = Entry {
             ports: probe.key.ports(),
@@ -72,6 +73,9 @@ impl FlowCache {
             bucket.tags[place % WAYS] = tag(hash);
             let credited = if new.credits == Credits::default() { 0 } else { CREDITED };
             bucket.stamps[place % WAYS] = round.tick | established | credited;
+        }
+        if wanted {
+            self.elsewhere.nominate(place);
         }
         if known.is_some() {
             self.stats.replaced += 1;
@@ -105,6 +109,7 @@ impl FlowCache {
     /// Gives back what the flow at a place has elsewhere. A batch that was prepared before may still look here: what it finds
     /// is no packet's.
     fn give_up(&mut self, place: usize) {
+        self.elsewhere.end(place);
         let Some(entry) = self.entries.get_mut(place) else { return };
         if std::mem::take(&mut entry.form) == Form::Apart {
             self.records.remove(entry.own);

@@ -12,11 +12,13 @@
 //! * [`entry`]: what is kept of a flow, to the byte; `own`: a flow's own part of its action; `template` and `shared`: what flows
 //!   have in common; `plan`: an action made ready, and its execution.
 //! * [`cache`]: the table; `bucket`: sixteen flows at a glance; `install`: how flows come in and go.
+//! * [`absorb`]: flows that are executed elsewhere, as by the XDP program.
 //! * [`sweep`]: ageing, harvesting of counters and showing, in bounded slices.
 //!
 //! Nothing here reads a clock, draws a random number, takes a lock or, once the cache is made, allocates.
 #![forbid(unsafe_code)]
 
+pub mod absorb;
 mod bucket;
 pub mod cache;
 pub mod entry;
@@ -30,9 +32,10 @@ mod shared;
 pub mod sweep;
 mod template;
 
+pub use absorb::{Absorbed, Candidate};
 pub use cache::{FlowCache, Installed, Policy, Round, Stats};
 pub use entry::{Credits, NewFlow, Settled};
-pub use generation::{Dependencies, Epoch, Generations, Slot};
+pub use generation::{Dependencies, Epoch, Generations, SharedWords, Slot};
 pub use key::Key;
 pub use peek::{Probe, cacheable, peek};
 pub use plan::Done;

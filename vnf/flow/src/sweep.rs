@@ -147,6 +147,7 @@ impl FlowCache {
                     idle: u64::from(elapsed(stamp, now)) << 28,
                     age: u64::from(elapsed(cold.installed, now)) << 28,
                     established: stamp & ESTABLISHED != 0,
+                    elsewhere: self.elsewhere.at(place).is_some(),
                 });
             }
         }
