@@ -3,7 +3,7 @@
 //! * [`kernel`]: the kernel's own forwarding, with and without nftables.
 //! * [`testpmd`]: DPDK's testpmd over two AF_XDP ports, the measure of AF_XDP itself.
 //! * [`xdp`]: bare XDP programs, the limit of staying in the driver.
-//! * [`ours`](self::ours): Throughway.
+//! * Throughway itself: [`ours`].
 //!
 //! Each is set up in fresh namespaces from Debian's packages, and is gone when its [`Running`] is dropped.
 
