@@ -25,7 +25,8 @@ fn router(config: &Config, position: usize) -> &Router {
 
 fn checks(config: &Config, position: usize) -> Vec<Urpf> {
     let names = ["lan", "wan", "voice"];
-    names.map(|name| router(config, position).urpf_of(config.interface_named(name).unwrap())).to_vec()
+    let named = |name| config.interface_named(name).unwrap_or_else(|| panic!("no interface {name}"));
+    names.map(|name| router(config, position).urpf_of(named(name))).to_vec()
 }
 
 #[test]
