@@ -262,7 +262,7 @@ impl Director {
     }
 
     /// Takes note of an answer, or of what came instead of one. What follows from it is in force at once, or within
-    /// [`PACE`] if something was put into force just before.
+    /// some 20 ms if something was put into force just before.
     pub fn report(&self, target: &Target, answer: Result<(), String>, now: Instant) {
         let mut inner = self.inner();
         let Some(number) = inner.by_name.get(&target.service).copied() else { return };
