@@ -147,7 +147,7 @@ pub struct PoolUse {
     pub addresses: usize,
     /// Ports of each that the pool may use, for each protocol.
     pub ports: usize,
-    /// Ports in use and at rest, of all its addresses, by whomever; in the order of [`PROTOCOLS`](crate::address::PROTOCOLS).
+    /// Ports in use and at rest, of all its addresses, by whomever; in the order of [`PROTOCOLS`].
     pub of_addresses: [PortUse; PROTOCOLS.len()],
     /// Blocks, and how many of them are free; zeros without blocks.
     pub blocks: (usize, usize),
