@@ -66,8 +66,8 @@ fn options() -> Options {
         // `on` and `off` are words.
         strict_booleans: true,
         reject_unsupported_tags: true,
-        // The defaults end at some 20,000 rules of a firewall.
-        budget: serde_saphyr::budget! { max_nodes: 2_000_000, max_events: 5_000_000 },
+        // The defaults end at some 20,000 rules of a firewall; ten thousand services of a hundred backends have six million nodes.
+        budget: serde_saphyr::budget! { max_nodes: 20_000_000, max_events: 50_000_000 },
     }
 }
 
