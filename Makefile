@@ -9,10 +9,13 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Namespaces and XDP need root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build demo test vm-test bench lint schema ebpf fuzz
+# How `make bench` measures: more of its options, such as BENCH="--runs 3 --nice -10" (`throughway-bench run --help`).
+BENCH ?=
+
+.PHONY: help build demo test vm-test bench bench-short bench-nic bench-baseline bench-micro bench-programs lint schema ebpf fuzz
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## The release binary: target/release/throughway
 	packaging/install-packages.sh build
@@ -42,9 +45,37 @@ vm-test: build ## Debian's kernel 6.1 in a virtual machine: its verifier, its pk
 	tests/vm/run.sh $(TARGET)/release/throughway $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
 	    --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
-bench: ## The benchmarks
-	packaging/install-packages.sh build
-	$(CARGO) bench --package throughway-benches
+# The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain.
+bench-programs: build
+	$(CARGO) build --release --package throughway-benches --bin throughway-bench
+	@mkdir -p $(TARGET)/bench
+	$(CARGO) bench --package throughway-benches --bench chain --no-run --message-format=json \
+	    | sed -n 's/.*"executable":"\([^"]*chain-[^"]*\)".*/\1/p' | tail -n 1 >$(TARGET)/bench/chain
+
+BENCH_RUN = $(ROOT) $(TARGET)/release/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
+BENCH_COUNT = $(TARGET)/release/throughway-bench count --bench "$$(cat $(TARGET)/bench/chain)" --report $(TARGET)/bench
+
+bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (some 40 minutes)
+	packaging/install-packages.sh bench
+	$(BENCH_COUNT) || true
+	$(BENCH_RUN) --micro $(TARGET)/criterion $(BENCH)
+
+bench-short: bench-programs ## The same against the kernel alone, held against benches/*.json (two minutes)
+	packaging/install-packages.sh bench-short
+	$(BENCH_COUNT)
+	$(BENCH_RUN) --short --baseline benches/baseline.json $(BENCH)
+
+bench-nic: bench-programs ## Throughway on real ports, with an external generator: IN=eth1 OUT=eth2
+	@if [ -z "$(IN)" ] || [ -z "$(OUT)" ]; then echo "say which ports: make bench-nic IN=eth1 OUT=eth2"; exit 2; fi
+	$(ROOT) $(TARGET)/release/throughway-bench nic --throughway $(TARGET)/release/throughway --in $(IN) --out $(OUT) $(BENCH)
+
+bench-baseline: bench-programs ## Write what bench-short holds anew: benches/baseline.json, benches/instructions.json
+	packaging/install-packages.sh bench-short
+	$(BENCH_COUNT) --write
+	$(BENCH_RUN) --short --runs 5 --baseline benches/baseline.json --write $(BENCH)
+
+bench-micro: build ## Microbenchmarks; the next `make bench` takes them into its report
+	$(CARGO) bench --package throughway-benches --bench steps
 
 lint: ## Format, clippy, licences and bans
 	$(CARGO) fmt --all --check

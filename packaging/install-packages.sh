@@ -5,6 +5,7 @@
 #   packaging/install-packages.sh demo    to run `throughway lab demo`
 #   packaging/install-packages.sh test    to run every test
 #   packaging/install-packages.sh vm      to run tests in a virtual machine
+#   packaging/install-packages.sh bench   to run the benchmarks beside every peer; bench-short: beside the kernel alone
 #   packaging/install-packages.sh ebpf    to rebuild the XDP programs, bpf-linker included
 #
 # Debian and Ubuntu: apt-get, through sudo when not root. Elsewhere: says what is missing and fails.
@@ -19,10 +20,15 @@ PATH=$PATH:/usr/sbin:/sbin
 build="gcc:gcc make:make clang:clang m4:m4 pkgconf:pkg-config
     libc6-dev:/usr/include/stdio.h libelf-dev:/usr/include/libelf.h zlib1g-dev:/usr/include/zlib.h"
 demo="iproute2:ip ethtool:ethtool iputils-ping:ping traceroute:traceroute curl:curl iperf3:iperf3"
-test="$demo iputils-tracepath:tracepath tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
-    isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3"
+test="$demo iputils-tracepath:tracepath mtr-tiny:mtr tcpdump:tcpdump bird2:bird frr:/usr/lib/frr/zebra dnsmasq-base:dnsmasq
+    isc-dhcp-client:dhclient systemd:systemd-analyze nftables:nft nmap:nmap hping3:hping3
+    stun-client:stun coturn:turnserver dnsperf:dnsperf vsftpd:vsftpd
+    nginx:nginx wrk:wrk openssl:openssl ca-certificates:/etc/ssl/certs/ca-certificates.crt"
 vm="qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio binutils:strip dpkg:dpkg-deb iproute2:ip
     ethtool:ethtool"
+bench_short="$demo nftables:nft valgrind:valgrind librsvg2-bin:rsvg-convert fonts-dejavu-core:/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
+bench="$bench_short clang:clang dpdk:dpdk-testpmd librte-net-af-xdp23:/usr/lib/*/librte_net_af_xdp.so.*
+    linux-libc-dev:/usr/include/linux/bpf.h"
 ebpf="rustc-web:/usr/bin/rustc cargo-web:/usr/bin/cargo rust-web-src:/usr/src/rustc-*/library
     llvm-22:/usr/lib/llvm-22/bin/llvm-config llvm-22-dev:/usr/include/llvm-22/llvm/Config/llvm-config.h"
 
@@ -37,9 +43,11 @@ build) wanted=$build ;;
 demo) wanted=$demo ;;
 test) wanted=$test ;;
 vm) wanted=$vm ;;
+bench) wanted=$bench ;;
+bench-short) wanted=$bench_short ;;
 ebpf) if has_nightly; then wanted=; else wanted=$ebpf; fi ;;
 *)
-    say "usage: packaging/install-packages.sh build|demo|test|vm|ebpf"
+    say "usage: packaging/install-packages.sh build|demo|test|vm|bench|bench-short|ebpf"
     exit 2
     ;;
 esac
@@ -80,18 +88,22 @@ if [ -n "$missing" ]; then
         root=sudo
     fi
     say "installing for $1:$missing"
-    # Only the program is wanted, not a routing daemon that the package starts on this machine.
-    bird=no
-    case $missing in *" bird2"*) if [ -d /run/systemd/system ]; then bird=yes; fi ;; esac
-    if [ $bird = yes ]; then $root systemctl --quiet mask --runtime bird.service; fi
+    # Only the programs are wanted, not the daemons that their packages start on this machine.
+    daemons=
+    if [ -d /run/systemd/system ]; then
+        for entry in bird2:bird coturn:coturn vsftpd:vsftpd nginx:nginx; do
+            case "$missing " in *" ${entry%%:*} "*) daemons="$daemons ${entry#*:}.service" ;; esac
+        done
+    fi
+    for daemon in $daemons; do $root systemctl --quiet mask --runtime "$daemon"; done
     $root apt-get -q update
     # Word splitting is meant: one argument for each package.
     # shellcheck disable=SC2086
     $root env DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends $missing
-    if [ $bird = yes ]; then
-        $root systemctl --quiet unmask --runtime bird.service
-        $root systemctl --quiet disable bird.service
-    fi
+    for daemon in $daemons; do
+        $root systemctl --quiet unmask --runtime "$daemon"
+        $root systemctl --quiet disable "$daemon"
+    done
 fi
 
 if [ "$1" = ebpf ]; then

@@ -9,6 +9,9 @@
 //! `mix` is 100,000 established flows with so many packets of flows that are never seen again; `changes` are changes of a route that
 //! no flow takes, 1000 in a second of 10 million packets; `batch` is how many packets lie ready when the worker comes round.
 //!
+//! `--count ROW --passes N` makes so many passes over 10,000 flows and prints how many packets that were, for
+//! `throughway-bench count`, which counts instructions.
+//!
 //! `--quick` leaves the large tables out, `--only WORD` takes rows with that word.
 #![allow(
     clippy::unwrap_used,
@@ -226,12 +229,31 @@ fn mix(table: &Table, name: &str, ipv4: bool, functions: usize, share: usize) {
     });
 }
 
+/// So many passes of one kind, and nothing else; how many packets they were.
+fn count(row: &str, passes: usize) -> u64 {
+    const FLOWS: usize = 10_000;
+    let (kind, rest) = row.split_once('-').expect("a kind and a family");
+    let (ipv4, functions) = (rest.starts_with("ipv4"), if rest.ends_with("stateful") { STATEFUL } else { 4 });
+    let mut bench = Bench::new(functions, if kind == "walk" { 0 } else { 125_000 });
+    if kind == "opens" {
+        let fresh = |pass: usize| (0..FLOWS).map(move |number| packet(ipv4, (pass * FLOWS + number) as u32));
+        return (0..passes).map(|pass| bench.pass(&fresh(pass).collect::<Vec<_>>())).sum();
+    }
+    assert!(kind == "hit" || kind == "walk", "no such row");
+    let traffic = traffic(ipv4, FLOWS);
+    (0..3).for_each(|_| assert_eq!(bench.pass(&traffic), FLOWS as u64));
+    (0..passes).map(|_| bench.pass(&traffic)).sum()
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
+    let after = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1);
+    if let Some(row) = after("--count") {
+        println!("{}", count(row, after("--passes").and_then(|passes| passes.parse().ok()).unwrap_or(1)));
+        return;
+    }
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let only =
-        arguments.iter().position(|argument| argument == "--only").and_then(|at| arguments.get(at + 1));
-    let table = Table { only: only.cloned() };
+    let table = Table { only: after("--only").cloned() };
     println!("| {:<48} | {:>6} | {:>6} | {:>6} |", "cycles a packet", "least", "median", "Mpps");
     println!("|{:-<50}|{:->8}|{:->8}|{:->8}|", "", ":", ":", ":");
     let sizes: &[usize] = if quick { &[1, 10_000] } else { &[1, 10_000, 100_000, 1_000_000, 4_000_000] };

@@ -101,6 +101,7 @@ impl Bench {
             let headers = parse(packet, PortId(0)).unwrap();
             let new = NewFlow {
                 action: &judge(&headers),
+                tunnel: None,
                 dependencies: dependencies(&headers),
                 credits: self.credits,
                 limit: 1500,
@@ -121,22 +122,21 @@ impl Bench {
             // 64 packets at 10 Mpps.
             self.now += 6_400;
             let round = Round::new(self.generations.epoch(), self.now);
-            let mut known = 0;
             for (packet, frame) in packets.iter().zip(self.frames.chunks_mut(self.stride)) {
                 frame[..FRAME].copy_from_slice(packet);
             }
-            for (_, frame) in packets.iter().zip(self.frames.chunks(self.stride)) {
-                if let Some(probe) = peek(&frame[..FRAME], PortId(0)) {
-                    self.probes[known] = probe;
-                    known += 1;
-                }
+            for (probe, frame) in
+                self.probes.iter_mut().zip(self.frames.chunks(self.stride)).take(packets.len())
+            {
+                self.cache.read(&frame[..FRAME], PortId(0), probe);
             }
-            let probes = &mut self.probes[..known];
-            self.cache.prepare(probes);
+            let probes = &mut self.probes[..packets.len()];
+            self.cache.fetch(probes);
             for (probe, frame) in probes.iter().zip(self.frames.chunks_mut(self.stride)) {
-                if let Some(action) = self.cache.lookup(probe, &round) {
-                    probe.apply(action, &mut frame[..FRAME]);
-                    egress += u64::from(action.egress);
+                if probe.is_readable()
+                    && let Some(plan) = self.cache.execute(probe, &round, &mut frame[..FRAME])
+                {
+                    egress += u64::from(plan.egress());
                     hits += 1;
                 }
             }
@@ -339,6 +339,7 @@ fn learn(cache: &mut FlowCache, probe: &Probe, frame: &mut [u8], round: &Round<'
     let action = judge(&headers);
     let new = NewFlow {
         action: &action,
+        tunnel: None,
         dependencies: dependencies(&headers),
         credits: Credits::default(),
         limit: 1500,

@@ -59,6 +59,7 @@ fn judge(headers: &Headers) -> Action {
 fn install(cache: &mut FlowCache, headers: &Headers, round: &Round<'_>) {
     let new = NewFlow {
         action: &judge(headers),
+        tunnel: None,
         dependencies: Dependencies::NONE,
         credits: Credits::default(),
         limit: 1500,

@@ -10,8 +10,8 @@ mod firewall;
 mod nat;
 
 use crate::checked::{
-    Api, Chain, Config, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route, Router, Target,
-    Vlan, Workers,
+    Api, Chain, Config, FastTable, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route,
+    Router, Target, Urpf, Vlan, Workers,
 };
 use crate::value::Mac;
 
@@ -39,6 +39,9 @@ impl Config {
         let mut changes = Changes { list: Vec::new(), needs_restart: true };
         changes.interfaces(&old.interfaces, &new.interfaces);
         changes.workers(&old.workers, &new.workers);
+        let FastTable { flows, keep } = new.fast_path;
+        changes.value("fast-path.flows", old.fast_path.flows, flows);
+        changes.value("fast-path.keep", old.fast_path.keep, keep);
         changes.needs_restart = false;
         changes.functions(old, new);
         changes.chains(old, new);
@@ -116,7 +119,18 @@ impl Changes {
             self.push("interfaces", "put into another order");
         }
         for (old, new) in stayed {
-            let Interface { name, device, queues, xdp, zero_copy, checksum, on_failure, vlan } = new;
+            let Interface {
+                name,
+                device,
+                queues,
+                xdp,
+                zero_copy,
+                checksum,
+                on_failure,
+                fast_path,
+                urpf,
+                vlan,
+            } = new;
             let path = |key: &str| format!("interfaces.{name}.{key}");
             let count = |queues: Option<u32>| queues.map_or("all".to_owned(), |queues| queues.to_string());
             self.value(path("device"), &old.device, device);
@@ -125,6 +139,12 @@ impl Changes {
             self.value(path("zero-copy"), old.zero_copy, *zero_copy);
             self.value(path("checksum"), old.checksum, *checksum);
             self.value(path("on-failure"), old.on_failure, *on_failure);
+            self.value(path("fast-path"), old.fast_path, *fast_path);
+            // The routers look at it, and they are made anew by a reload.
+            self.needs_restart = false;
+            let word = |urpf: Option<Urpf>| urpf.map_or("the routers'".to_owned(), |urpf| urpf.to_string());
+            self.value(path("urpf"), word(old.urpf), word(*urpf));
+            self.needs_restart = true;
             self.vlan(&path, old.vlan.as_ref(), vlan.as_ref());
         }
     }
@@ -174,10 +194,13 @@ impl Changes {
     }
 
     fn router(&mut self, path: &str, old: (&Config, &Router), new: (&Config, &Router)) {
-        let Router { table, kernel_routes, urpf, mss, routes } = new.1;
+        // What the interfaces say is told of the interfaces.
+        let Router { table, kernel_routes, urpf, urpf_by_interface: _, forward_reserved, mss, routes } =
+            new.1;
         self.value(format!("{path}.table"), old.1.table, *table);
         self.value(format!("{path}.kernel-routes"), old.1.kernel_routes, *kernel_routes);
         self.value(format!("{path}.urpf"), old.1.urpf, *urpf);
+        self.value(format!("{path}.forward-reserved"), old.1.forward_reserved, *forward_reserved);
         self.value(format!("{path}.mss"), old.1.mss, *mss);
         let lines = |config: &Config, routes: &[Route]| -> Vec<String> {
             routes.iter().map(|route| describe_route(config, route)).collect()

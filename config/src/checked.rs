@@ -36,8 +36,8 @@ pub use chains::Chain;
 pub use firewall::{DefaultVerdict, Firewall, Group, GroupId, RejectWith, Rule, RuleAction};
 pub use forward::DestinationNat;
 pub use functions::{Function, FunctionKind};
-pub use health::{Health, Probe};
-pub use interfaces::{Checksum, FailMode, Interface, XdpMode, ZeroCopy};
+pub use health::{Health, Probe, Trust, Verify};
+pub use interfaces::{Checksum, FailMode, FastPath, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
 pub use matches::{Addresses, Match, Ports, Several, State, TcpFlag, TcpFlags};
 pub use nat::{Dependence, Nat, PortBlocks, PortPolicy, SourceNat, SourceTarget};
@@ -47,8 +47,8 @@ pub use services::{Api, Metrics};
 pub use sets::{Set, SetContent, SetId};
 pub use track::{MidStream, Timeouts, Track};
 pub use vlan::{Vlan, VlanProtocol};
-pub use workers::{CORES, Poll, Workers};
-pub(crate) use workers::{CoreRange, FrameCount, MOST_FLOWS};
+pub use workers::{CORES, FastTable, Poll, Workers};
+pub(crate) use workers::{CoreRange, FrameCount, MOST_FAST_FLOWS, MOST_FLOWS};
 
 /// A whole configuration. Lists are in the order of the file.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,6 +58,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// The worker threads.
     pub workers: Workers,
+    /// What the XDP program may hold of flows.
+    pub fast_path: FastTable,
     /// The functions; a [`FunctionId`] is an index into this list.
     pub functions: Vec<Function>,
     /// The chains, at least one. No interface starts more than one of them.
@@ -135,6 +137,7 @@ impl Config {
         if let (Some(interfaces), Some(workers)) = (&interfaces, &workers) {
             interfaces::check_queues(interfaces, &raw.interfaces, workers.cores.len(), report);
         }
+        let fast_path = FastTable::check(raw.fast_path.as_ref(), report);
         let known = Known { interfaces: &raw.interfaces, functions: &raw.functions, folder: &folder };
         let functions = functions::check(&raw.functions, &known, report);
         let chains = chains::check(&raw.chains, &known, report);
@@ -143,6 +146,7 @@ impl Config {
         Some(Config {
             interfaces: interfaces?,
             workers: workers?,
+            fast_path: fast_path?,
             functions: functions?,
             chains: chains?,
             metrics: metrics?,

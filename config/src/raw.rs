@@ -35,7 +35,7 @@ pub(crate) use router::{Route, Router};
 pub(crate) use services::{Api, MetricsSwitch};
 pub(crate) use sets::{Set, SetSource};
 pub(crate) use shape::{At, Entries, Entry, OneOrMany, ReadOr, Written};
-pub(crate) use workers::Workers;
+pub(crate) use workers::{FastTable, Workers};
 
 /// The configuration of Throughway.
 #[derive(Deserialize, JsonSchema)]
@@ -46,6 +46,8 @@ pub(crate) struct Raw {
     pub(crate) interfaces: Entries<Interface>,
     /// The worker threads.
     pub(crate) workers: Option<Workers>,
+    /// The flows that the XDP program forwards by itself.
+    pub(crate) fast_path: Option<FastTable>,
     /// The network functions, by name. A function may stand in several chains; its state is shared between them.
     pub(crate) functions: Entries<Function>,
     /// Which functions packets walk, by the interface they come from.

@@ -117,19 +117,25 @@ fn functions_and_chains_come_and_go_without_a_restart() {
 fn what_needs_a_restart_says_so() {
     assert_eq!(
         changes(&[
-            ("queues: 2", "queues: 4, on-failure: closed"),
+            ("queues: 2", "queues: 4, on-failure: closed, fast-path: auto"),
             ("  dmz: { device: eth3 }\n", "  lab: { device: eth3 }\n"),
             ("frames: 4096", "frames: 8192"),
             ("cores: [0]", "cores: [0, 1]"),
-            ("functions:", "metrics: off\napi: { socket: /tmp/api.sock }\nfunctions:"),
+            (
+                "functions:",
+                "fast-path: { flows: 1000, keep: 5m }\nmetrics: off\napi: { socket: /tmp/api.sock }\nfunctions:"
+            ),
         ]),
         [
             "interfaces.dmz: removed (needs a restart)",
             "interfaces.lab: added (device eth3) (needs a restart)",
             "interfaces.wan.queues: 2 → 4 (needs a restart)",
             "interfaces.wan.on-failure: open → closed (needs a restart)",
+            "interfaces.wan.fast-path: off → auto (needs a restart)",
             "workers.cores: [0] → [0, 1] (needs a restart)",
             "workers.frames: 4096 → 8192 (needs a restart)",
+            "fast-path.flows: 65536 → 1000 (needs a restart)",
+            "fast-path.keep: 1s → 5m (needs a restart)",
             "metrics.listen: 127.0.0.1:9464 → off (needs a restart)",
             "api.socket: /run/throughway/api.sock → /tmp/api.sock (needs a restart)",
         ]
@@ -243,8 +249,8 @@ fn translators_and_balancers_say_what_is_different() {
         ]),
         [
             "functions.cgnat.outside: [wan] → [wan, lan]",
-            "functions.cgnat.source: removed match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535, block-size: 512, blocks-per-host: 1, deterministic: false, mapping: endpoint-independent, filtering: address-dependent, port-parity: false, preserve-port: false",
-            "functions.cgnat.source: added match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535, mapping: endpoint-independent, filtering: address-dependent, port-parity: true, preserve-port: true",
+            "functions.cgnat.source: removed match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535 by default, block-size: 512, blocks-per-host: 1, deterministic: false, mapping: endpoint-independent, filtering: address-dependent, port-parity: false, preserve-port: false",
+            "functions.cgnat.source: added match: { source: 10.0.0.0/8 }, pool: [203.0.113.1], ports: 1024-65535 by default, mapping: endpoint-independent, filtering: address-dependent, port-parity: true, preserve-port: true",
             "functions.cgnat.destination: removed match: { destination: 203.0.113.1, protocol: tcp, to-port: 80 }, to: 10.0.0.1:8080",
             "functions.cgnat.destination: added match: { destination: 203.0.113.1, protocol: tcp, to-port: 80 }, to: 10.0.0.1",
             "functions.cgnat.limits.sessions: 1000000 → 5",

@@ -126,6 +126,40 @@ fn a_missing_file_and_one_that_is_not_text_are_errors() {
 }
 
 #[test]
+fn the_fast_path_is_off_unless_asked_for_and_has_bounds() {
+    let text = |lan: &str, more: &str| {
+        format!(
+            "interfaces: {{ lan: {{ device: eth1{lan} }}, wan: {{ device: eth2 }} }}\n{more}\n\
+             functions: {{ core: {{ router: {{}} }} }}\nchains: {{ all: {{ from: [lan, wan], run: core }} }}\n"
+        )
+    };
+    let read = |lan: &str, more: &str| Config::parse("a.yaml", &text(lan, more));
+    let (config, _) = read("", "").unwrap();
+    assert_eq!((config.interfaces[0].fast_path.word(), config.fast_path.flows), ("off", 65_536));
+    assert_eq!(config.fast_path.keep.to_string(), "1s");
+    let (config, _) = read(", fast-path: eager", "fast-path: { flows: 4096, keep: 0s }").unwrap();
+    assert_eq!(
+        (config.interfaces[0].fast_path.word(), config.interfaces[1].fast_path.word()),
+        ("eager", "off")
+    );
+    assert_eq!((config.fast_path.flows, config.fast_path.keep.to_string().as_str()), (4096, "1s"));
+    let (config, _) = read(", fast-path: auto", "fast-path: { keep: 2m }").unwrap();
+    assert_eq!(
+        (config.interfaces[0].fast_path.word(), config.fast_path.keep.to_string().as_str()),
+        ("auto", "2m")
+    );
+    for (lan, more, what) in [
+        (", fast-path: always", "", "always"),
+        (", fast-path: auto, checksum: recompute", "", "every packet must go through a worker"),
+        ("", "fast-path: { flows: 0 }", "16"),
+        ("", "fast-path: { keep: 2h }", "at most 1h"),
+    ] {
+        let error = read(lan, more).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
 fn the_full_example_means_what_it_says() {
     let text = r#"
 interfaces:

@@ -9,7 +9,7 @@ use std::time::Duration;
 use throughway_config::{
     Addresses, Affinity, BalancerSource, Config, DefaultVerdict, Dependence, Firewall, Forwarding,
     FunctionKind, LoadBalancer, MidStream, Nat, Ports, Probe, RejectWith, RuleAction, SourceTarget, State,
-    Timeouts, WhenAllDown,
+    Timeouts, Trust, WhenAllDown,
 };
 
 fn wrap(body: &str) -> String {
@@ -360,14 +360,14 @@ fn what_is_hardly_meant_in_a_translator_is_a_warning() {
 fn a_load_balancer_means_what_it_says() {
     let config = example("load-balancer.yaml");
     let balancer = balancer(&config);
-    assert_eq!((balancer.connections, balancer.table_size), (500_000, 65_537));
+    assert_eq!((balancer.connections, balancer.table_size), (500_000, Some(65_537)));
     let [web, api, dns] = balancer.services.as_slice() else { panic!("{balancer:?}") };
     assert_eq!((web.vips.len(), web.protocols.len(), web.forward), (2, 2, Forwarding::Ipip));
     assert_eq!((web.affinity, web.when_all_down), (Affinity::Source, WhenAllDown::Backup));
     assert_eq!((web.backends[0].weight, web.backends[2].backup), (2, true));
     assert_eq!(web.slow_start, Duration::from_secs(30));
     let health = web.health.as_ref().unwrap();
-    let Probe::Http { tls: true, path, host, status, body: None } = &health.probe else {
+    let Probe::Http { tls: Some(Trust::Nothing), path, host, status, body: None } = &health.probe else {
         panic!("{health:?}")
     };
     assert_eq!((path.as_str(), host.as_deref(), status.len()), ("/healthz", Some("www.example.com"), 2));
@@ -400,4 +400,39 @@ fn what_is_hardly_meant_in_a_load_balancer_is_a_warning() {
             "13:46 with `when-all-down: keep` the backups are never used",
         ]
     );
+}
+
+#[test]
+fn what_a_load_balancer_knows_of_certificates_and_clients_is_refused_where_it_means_nothing() {
+    let service = |more: &str| {
+        wrap(&format!(
+            "    load-balancer: {{ services: [ {{ vip: 203.0.113.1, port: 443, protocol: tcp, backends: [ {{ address: 10.0.0.1 }} ], {more} }} ] }}"
+        ))
+    };
+    let trust = |health: &str| {
+        let (config, _) = load(&service(&format!("health: {{ {health} }}")));
+        match &balancer(&config).services[0].health.as_ref().unwrap().probe {
+            Probe::Http { tls: Some(trust), .. } => trust.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(trust("https: /"), Trust::Nothing);
+    assert_eq!(trust("https: /, verify: none"), Trust::Nothing);
+    assert_eq!(trust("https: /, verify: system"), Trust::System);
+    assert!(matches!(trust("https: /, ca-file: ca.pem"), Trust::File(path) if path.ends_with("ca.pem")));
+    let (config, _) = load(&service("affinity: source, affinity-timeout: 10m, answer-ping: true"));
+    let web = &balancer(&config).services[0];
+    assert_eq!((web.affinity_timeout, web.answer_ping), (Duration::from_secs(600), true));
+    assert_eq!(balancer(&config).table_size, None);
+    for (more, told) in [
+        ("health: { http: /, verify: system }", "`verify` beside `http`"),
+        ("health: { tcp: true, ca-file: a.pem }", "`ca-file` beside `tcp`"),
+        ("health: { https: /, verify: none, ca-file: a.pem }", "`ca-file` beside `verify: none`"),
+        ("health: { https: /, verify: maybe }", "maybe"),
+        ("affinity-timeout: 10m", "without `affinity: source`"),
+        ("affinity: source, affinity-timeout: 8d", "longer than 7d"),
+    ] {
+        let errors = Config::parse("test.yaml", &service(more)).unwrap_err().to_string();
+        assert!(errors.contains(told), "{more}: {errors}");
+    }
 }

@@ -16,6 +16,8 @@ use crate::cli::Failure;
 use crate::control::{api, metrics};
 
 pub mod devices;
+pub mod fastpath;
+mod napi;
 pub mod remembered;
 pub mod service;
 mod steered;

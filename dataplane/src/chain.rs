@@ -69,6 +69,10 @@ impl AnyFunction {
         whichever!(self, function => function.tick(context));
     }
 
+    fn foresee(&self, id: u64) {
+        whichever!(self, function => function.foresee(id));
+    }
+
     fn settle(&mut self, id: u64, seen: &Seen) {
         whichever!(self, function => function.settle(id, seen));
     }
@@ -180,6 +184,13 @@ impl Program {
     pub fn tick(&mut self, context: &Context) {
         for entry in &mut self.functions {
             entry.function.tick(context);
+        }
+    }
+
+    /// Has the function that left `credit` with a flow fetch what it will need when it is told of it.
+    pub fn foresee(&self, credit: Credit) {
+        if let Some(entry) = self.functions.iter().find(|entry| entry.tag == credit.function()) {
+            entry.function.foresee(credit.id());
         }
     }
 

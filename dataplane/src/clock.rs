@@ -1,14 +1,13 @@
 //! The one clock of the process: what workers tell functions, and what the control side compares with.
 
-use std::sync::OnceLock;
-use std::time::Instant;
-
+use nix::time::{ClockId, clock_gettime};
 use throughway_vnf::Now;
 
-static START: OnceLock<Instant> = OnceLock::new();
-
-/// The time since the process first asked, and a second, so that no time is ever zero.
+/// The kernel's monotonic clock, which the XDP program reads too (coarsely); and a second at least, so that no time is ever
+/// zero.
 pub fn now() -> Now {
-    let start = START.get_or_init(Instant::now);
-    Now(1_000_000_000 + start.elapsed().as_nanos() as u64)
+    // Every Linux has this clock.
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    let ns = time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    Now(ns.max(1_000_000_000))
 }

@@ -8,6 +8,8 @@ pub trait Guest: std::fmt::Debug + Send {
     fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict;
     /// See [`Function::process`].
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context);
+    /// See [`Function::foresee`].
+    fn foresee(&self, id: u64);
     /// See [`Function::settle`].
     fn settle(&mut self, id: u64, seen: &Seen);
     /// See [`Function::tick`].
@@ -23,6 +25,10 @@ impl<F: Function + std::fmt::Debug + Send> Guest for F {
 
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context) {
         Function::process(self, batch, context);
+    }
+
+    fn foresee(&self, id: u64) {
+        Function::foresee(self, id);
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

@@ -27,6 +27,9 @@ pub struct HostFacts {
     /// The neighbours that were asked for not long ago and did not answer: our port, address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreachable: Vec<(u16, IpAddr)>,
+    /// The ports that the kernel gives to sockets which ask for none: first and last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral_ports: Option<(u16, u16)>,
 }
 
 /// One of our ports.

@@ -6,6 +6,7 @@ use throughway_packet::PortId;
 use throughway_vnf::DropReason;
 use throughway_vnf::counters::Counter;
 
+use crate::worker::limit::Suppressed;
 use crate::worker::uses::Uses;
 
 /// Upper bounds of the batch size histogram, in packets.
@@ -137,6 +138,44 @@ impl FlowStats {
     }
 }
 
+/// What the XDP program executes of a worker's flows.
+#[derive(Debug, Default)]
+pub struct FastStats {
+    /// Flows that it executes now.
+    pub flows: Counter,
+    /// Flows that it has room for.
+    pub capacity: Counter,
+    /// Packets that it executed, as far as they were taken over.
+    pub packets: Counter,
+    /// Bytes of their frames.
+    pub bytes: Counter,
+    /// Flows that were handed over.
+    pub installed: Counter,
+    /// Flows that were taken back.
+    pub removed: Counter,
+    /// Of these, flows that had to make room for heavier ones.
+    pub driven_out: Counter,
+    /// How often a flow that was nominated stayed with the worker, in the order of [`FastStats::STAYS`].
+    pub stays: [Counter; FastStats::STAYS.len()],
+}
+
+impl FastStats {
+    /// Why flows stay with the worker: see [`Stays`](crate::worker::offload::Stays).
+    pub const STAYS: [&'static str; 11] = [
+        "unproven",
+        "egress",
+        "light",
+        "full",
+        "already-there",
+        "too-many-actions",
+        "protocol",
+        "tagged",
+        "front",
+        "no-egress",
+        "silence",
+    ];
+}
+
 /// Everything one worker counts.
 #[derive(Debug)]
 pub struct WorkerStats {
@@ -152,14 +191,20 @@ pub struct WorkerStats {
     pub fragmented: Counter,
     /// Fragments that they were cut into.
     pub fragments: Counter,
-    /// ICMP errors and TCP resets that were due but not sent: the rate limit, no route back, or no free frame.
+    /// ICMP errors and TCP resets that were due but not sent.
     pub answers_suppressed: Counter,
+    /// Packets that were the host's own and were given to it.
+    pub given_to_host: Counter,
+    /// The same by reason, in the order of [`Suppressed::LABELS`].
+    pub suppressed: [Counter; Suppressed::LABELS.len()],
     /// Packets waiting for a neighbour now.
     pub held: Counter,
     /// Frames that this worker handed out to itself and has not given back: a gauge; zero when idle.
     pub outstanding: Counter,
     /// The flow cache.
     pub flows: FlowStats,
+    /// What the XDP program executes.
+    pub fast: FastStats,
     /// How many times the program was replaced.
     pub installs: Counter,
     /// What was in use, for the neighbours.
@@ -179,9 +224,12 @@ impl WorkerStats {
             fragmented: Counter::default(),
             fragments: Counter::default(),
             answers_suppressed: Counter::default(),
+            given_to_host: Counter::default(),
+            suppressed: std::array::from_fn(|_| Counter::default()),
             held: Counter::default(),
             outstanding: Counter::default(),
             flows: FlowStats::default(),
+            fast: FastStats::default(),
             installs: Counter::default(),
             uses: Uses::default(),
             sockets: std::sync::OnceLock::new(),
@@ -190,8 +238,13 @@ impl WorkerStats {
 
     /// Counts one packet from `port` that died.
     pub fn dropped(&self, port: PortId, reason: DropReason) {
+        self.dropped_many(port, reason, 1);
+    }
+
+    /// Counts packets from `port` that died.
+    pub fn dropped_many(&self, port: PortId, reason: DropReason, packets: u64) {
         if let Some(counter) = self.ports.get(port.index()).and_then(|port| port.drops.get(reason as usize)) {
-            counter.add(1);
+            counter.add(packets);
         }
     }
 

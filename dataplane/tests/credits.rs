@@ -12,9 +12,14 @@ use common::{Bench, CONFIG, HOST_LAN, LAN, facts};
 use proptest::prelude::*;
 use throughway::chain::{AnyFunction, NamedFunction, Program};
 use throughway::stats::FunctionStats;
-use throughway_flow::Slot;
+use throughway::worker::offload::{Egress, Offload};
+use throughway_config::FastPath;
+use throughway_flow::{Generations, Slot};
 use throughway_packet::build::PacketBuilder;
+use throughway_packet::parse;
+use throughway_shared::fast::GENERATION_WORDS;
 use throughway_vnf::{Context, DropReason, Function, FunctionTag, Packet, Seen, Verdict};
+use throughway_xdp::{FastFlows, SharedWords};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -120,11 +125,24 @@ fn frame(flow: u8) -> Vec<u8> {
     builder.udp(1000 + u16::from(flow), 53).payload(&vec![flow; usize::from(flow)]).finish()
 }
 
-/// What the two functions know at the end, and how much of it the cache told them.
-fn run(events: &[Event], flows: u32) -> [Book; 2] {
+/// Whether the XDP program executes known flows, and how many of them it has room for.
+#[derive(Clone, Copy, PartialEq)]
+enum Fast {
+    Off,
+    On(FastPath, u32),
+}
+
+/// What the two functions know at the end, and how much of it they were told.
+fn run(events: &[Event], flows: u32, fast: Fast) -> [Book; 2] {
     let config = format!("workers: {{ flows: {flows} }}\n{CONFIG}");
     let books: [Arc<Mutex<Book>>; 2] = Default::default();
-    let mut bench = Bench::new(&config, &facts());
+    let words = Arc::new(SharedWords::in_memory(GENERATION_WORDS));
+    let mut bench = Bench::over(&config, &facts(), Generations::over(words.clone()).unwrap());
+    if let Fast::On(mode, room) = fast {
+        let egress = Arc::new(Egress::default());
+        (0..3).for_each(|port| egress.set(port, true));
+        bench.worker.offload(Offload::new(FastFlows::in_memory(room), vec![mode; 3], egress));
+    }
     let load = |bench: &mut Bench| {
         let program = with_tallies(bench.blueprint.program(0, &mut bench.figures), &books);
         drop(bench.worker.install(program));
@@ -135,7 +153,15 @@ fn run(events: &[Event], flows: u32) -> [Book; 2] {
         match event {
             Event::Packets(numbers) => {
                 for number in numbers {
-                    assert!(bench.worker.io().inject(LAN, &frame(*number)));
+                    let frame = frame(*number);
+                    let headers = parse(&frame, LAN).unwrap();
+                    let table = bench.worker.offloaded().map(Offload::table);
+                    let len = headers.packet_len();
+                    let executed = table
+                        .and_then(|table| table.pretend(&headers.key, len, bench.now.0, (*words).as_ref()));
+                    if executed.is_none() {
+                        assert!(bench.worker.io().inject(LAN, &frame));
+                    }
                 }
                 while bench.round() > 0 {}
             }
@@ -162,9 +188,14 @@ proptest! {
 
     #[test]
     fn judged_and_told_add_up(events in prop::collection::vec(events(), 1..40)) {
-        let without = run(&events, 0);
-        for flows in [16, 4096] {
-            let with = run(&events, flows);
+        let without = run(&events, 0, Fast::Off);
+        for (flows, fast) in [
+            (16, Fast::Off),
+            (4096, Fast::Off),
+            (4096, Fast::On(FastPath::Auto, 256)),
+            (64, Fast::On(FastPath::Eager, 16)),
+        ] {
+            let with = run(&events, flows, fast);
             for (with, without) in with.iter().zip(&without) {
                 prop_assert_eq!(&with.total, &without.total);
                 prop_assert_eq!(without.told, 0);
@@ -181,9 +212,23 @@ proptest! {
 #[test]
 fn the_cache_tells() {
     let all = Event::Packets((0..64).collect());
-    let [first, last] = run(&vec![all; 20], 4096);
+    let [first, last] = run(&vec![all; 20], 4096, Fast::Off);
     // Of seven ports one is judged each time, one is too impatient for the cache, and one is dropped at once.
     assert!(first.told > 18 * 64 * 4 / 7, "{}", first.told);
     // And of eleven two at the end of the chain, which sees what the first one does not drop.
     assert!(last.told > 18 * 64 * 4 / 7 * 8 / 11, "{}", last.told);
+}
+
+/// What the XDP program executed counts in every statistic as if the worker had: with the same packets, the same figures.
+#[test]
+fn the_program_executes_and_everything_counts() {
+    let all = Event::Packets((0..64).collect());
+    let events =
+        [vec![all.clone(); 20], vec![Event::Wait(300), all.clone(), Event::Flap, all.clone(), all]].concat();
+    let mut judged = Vec::new();
+    for fast in [Fast::Off, Fast::On(FastPath::Auto, 256), Fast::On(FastPath::Eager, 256)] {
+        let [first, last] = run(&events, 4096, fast);
+        judged.push((first.total, last.total));
+    }
+    assert!(judged.iter().all(|same| *same == judged[0]));
 }

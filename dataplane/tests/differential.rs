@@ -11,10 +11,11 @@ use common::{Bench, HOST_LAN, HOST_WAN, facts};
 use proptest::prelude::*;
 use throughway::assemble::{Blueprint, router};
 use throughway::host::{HostFacts, NeighbourFacts, NextHopFacts, RouteFacts, RouteKind};
+use throughway::worker::PortSettings;
 use throughway_config::Config;
 use throughway_flow::Slot;
-use throughway_packet::PortId;
 use throughway_packet::build::PacketBuilder;
+use throughway_packet::{PortId, Tags};
 use throughway_session::Cursor;
 
 /// What happens to the box.
@@ -171,8 +172,14 @@ fn config(number: usize, flows: u32) -> String {
     format!("{interfaces}\nworkers: {{ flows: {flows} }}{}", CONFIGS[number % CONFIGS.len()])
 }
 
-/// One of sixteen flows, from the lan or back.
-fn frame(port: u16, flow: u8, kind: Kind) -> Vec<u8> {
+/// The lan and the dmz as VLANs: of a device of its own, and of the wan's.
+fn vlans() -> Vec<PortSettings> {
+    let on = |device, tags| PortSettings { device: Some(device), tags, ..PortSettings::default() };
+    vec![on(0, Tags::one(7)), on(1, Tags::NONE), on(1, Tags::two(9, 30))]
+}
+
+/// One of sixteen flows, from the lan or back; with `tag` those from the lan come tagged.
+fn frame(port: u16, flow: u8, kind: Kind, tag: bool) -> Vec<u8> {
     let (net, host) = (u16::from(flow >> 1 & 3), 10 + u16::from(flow >> 3 & 1));
     let (from, to) = if port == 0 { ([1, 0, 10], [2, net, host]) } else { ([2, net, host], [1, 0, 10]) };
     let builder = if flow & 1 == 0 {
@@ -185,6 +192,9 @@ fn frame(port: u16, flow: u8, kind: Kind) -> Vec<u8> {
     };
     let mac = [2, 0, 0, 0, 0, port as u8];
     let builder = builder.ethernet(mac, if port == 0 { HOST_LAN } else { HOST_WAN });
+    // With a priority that depends on the flow.
+    let tag = if tag && port == 0 { Some(u16::from(flow) << 13 | 7) } else { None };
+    let builder = tag.into_iter().fold(builder, PacketBuilder::vlan);
     let (sport, dport) = (1000 + u16::from(flow), u16::from(flow % 5));
     let udp = |builder: PacketBuilder| builder.udp(sport, dport).payload(&[flow; 20]);
     match kind {
@@ -317,22 +327,23 @@ fn observe(bench: &mut Bench) -> Observation {
 
 /// Lets the functions be told of all that the cache saw.
 fn settle(bench: &mut Bench) {
-    for _ in 0..3 {
-        bench.now.0 += 1_000_000_000;
+    for _ in 0..4 {
+        bench.now.0 += throughway_vnf::credit::HARVEST / 4;
         bench.round();
     }
 }
 
 /// What was seen after each event, and how often the cache was hit.
-fn run(events: &[Event], flows: u32) -> (Vec<Observation>, u64) {
+fn run(events: &[Event], flows: u32, tagged: bool) -> (Vec<Observation>, u64) {
     let mut host = facts();
-    let mut bench = Bench::new(&config(0, flows), &host);
+    let settings = if tagged { vlans() } else { vec![PortSettings::default(); 3] };
+    let mut bench = Bench::with_settings(&config(0, flows), &host, settings);
     let mut seen = Vec::new();
     for event in events {
         match event {
             Event::Packets(packets) => {
                 for (port, flow, kind) in packets {
-                    assert!(bench.worker.io().inject(PortId(*port), &frame(*port, *flow, *kind)));
+                    assert!(bench.worker.io().inject(PortId(*port), &frame(*port, *flow, *kind, tagged)));
                 }
             }
             Event::Reload(number) => {
@@ -389,12 +400,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn the_cache_changes_nothing_but_the_price(events in prop::collection::vec(events(), 1..40)) {
-        let (without, none) = run(&events, 0);
+    fn the_cache_changes_nothing_but_the_price(events in prop::collection::vec(events(), 1..40), tagged: bool) {
+        let (without, none) = run(&events, 0, tagged);
         prop_assert_eq!(none, 0);
         // A small one, too, so that flows are evicted and refused.
         for flows in [16, 4096] {
-            let (with, _) = run(&events, flows);
+            let (with, _) = run(&events, flows, tagged);
             for (index, (with, without)) in with.iter().zip(&without).enumerate() {
                 prop_assert_eq!(&with.1, &without.1, "figures after {:?}", events.get(index));
                 prop_assert_eq!(&with.0, &without.0, "frames after {:?}", events.get(index));
@@ -406,7 +417,21 @@ proptest! {
 #[test]
 fn the_cache_is_used() {
     let packets = Event::Packets((0..16).map(|flow| (0, flow, Kind::Plain)).collect());
-    let (_, hits) = run(&vec![packets; 10], 4096);
     // Flows to known neighbours: 10.2.0.10 and fd00:2::10 with their two port pairs each.
-    assert!(hits >= 9 * 2, "{hits} hits");
+    for tagged in [false, true] {
+        let (_, hits) = run(&vec![packets.clone(); 10], 4096, tagged);
+        assert!(hits >= 9 * 2, "{hits} hits");
+    }
+    // Into a tunnel: 10.2.3.10 is a service of another configuration, whose backend is 10.2.0.10.
+    let packets = Event::Packets(vec![(0, 6, Kind::Plain)]);
+    for tagged in [false, true] {
+        let mut events = vec![packets.clone(); 11];
+        events.insert(0, Event::Reload(7));
+        let (seen, hits) = run(&events, 4096, tagged);
+        assert_eq!(hits, 9, "the first opens a connection, the second is recorded");
+        let sent = |observation: &Observation| observation.0[1].clone();
+        assert_eq!((seen[1].0[1].len(), sent(&seen[1])), (1, sent(&seen[11])));
+        let outer = throughway_packet::parse(&sent(&seen[11])[0], PortId(1)).unwrap();
+        assert_eq!((outer.key.protocol, outer.l3), (4, 14), "in a tunnel, and without the tag");
+    }
 }

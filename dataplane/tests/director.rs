@@ -38,11 +38,11 @@ fn director(config: &LoadBalancer) -> Director {
 }
 
 fn states(director: &Director) -> Vec<&'static str> {
-    director.rows().iter().map(|row| row.state).collect()
+    director.rows(None).iter().map(|row| row.state).collect()
 }
 
 fn shares(director: &Director) -> Vec<f64> {
-    director.rows().iter().map(|row| (row.share * 100.0).round()).collect()
+    director.rows(None).iter().map(|row| (row.share * 100.0).round()).collect()
 }
 
 fn targets(director: &Director) -> Vec<Target> {
@@ -64,11 +64,11 @@ fn answers_in_a_row_decide_and_the_first_does_so_at_once() {
     let say = |good: bool| {
         let answer = if good { Ok(()) } else { Err("refused".to_owned()) };
         director.report(&all[0], answer, now);
-        director.rows()[0].state
+        director.rows(None)[0].state
     };
     director.report(&all[1], Ok(()), now);
     assert_eq!([false, false].map(say), ["down", "down"]);
-    assert_eq!((director.rows()[0].why.as_str(), shares(&director)), ("refused", vec![0.0, 100.0]));
+    assert_eq!((director.rows(None)[0].why.as_str(), shares(&director)), ("refused", vec![0.0, 100.0]));
     // The first bad one decided; two good ones in a row bring it back, three bad ones in a row take it away.
     assert_eq!([true, false, true, true].map(say), ["down", "down", "down", "up"]);
     assert_eq!([false, false, true, false, false, false].map(say), ["up", "up", "up", "up", "up", "down"]);
@@ -137,8 +137,9 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let mut other = config("", TWO);
     other.connections = 2000;
     assert!(running.plan(&other, &facts).unwrap_err().to_string().contains("connections"));
-    let tls = config(", health: { https: / }", TWO);
-    assert!(running.plan(&tls, &facts).unwrap_err().to_string().contains("https"));
+    let tls = config(", health: { https: /, ca-file: /nowhere/ca.pem }", TWO);
+    assert!(running.plan(&tls, &facts).unwrap_err().to_string().contains("/nowhere/ca.pem"));
     assert!(Director::new(&tls, &facts, Seed([1, 2]), Arc::default()).is_err());
+    assert!(running.plan(&config(", health: { https: / }", TWO), &facts).is_ok());
     assert_eq!(states(&running), ["up", "up"]);
 }

@@ -127,22 +127,30 @@ fn tags_are_put_on_taken_off_and_replaced() {
 }
 
 #[test]
-fn flows_without_tags_take_the_short_way_also_on_a_device_with_vlans() {
+fn flows_take_the_short_way_with_tags_and_without() {
     let mut bench = bench(&facts());
     let remembered = |bench: &mut Bench| {
         bench.worker.publish_flows();
-        bench.stats.flows.flows.get()
+        (bench.stats.flows.flows.get(), bench.stats.flows.values[0].get())
     };
-    bench.receive(ETH1, &arriving(between(0, WAN), 0).udp(1, 2).finish());
-    assert_eq!(remembered(&mut bench), 1);
-    bench.receive(ETH1, &arriving(between(VOICE, WAN), VOICE).vlan(100).udp(1, 2).finish());
-    bench.receive(ETH1, &arriving(between(0, VOICE), 0).udp(1, 2).finish());
-    assert_eq!(remembered(&mut bench), 1, "a frame that changes its length is not for the short way");
-    let chain = bench.figures.chains();
-    let before = chain[0].stats.left.packets.get();
-    bench.receive(ETH1, &arriving(between(0, WAN), 0).udp(1, 2).finish());
-    assert_eq!(bench.sent(ETH2).len(), 3);
-    assert_eq!(chain[0].stats.left.packets.get(), before + 1);
+    let plain = arriving(between(0, WAN), 0).udp(1, 2).finish();
+    let tagged = |control| arriving(between(VOICE, WAN), VOICE).vlan(control).udp(1, 2).finish();
+    let into = arriving(between(0, VOICE), 0).udp(1, 2).finish();
+    let packets = [(plain, ETH2), (tagged(100), ETH2), (into, ETH1)];
+    for (number, (frame, out)) in packets.iter().enumerate() {
+        bench.receive(ETH1, frame);
+        assert_eq!(remembered(&mut bench), (number as u64 + 1, number as u64));
+        let first = bench.sent(*out);
+        let before = bench.figures.chains()[0].stats.left.bytes.get();
+        bench.receive(ETH1, frame);
+        assert_eq!(remembered(&mut bench), (number as u64 + 1, number as u64 + 1), "a hit");
+        assert_eq!(bench.sent(*out), first);
+        let left = bench.figures.chains()[0].stats.left.bytes.get() - before;
+        assert_eq!((first.len(), left), (1, first[0].len() as u64), "as long as it left");
+    }
+    // Another priority is the same flow.
+    bench.receive(ETH1, &tagged(0x6064));
+    assert_eq!(remembered(&mut bench), (3, 4));
     bench.assert_balance();
 }
 

@@ -69,7 +69,7 @@ fn answers_are_rate_limited() {
     while bench.worker.round(now) > 0 {}
     assert_eq!(bench.drops(LAN, DropReason::HopLimitExceeded), 200);
     assert_eq!(bench.stats.originated.get() + bench.stats.answers_suppressed.get(), 200);
-    assert_eq!(bench.stats.originated.get(), throughway::worker::answer::BURST);
+    assert_eq!(bench.stats.originated.get(), throughway::worker::limit::DESTINATION_BURST);
     bench.assert_balance();
 }
 

@@ -115,6 +115,11 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
+    /// Asks nginx who serves it, over HTTP: see [`crate::nginx`].
+    pub fn ask_http(self) -> io::Result<String> {
+        crate::nginx::HttpClient::over(self.stream.into_inner()).ask()
+    }
+
     /// Asks who serves it.
     pub fn ask(&mut self) -> io::Result<String> {
         self.stream.get_mut().write_all(b"who\n")?;

@@ -3,12 +3,16 @@
 //! * [`privileged()`]: tests that need root say so when they are skipped, or fail where skipping is not allowed.
 //! * [`binary()`]: the `throughway` under test.
 //! * [`backends`]: servers that say who they are, and clients that ask them.
+//! * [`nginx`]: nginx as backends, and clients that speak HTTP to it.
+//! * [`raw`]: packets made by hand, and the other end of a tunnel.
 //! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
 //! * [`config`]: configurations for the lab.
 //! * [`daemons`]: BIRD and FRR in the hosts of a lab.
+//! * [`servers`]: DNS, FTP, HTTP and STUN servers.
 //! * [`stream`]: datagrams to an address that two hosts have.
 //! * [`datagrams`]: numbered datagrams, counted one by one.
 //! * [`echo`]: a TCP connection that goes on for as long as a test does.
+//! * [`wire`]: frames byte by byte.
 //! * [`capture`]: capture files.
 
 pub mod backends;
@@ -18,9 +22,13 @@ pub mod config;
 pub mod daemons;
 pub mod datagrams;
 pub mod echo;
+pub mod nginx;
 pub mod privileged;
+pub mod raw;
 pub mod scene;
+pub mod servers;
 pub mod stream;
+pub mod wire;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

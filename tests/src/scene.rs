@@ -7,7 +7,7 @@ use throughway_lab::metrics::Page;
 use throughway_lab::{Host, Lab, LabOptions, Output, Service};
 
 use crate::binary;
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// The prefix of the tests' namespaces. One test has it at a time: the machine's cores are what is measured, and two
 /// would only disturb each other.
@@ -50,9 +50,10 @@ impl Scene {
         self.lab.directory().join("throughway.yaml")
     }
 
-    /// Writes the service's configuration, without telling it.
+    /// Writes the service's configuration, without telling it. With the fast path that the tests are to run with.
     pub fn write(&self, yaml: &str) {
-        std::fs::write(self.config_path(), yaml).expect("the lab's folder takes files");
+        std::fs::write(self.config_path(), config::with_fast_path(yaml))
+            .expect("the lab's folder takes files");
     }
 
     /// Starts the service and waits until it is ready.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use throughway_lab::Host;
 use throughway_lab::topology::{DMZ, WAN};
 use throughway_tests::config::Config;
-use throughway_tests::daemons::{BIRD_COMMON, Frr, bird, is_up};
+use throughway_tests::daemons::{BIRD_COMMON, Frr, bird, birdc, is_up};
+use throughway_tests::stream::Stream;
 use throughway_tests::{Scene, eventually, privileged};
 
 fn say(text: &str) {
@@ -94,6 +95,117 @@ fn bgp_across_the_box_and_ospf_and_bgp_of_the_box_itself() {
     std::thread::sleep(Duration::from_secs(8));
     for protocol in ["session", "across"] {
         assert!(is_up(&scene, Host::ServerA, protocol, "Established"), "{protocol}");
+    }
+}
+
+/// Three routers, each with a session to both others: the box and server a with BIRD, server b with FRR. A and b announce the same
+/// prefix, and the box prefers a's.
+#[test]
+fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
+    if !privileged() {
+        return;
+    }
+    let scene = Scene::running(&Config::default());
+    let (wan, dmz) = (WAN.box_ipv4(), DMZ.box_ipv4());
+    let (a, b) = (Host::ServerA.ipv4(), Host::ServerB.ipv4());
+    // A link of their own between a and b.
+    let b_space = scene.lab.namespace(Host::ServerB);
+    let link =
+        ["ip", "link", "add", "mesh0", "type", "veth", "peer", "name", "mesh0", "netns", b_space.as_str()];
+    scene.run(Host::ServerA, &link);
+    for (host, address) in [(Host::ServerA, "10.9.0.1/24"), (Host::ServerB, "10.9.0.2/24")] {
+        scene.run(host, &["ip", "address", "add", address, "dev", "mesh0"]);
+        scene.run(host, &["ip", "link", "set", "mesh0", "up"]);
+        scene.run(host, &["ip", "address", "add", "10.98.0.1/24", "dev", "lo"]);
+    }
+    // FRR announces networks that its host has.
+    scene.run(Host::ServerB, &["ip", "address", "add", "10.98.2.1/24", "dev", "lo"]);
+    let peer = |name: &str,
+                own: &dyn std::fmt::Display,
+                asn: u32,
+                peer: &dyn std::fmt::Display,
+                peer_asn: u32,
+                prefer: u32| {
+        format!(
+            "protocol bgp {name} {{ local {own} as {asn}; neighbor {peer} as {peer_asn}; hold time 6; connect retry time 1;\n\
+             connect delay time 1; error wait time 1, 2; ipv4 {{ import filter {{ if net = 10.98.0.0/24 && bgp_path.len = 1 then bgp_local_pref = {prefer}; accept; }};\n\
+             export where source = RTS_BGP || proto = \"own\"; }}; }}\n"
+        )
+    };
+    let kernel = "protocol kernel { ipv4 { export where source = RTS_BGP; import none; }; }\n";
+    let to_a = peer("to_a", &wan, 65001, &a, 65002, 200);
+    let to_b = peer("to_b", &dmz, 65001, &b, 65003, 100);
+    let _box = bird(&scene, Host::Box, &format!("router id {wan};\n{BIRD_COMMON}{kernel}{to_a}{to_b}"));
+    let own = "protocol static own { ipv4; route 10.98.0.0/24 blackhole; route 10.98.1.0/24 blackhole; }\n";
+    let to_box = peer("to_box", &a, 65002, &wan, 65001, 100);
+    let to_b = peer("to_b", &"10.9.0.1", 65002, &"10.9.0.2", 65003, 100);
+    let _a = bird(&scene, Host::ServerA, &format!("router id {a};\n{BIRD_COMMON}{own}{to_box}{to_b}"));
+    let neighbour = |address: &dyn std::fmt::Display, asn: u32| {
+        format!(
+            " neighbor {address} remote-as {asn}\n neighbor {address} timers 2 6\n neighbor {address} timers connect 1\n"
+        )
+    };
+    let mesh = format!(
+        "router bgp 65003\n bgp router-id {b}\n no bgp ebgp-requires-policy\n{}{} address-family ipv4 unicast\n  network 10.98.0.0/24\n  network 10.98.2.0/24\n",
+        neighbour(&dmz, 65001),
+        neighbour(&"10.9.0.1", 65002),
+    );
+    let frr = Frr::start(&scene, Host::ServerB, &[("bgpd", &mesh)]);
+
+    let patience = Duration::from_secs(60);
+    for (host, protocol) in
+        [(Host::Box, "to_a"), (Host::Box, "to_b"), (Host::ServerA, "to_box"), (Host::ServerA, "to_b")]
+    {
+        eventually(&format!("{protocol} of {}", host.name()), patience, || {
+            is_up(&scene, host, protocol, "Established").then_some(())
+        });
+    }
+    let goes_by = |address: &str| {
+        let told = scene.show(&format!("routes --lookup {address}"));
+        told[0]["next_hops"][0]["interface"].as_str().unwrap_or("nowhere").to_owned()
+    };
+    let follows = |address: &str, interface: &str| {
+        eventually(&format!("{address} by {interface}"), patience, || {
+            (goes_by(address) == interface).then_some(())
+        });
+    };
+    follows("10.98.0.1", "wan");
+    follows("10.98.1.1", "wan");
+    follows("10.98.2.1", "dmz");
+    assert!(
+        frr.vtysh(&scene, Host::ServerB, "show bgp ipv4 unicast").contains("10.98.1.0/24"),
+        "b has learned from both"
+    );
+
+    // The best path goes, and comes back, under traffic.
+    for host in [Host::ServerA, Host::ServerB] {
+        assert!(scene.pings(Host::Client, &host.ipv4().to_string(), 2));
+    }
+    let stream = Stream::start(&scene, &[Host::ServerA, Host::ServerB], [10, 98, 0, 1].into());
+    eventually("it flows", patience, || (goes_by("10.98.0.1") == "wan").then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    let withdrawn = Instant::now();
+    birdc(&scene, Host::ServerA, &["disable", "own"]);
+    follows("10.98.0.1", "dmz");
+    std::thread::sleep(Duration::from_millis(300));
+    birdc(&scene, Host::ServerA, &["enable", "own"]);
+    follows("10.98.0.1", "wan");
+    std::thread::sleep(Duration::from_millis(300));
+    let arrived = stream.finish();
+    let first = arrived.first_after(1, withdrawn).expect("server b got something");
+    let last = arrived.by_host[0].iter().rev().map(|(at, _)| *at).find(|at| *at < first).unwrap_or(withdrawn);
+    let lost = arrived.sent - arrived.arrived();
+    say(&format!(
+        "mesh: server b is reached {:?} after BIRD was told, {:?} without an arrival; {lost} of {} datagrams lost in a flap",
+        first - withdrawn,
+        first.saturating_duration_since(last),
+        arrived.sent
+    ));
+    assert!(first - withdrawn < Duration::from_secs(2), "BGP, the kernel and the mirror together");
+    assert!(lost * 10 < arrived.sent, "{lost} of {} lost", arrived.sent);
+    // The sessions have lived through it.
+    for (host, protocol) in [(Host::Box, "to_a"), (Host::Box, "to_b"), (Host::ServerA, "to_b")] {
+        assert!(is_up(&scene, host, protocol, "Established"), "{protocol} of {}", host.name());
     }
 }
 

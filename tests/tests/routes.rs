@@ -16,8 +16,12 @@ use throughway_tests::{Scene, eventually, privileged};
 const ANYCAST: &str = "10.99.0.1";
 const ANYCAST6: &str = "fd99::1";
 
-/// How long traffic may take to move at most: far more than it takes, as other tests keep the machine busy.
+/// How long traffic may take to move at most, after the kernel's change.
+const PROMPT: Duration = Duration::from_millis(100);
+/// Where more than a route moves, and where other work keeps the machine busy: far more than it takes.
 const PATIENT: Duration = Duration::from_millis(1500);
+/// How often what must be prompt is tried: the machine's cores are shared with whatever else runs.
+const TRIES: u32 = 3;
 
 fn scene(config: &Config) -> Scene {
     let scene = Scene::running(config);
@@ -58,6 +62,12 @@ fn reaches(scene: &Scene) {
     });
 }
 
+/// How many packets the data plane itself has ended, for a reason or for any.
+fn dropped(scene: &Scene, reason: Option<&str>) -> f64 {
+    let labels: Vec<_> = reason.map(|reason| ("reason", reason)).into_iter().collect();
+    scene.page().sum("throughway_dropped_packets_total", &labels)
+}
+
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -94,13 +104,21 @@ fn withdrawing_the_best_route_moves_traffic_at_once() {
     for (family, address, a, b) in
         [("-4", ANYCAST, "10.2.0.10", "10.3.0.10"), ("-6", ANYCAST6, "fd00:2::10", "fd00:3::10")]
     {
-        ip(&scene, &format!("{family} route add {address} via {a} metric 10"));
         ip(&scene, &format!("{family} route add {address} via {b} metric 20"));
-        let (after, lost) = moved(&scene, address, |scene| {
-            ip(scene, &format!("{family} route del {address} via {a} metric 10"));
-        });
-        say(&format!("withdrawn, {address}: {after:?} without an arrival, {lost} lost at 2000/s"));
-        assert!(after < PATIENT && lost < 3000, "{after:?}, {lost} lost");
+        let mut took = Vec::new();
+        for _ in 0..TRIES {
+            ip(&scene, &format!("{family} route add {address} via {a} metric 10"));
+            let (after, lost) = moved(&scene, address, |scene| {
+                ip(scene, &format!("{family} route del {address} via {a} metric 10"));
+            });
+            say(&format!("withdrawn, {address}: {after:?} without an arrival, {lost} lost at 2000/s"));
+            assert!(after < PATIENT && lost < 3000, "{after:?}, {lost} lost");
+            took.push(after);
+            if after < PROMPT {
+                break;
+            }
+        }
+        assert!(took.iter().any(|after| *after < PROMPT), "{took:?}");
     }
 }
 
@@ -159,12 +177,19 @@ fn a_route_to_a_downed_link_is_answered_for() {
         "{}",
         output.stdout
     );
+    assert!((dropped(&scene, Some("egress-down")) - 2.0).abs() < 0.1, "each of the two is counted");
     // Taken down by hand, the kernel drops the route without a word.
     scene.run(Host::ServerA, &["ip", "link", "set", "eth0", "up"]);
     ip(&scene, "link set wan0 down");
     eventually("there is no route", Duration::from_secs(5), || {
         (lookup(&scene, ANYCAST, "core")["does"] == "no route").then_some(())
     });
+    let argv = ["ping", "-n", "-c", "1", "-W", "1", ANYCAST];
+    let output = scene.lab.exec(Host::Client, &argv).expect("ping runs");
+    assert!(output.stdout.contains("Destination Net Unreachable"), "{}", output.stdout);
+    assert!((dropped(&scene, Some("no-route")) - 1.0).abs() < 0.1);
+    let misses = scene.page().sum("throughway_router_misses_total", &[]);
+    assert!((misses - 1.0).abs() < 0.1, "{misses}");
 }
 
 #[test]
@@ -188,6 +213,7 @@ fn a_next_hop_that_never_answers_is_told_of_and_found_when_it_comes() {
     say(&format!("a silent next hop: five packets answered in {took:?}"));
     assert_eq!(next.matches("Destination Host Unreachable").count(), 5, "{next}");
     assert!(took < Duration::from_millis(2500), "{took:?}\n{next}");
+    assert!((dropped(&scene, Some("neighbour-unreachable")) - 6.0).abs() < 0.1, "each packet is counted");
     let silent = scene.page().sum("throughway_kernel_silent_neighbours", &[]);
     assert!((silent - 1.0).abs() < 0.1, "{silent}");
     scene.run(Host::ServerA, &["ip", "address", "add", "10.2.0.99/24", "dev", "eth0"]);
@@ -327,6 +353,13 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
         let _ =
             writeln!(lines, "route replace {ANYCAST} via 10.2.0.10\nroute replace {ANYCAST} via 10.3.0.10");
     }
+    ip(&scene, &format!("route add {ANYCAST} via 10.3.0.10"));
+    reaches(&scene);
+    for host in [Host::ServerA, Host::ServerB] {
+        assert!(scene.pings(Host::Client, &host.ipv4().to_string(), 2));
+    }
+    let updates = |scene: &Scene| scene.page().sum("throughway_router_updates_total", &[]);
+    let (updates_before, dropped_before) = (updates(&scene), dropped(&scene, None));
     let stream = Stream::start(&scene, &[Host::ServerA, Host::ServerB], ANYCAST.parse().expect("an address"));
     let begun = Instant::now();
     batch(&scene, &lines);
@@ -341,6 +374,15 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
         "100,000 flaps: the kernel took {took:?}, we were done {behind:?} later; {lost} of {} datagrams lost",
         arrived.sent
     ));
+    // There was a route at every moment, so nothing had to end here; what the machine lost before or behind us for want of
+    // time is little.
+    let ended = dropped(&scene, None) - dropped_before;
+    assert!(ended < 0.5, "{ended} packets were dropped by us");
+    assert!(lost * 50 < arrived.sent, "{lost} of {} lost", arrived.sent);
+    assert!(arrived.by_host.iter().all(|seen| seen.len() > 50), "both ways were used");
+    let seen = updates(&scene) - updates_before;
+    say(&format!("{seen} changes went into the table"));
+    assert!(seen > 1000.0, "{seen}: what was followed?");
 
     // A service that does not read for a while: more news than the socket holds.
     let overruns = |scene: &Scene| scene.page().sum("throughway_kernel_overruns_total", &[]);

@@ -2,13 +2,14 @@
 
 use super::firewall::time;
 use super::{Changes, list};
-use crate::checked::{Backend, BalancerSource, Health, LoadBalancer, Probe, Service};
+use crate::checked::{Backend, BalancerSource, Health, LoadBalancer, Probe, Service, Trust};
 
 impl Changes {
     pub(super) fn balancer(&mut self, path: &str, old: &LoadBalancer, new: &LoadBalancer) {
         let LoadBalancer { services, connections, table_size } = new;
         self.value(format!("{path}.connections"), old.connections, *connections);
-        self.value(format!("{path}.table-size"), old.table_size, *table_size);
+        let size = |size: Option<u32>| size.map_or("what fits".to_owned(), |size| size.to_string());
+        self.value(format!("{path}.table-size"), size(old.table_size), size(*table_size));
         // What a service is, and only then how it does it: a backend that comes or goes is one line.
         let key = |service: &Service| identity(service);
         let old_keys: Vec<String> = old.services.iter().map(key).collect();
@@ -35,6 +36,8 @@ impl Changes {
             backends: _,
             health,
             affinity,
+            affinity_timeout,
+            answer_ping,
             when_all_down,
             slow_start,
             place: _,
@@ -49,6 +52,8 @@ impl Changes {
         self.value(format!("{path}.source-nat"), source(&old.source_nat), source(source_nat));
         self.value(format!("{path}.health"), check(&old.health), check(health));
         self.value(format!("{path}.affinity"), old.affinity, *affinity);
+        self.value(format!("{path}.affinity-timeout"), time(old.affinity_timeout), time(*affinity_timeout));
+        self.value(format!("{path}.answer-ping"), old.answer_ping, *answer_ping);
         self.value(format!("{path}.when-all-down"), old.when_all_down, *when_all_down);
         self.value(format!("{path}.slow-start"), time(old.slow_start), time(*slow_start));
     }
@@ -74,10 +79,15 @@ fn describe_health(health: &Health) -> String {
     let Health { probe, port, interval, jitter, timeout, rise, fall } = health;
     let what = match probe {
         Probe::Tcp | Probe::Icmp => String::new(),
-        Probe::Http { tls: _, path, host, status, body } => {
+        Probe::Http { tls, path, host, status, body } => {
+            let verified = match tls {
+                None | Some(Trust::Nothing) => String::new(),
+                Some(Trust::System) => " verify system".to_owned(),
+                Some(Trust::File(file)) => format!(" ca-file {}", file.display()),
+            };
             let host = host.as_ref().map_or(String::new(), |host| format!(" host {host}"));
             let body = body.as_ref().map_or(String::new(), |body| format!(" body {body:?}"));
-            format!(" {path}{host} status {}{body}", list(status))
+            format!(" {path}{host} status {}{body}{verified}", list(status))
         }
         Probe::Udp { payload, body } => {
             let body = body.as_ref().map_or(String::new(), |body| format!(" body {body:?}"));

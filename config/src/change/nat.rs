@@ -26,18 +26,28 @@ impl Config {
 }
 
 fn describe_policy(policy: &PortPolicy) -> String {
-    let PortPolicy { ports, blocks, mapping, filtering, parity, preserve_port } = policy;
+    let PortPolicy { ports, ports_given, blocks, mapping, filtering, parity, preserve_port } = policy;
+    let given = if *ports_given { "" } else { " by default" };
     let blocks = blocks.map_or(String::new(), |PortBlocks { size, per_host, deterministic }| {
         format!(", block-size: {size}, blocks-per-host: {per_host}, deterministic: {deterministic}")
     });
     format!(
-        ", ports: {ports}{blocks}, mapping: {mapping}, filtering: {filtering}, port-parity: {parity}, preserve-port: {preserve_port}"
+        ", ports: {ports}{given}{blocks}, mapping: {mapping}, filtering: {filtering}, port-parity: {parity}, preserve-port: {preserve_port}"
     )
 }
 
 impl Changes {
     pub(super) fn nat(&mut self, path: &str, old: (&Config, &Nat), new: (&Config, &Nat)) {
-        let Nat { outside, source, destination, sessions, sessions_per_host, timeouts, hairpin } = new.1;
+        let Nat {
+            outside,
+            source,
+            destination,
+            sessions,
+            sessions_per_host,
+            rate_per_host,
+            timeouts,
+            hairpin,
+        } = new.1;
         let names = |config: &Config, ids: &[_]| list(ids.iter().map(|id| &config.interface(*id).name));
         self.value(format!("{path}.outside"), names(old.0, &old.1.outside), names(new.0, outside));
         let lines = |config: &Config, rules: &[SourceNat]| -> Vec<String> {
@@ -59,6 +69,7 @@ impl Changes {
             limit(old.1.sessions_per_host),
             limit(*sessions_per_host),
         );
+        self.value(format!("{path}.limits.rate-per-host"), limit(old.1.rate_per_host), limit(*rate_per_host));
         self.timeouts(&format!("{path}.timeouts"), &old.1.timeouts, timeouts);
         self.value(format!("{path}.hairpin"), old.1.hairpin, *hairpin);
     }

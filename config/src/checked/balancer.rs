@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::matches::given;
@@ -18,8 +19,8 @@ pub struct LoadBalancer {
     pub services: Vec<Service>,
     /// The most connections that are remembered.
     pub connections: u32,
-    /// Entries of a service's Maglev table, a prime.
-    pub table_size: u32,
+    /// Entries of a service's Maglev table, a prime; `None`: what fits each service.
+    pub table_size: Option<u32>,
 }
 
 /// A service.
@@ -44,6 +45,11 @@ pub struct Service {
     pub health: Option<Health>,
     /// What stays with the same backend.
     pub affinity: Affinity,
+    /// For how long after its last connection a client stays with its backend, whoever comes or goes; zero: the hash alone
+    /// decides. Only with [`Affinity::Source`].
+    pub affinity_timeout: Duration,
+    /// Whether echo requests to its addresses are answered here.
+    pub answer_ping: bool,
     /// What is done while no backend is alive, those that are backups left out.
     pub when_all_down: WhenAllDown,
     /// Over how long a backend that came up is given its full share; zero: at once.
@@ -108,14 +114,18 @@ words! {
     Backup = "backup",
 }
 
-const MOST_SERVICES: usize = 4096;
+const MOST_SERVICES: usize = 16_384;
 const MOST_BACKENDS: usize = 4096;
-const DEFAULT_TABLE: u32 = 65_537;
+const LONGEST_AFFINITY: Duration = Duration::from_secs(7 * 86_400);
 /// Entries of a Maglev table for each backend, for shares that differ by 1 % (Eisenbud et al., NSDI 2016, section 5.3).
 const ENTRIES_FOR_EACH: usize = 100;
 
 impl LoadBalancer {
-    pub(super) fn check(raw: &crate::raw::LoadBalancer, report: &mut Report<'_>) -> Option<Self> {
+    pub(super) fn check(
+        raw: &crate::raw::LoadBalancer,
+        folder: &Path,
+        report: &mut Report<'_>,
+    ) -> Option<Self> {
         let services = &raw.services.value;
         if services.is_empty() {
             report.error(raw.services.span, "there are no services");
@@ -127,17 +137,20 @@ impl LoadBalancer {
         }
         let connections = number(raw.connections.as_ref(), report);
         let table_size = match &raw.table_size {
-            None => Some(DEFAULT_TABLE),
-            Some(written) => written.read(report).map(Number::get).filter(|size| {
-                let next = (*size..).find(|number| is_prime(*number)).unwrap_or(DEFAULT_TABLE);
-                if next != *size {
-                    let misread = Misread::new(format!("`{size}` is not a prime"));
-                    report.error(written.span, misread.help(format!("did you mean `{next}`?")));
+            None => Some(None),
+            Some(written) => written.read(report).map(Number::get).and_then(|size| {
+                let next = (size..).find(|number| is_prime(*number));
+                if next == Some(size) {
+                    return Some(Some(size));
                 }
-                next == *size
+                let misread = Misread::new(format!("`{size}` is not a prime"));
+                let help = next.map(|next| format!("did you mean `{next}`?")).unwrap_or_default();
+                report.error(written.span, misread.help(help));
+                None
             }),
         };
-        let checked: Vec<_> = services.iter().map(|service| Service::check(service, report)).collect();
+        let checked: Vec<_> =
+            services.iter().map(|service| Service::check(service, folder, report)).collect();
         let mut names = HashMap::new();
         for written in services.iter().filter_map(|service| service.value.name.as_ref()) {
             if let Some(first) = names.insert(written.text.as_str(), written.span.line) {
@@ -146,7 +159,7 @@ impl LoadBalancer {
             }
         }
         report_overlaps(services, &checked, report);
-        if let Some(size) = table_size {
+        if let Some(Some(size)) = table_size {
             for service in services {
                 let backends = service.value.backends.value.len();
                 if backends * ENTRIES_FOR_EACH > size as usize {
@@ -204,15 +217,22 @@ impl Service {
         protocols && ports
     }
 
-    fn check(At { value: raw, span }: &At<crate::raw::Service>, report: &mut Report<'_>) -> Option<Self> {
+    fn check(
+        At { value: raw, span }: &At<crate::raw::Service>,
+        folder: &Path,
+        report: &mut Report<'_>,
+    ) -> Option<Self> {
         let name = given(&raw.name, report);
         let vips = raw.vip.read(report);
         let ports = raw.port.as_ref().map_or(Some(Vec::new()), |ports| ports.read(report));
         let protocols = raw.protocol.as_ref().map_or(Some(Vec::new()), |list| list.read(report));
         let forward = given(&raw.forward, report);
         let source_nat = raw.source_nat.as_ref().map_or(Some(None), |list| check_source(list, report));
-        let health = raw.health.as_ref().map_or(Some(None), |health| Health::check(health, report).map(Some));
+        let health =
+            raw.health.as_ref().map_or(Some(None), |health| Health::check(health, folder, report).map(Some));
         let affinity = given(&raw.affinity, report);
+        let affinity_timeout = given(&raw.affinity_timeout, report);
+        let answer_ping = given(&raw.answer_ping, report);
         let when_all_down = given(&raw.when_all_down, report);
         let slow_start = given(&raw.slow_start, report);
         let backends = Backend::check_list(&raw.backends, report);
@@ -226,6 +246,8 @@ impl Service {
             backends: backends?,
             health: health?,
             affinity: affinity?.unwrap_or_default(),
+            affinity_timeout: affinity_timeout?.map_or(Duration::ZERO, crate::value::Duration::get),
+            answer_ping: answer_ping? == Some(Flag::True),
             when_all_down: WhenAllDown::default(),
             slow_start: slow_start?.map_or(Duration::ZERO, crate::value::Duration::get),
             place: *span,
@@ -236,10 +258,25 @@ impl Service {
                 return None;
             }
         }
+        service.check_affinity(raw, report)?;
         service.check_ports(raw, report)?;
         service.check_backends(raw, report)?;
         service.when_all_down = service.check_all_down(raw, when_all_down?, report)?;
         Some(service)
+    }
+
+    fn check_affinity(&self, raw: &crate::raw::Service, report: &mut Report<'_>) -> Option<()> {
+        let Some(written) = raw.affinity_timeout.as_ref() else { return Some(()) };
+        let misread = if self.affinity != Affinity::Source {
+            Misread::new("`affinity-timeout` without `affinity: source`")
+                .help("connections stay with their backend by themselves")
+        } else if self.affinity_timeout > LONGEST_AFFINITY {
+            Misread::new(format!("`{}` is longer than 7d", written.text))
+        } else {
+            return Some(());
+        };
+        report.error(written.span, misread);
+        None
     }
 
     fn check_ports(&self, raw: &crate::raw::Service, report: &mut Report<'_>) -> Option<()> {

@@ -74,7 +74,9 @@ impl Function {
                 Firewall::check(raw, first.0.span, known, report).map(FunctionKind::Firewall)
             }
             Kind::Nat(raw) => Nat::check(raw, known, report).map(FunctionKind::Nat),
-            Kind::LoadBalancer(raw) => LoadBalancer::check(raw, report).map(FunctionKind::LoadBalancer),
+            Kind::LoadBalancer(raw) => {
+                LoadBalancer::check(raw, known.folder, report).map(FunctionKind::LoadBalancer)
+            }
             Kind::Unknown => {
                 report.error(first.0.span, Misread::unknown("kind of function", &first.0.value, Kind::WORDS));
                 None

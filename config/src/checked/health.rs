@@ -1,11 +1,12 @@
 //! How a load balancer finds out which backends are alive.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::matches::given;
 use super::*;
 use crate::raw::Given;
-use crate::value::{Flag, Number, Status};
+use crate::value::{Flag, Number, Status, words};
 
 /// How backends are asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,8 +35,8 @@ pub enum Probe {
     Tcp,
     /// An HTTP request.
     Http {
-        /// Over TLS; certificates are not verified.
-        tls: bool,
+        /// Over TLS, and against what the certificate is verified then.
+        tls: Option<Trust>,
         /// What is asked for, beginning with `/`.
         path: String,
         /// The name of the host; `None`: the backend's address.
@@ -58,13 +59,37 @@ pub enum Probe {
     Exec(Vec<String>),
 }
 
+/// Against what a backend's certificate is verified.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Trust {
+    /// Nothing: any certificate will do.
+    Nothing,
+    /// The certificate authorities of the host.
+    System,
+    /// The certificates of this file (PEM).
+    File(PathBuf),
+}
+
+words! {
+    /// Against what the certificate of a health check over HTTPS is verified.
+    Verify, "way to verify", default Nothing:
+    /// Nothing: any certificate will do.
+    Nothing = "none",
+    /// The certificate authorities that the host trusts.
+    System = "system",
+}
+
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 impl Health {
-    pub(super) fn check(raw: &At<crate::raw::Health>, report: &mut Report<'_>) -> Option<Self> {
+    pub(super) fn check(
+        raw: &At<crate::raw::Health>,
+        folder: &Path,
+        report: &mut Report<'_>,
+    ) -> Option<Self> {
         let At { value: raw, span } = raw;
-        let probe = Probe::check(raw, *span, report);
+        let probe = Probe::check(raw, *span, folder, report);
         let port = given(&raw.port, report);
         let interval = time(&raw.interval, Duration::from_secs(2), report);
         let jitter = time_from(&raw.jitter, Duration::ZERO, interval.unwrap_or(LONGEST) / 10, report);
@@ -126,15 +151,15 @@ impl Probe {
     pub const fn word(&self) -> &'static str {
         match self {
             Probe::Tcp => "tcp",
-            Probe::Http { tls: false, .. } => "http",
-            Probe::Http { tls: true, .. } => "https",
+            Probe::Http { tls: None, .. } => "http",
+            Probe::Http { tls: Some(_), .. } => "https",
             Probe::Icmp => "icmp",
             Probe::Udp { .. } => "udp",
             Probe::Exec(_) => "exec",
         }
     }
 
-    fn check(raw: &crate::raw::Health, span: Span, report: &mut Report<'_>) -> Option<Self> {
+    fn check(raw: &crate::raw::Health, span: Span, folder: &Path, report: &mut Report<'_>) -> Option<Self> {
         let on = |flag: &Given<Written<Flag>>, report: &mut Report<'_>| {
             given(flag, report).map(|flag| flag == Some(Flag::True))
         };
@@ -167,6 +192,18 @@ impl Probe {
             ("status", raw.status.as_ref().map(|list| list.span), http, "only HTTP has status codes"),
             ("host", raw.host.as_ref().map(|text| text.span), http, "only HTTP names a host"),
             (
+                "verify",
+                raw.verify.as_ref().map(|text| text.span),
+                word == "https",
+                "only HTTPS has certificates",
+            ),
+            (
+                "ca-file",
+                raw.ca_file.as_ref().map(|text| text.span),
+                word == "https",
+                "only HTTPS has certificates",
+            ),
+            (
                 "body",
                 raw.body.as_ref().map(|text| text.span),
                 http || word == "udp",
@@ -191,8 +228,8 @@ impl Probe {
             "udp" => Probe::Udp { payload: raw.udp.as_ref()?.read(report)?.0, body },
             "exec" => Probe::Exec(raw.exec.as_ref()?.read(report)?.into_iter().map(|text| text.0).collect()),
             _ => {
-                let tls = word == "https";
-                let path = if tls { &raw.https } else { &raw.http };
+                let tls = if word == "https" { Some(trust(raw, folder, report)?) } else { None };
+                let path = if tls.is_some() { &raw.https } else { &raw.http };
                 let status = match raw.status.as_ref() {
                     Some(list) => list.read(report)?,
                     None => Status::new(200, 399).into_iter().collect(),
@@ -206,5 +243,20 @@ impl Probe {
                 }
             }
         })
+    }
+}
+
+/// Against what certificates are verified: `verify` or `ca-file`.
+fn trust(raw: &crate::raw::Health, folder: &Path, report: &mut Report<'_>) -> Option<Trust> {
+    let verify = given(&raw.verify, report)?;
+    match (verify, raw.ca_file.as_ref()) {
+        (None, Some(file)) => Some(Trust::File(folder.join(file.read(report)?.0))),
+        (Some(verify), Some(file)) => {
+            let misread = Misread::new(format!("`ca-file` beside `verify: {verify}`"));
+            report.error(file.span, misread.help("leave only one of them"));
+            None
+        }
+        (Some(Verify::System), None) => Some(Trust::System),
+        (Some(Verify::Nothing) | None, None) => Some(Trust::Nothing),
     }
 }

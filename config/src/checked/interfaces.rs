@@ -21,6 +21,11 @@ pub struct Interface {
     pub checksum: Checksum,
     /// What becomes of packets when the service dies.
     pub on_failure: FailMode,
+    /// Whether the XDP program executes what is known of flows that come in here.
+    pub fast_path: FastPath,
+    /// Which source addresses packets that come in here may have; `None` leaves it to each router. Of it [`Router::urpf_of`]
+    /// is made.
+    pub urpf: Option<Urpf>,
     /// The VLAN of the device that it is; `None` for untagged frames.
     pub vlan: Option<Vlan>,
 }
@@ -90,6 +95,17 @@ words! {
     Open = "open",
     /// They are dropped.
     Closed = "closed",
+}
+
+words! {
+    /// Whether the XDP program itself forwards packets of known flows.
+    FastPath, "fast-path mode", default Off:
+    /// Flows that have sent several packets, while the program has room for them.
+    Auto = "auto",
+    /// Every flow from its second packet on, while the program has room for it.
+    Eager = "eager",
+    /// No flow: all packets go to the workers.
+    Off = "off",
 }
 
 /// How many interfaces there may be: the steering program has room for no more.
@@ -211,6 +227,18 @@ impl Interface {
         }
         let checksum = of_device(entry, all, "checksum", |raw| raw.checksum.as_ref(), report);
         let on_failure = of_device(entry, all, "on-failure", |raw| raw.on_failure.as_ref(), report);
+        let fast_path = raw.fast_path.read_or(FastPath::default(), report);
+        if let (Some(FastPath::Auto | FastPath::Eager), Some(Some(Checksum::Recompute)), Some(written)) =
+            (fast_path, checksum, &raw.fast_path)
+        {
+            report.error(
+                written.span,
+                Misread::new("with `checksum: recompute` every packet must go through a worker").help(
+                    "leave `fast-path` out, or let the sender finish its checksums: ethtool -K DEVICE tx off",
+                ),
+            );
+        }
+        let urpf = raw.urpf.as_ref().map(|urpf| urpf.read(report));
         let vlan = Vlan::check(raw, report);
         Some(Interface {
             name: name?,
@@ -220,6 +248,11 @@ impl Interface {
             zero_copy: zero_copy?,
             checksum: checksum?.unwrap_or_default(),
             on_failure: on_failure?.unwrap_or_default(),
+            fast_path: fast_path?,
+            urpf: match urpf {
+                Some(read) => Some(read?),
+                None => None,
+            },
             vlan: vlan?,
         })
     }

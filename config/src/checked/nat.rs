@@ -7,7 +7,7 @@ use super::shadow::{report_overlaps, report_shadowed, report_short_timeouts, rep
 use super::track::number;
 use super::*;
 use crate::raw::{Given, SourceRule};
-use crate::value::{AddressRange, Flag, Number, PortRange, Prefix, words};
+use crate::value::{AddressRange, Flag, Number, PortRange, Prefix, Rate, RateUnit, words};
 
 /// A network address and port translator.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +23,8 @@ pub struct Nat {
     pub sessions: u32,
     /// The most sessions at a time of one inside host; `None`: no limit.
     pub sessions_per_host: Option<u32>,
+    /// How fast one inside host may open connections, for all of them alike: counts neither bytes nor what is over. `None`: no limit.
+    pub rate_per_host: Option<Rate>,
     /// How long sessions live without a packet.
     pub timeouts: Timeouts,
     /// Whether inside hosts reach each other by their outside addresses (RFC 4787, REQ-9).
@@ -60,6 +62,8 @@ pub enum SourceTarget {
 pub struct PortPolicy {
     /// The ports of an outside address that are used.
     pub ports: PortRange,
+    /// Whether the file says so: then all of them are, else those are left out that the host's own sockets get.
+    pub ports_given: bool,
     /// Whether hosts get them in blocks.
     pub blocks: Option<PortBlocks>,
     /// On what the outside port depends beside the inside address and port.
@@ -118,6 +122,7 @@ impl Nat {
         let sessions = number(limits.and_then(|limits| limits.sessions.as_ref()), report);
         let per_host_written = limits.and_then(|limits| limits.sessions_per_host.as_ref());
         let per_host = number(per_host_written, report);
+        let rate = check_rate(limits.and_then(|limits| limits.rate_per_host.as_ref()), report);
         let source: Vec<_> = source_rules.iter().map(|rule| SourceNat::check(rule, known, report)).collect();
         let destination: Vec<_> =
             destination_rules.iter().map(|rule| DestinationNat::check(rule, known, report)).collect();
@@ -138,6 +143,7 @@ impl Nat {
             destination: destination.into_iter().collect::<Option<_>>()?,
             sessions: sessions?.unwrap_or(Track::SESSIONS),
             sessions_per_host: per_host?,
+            rate_per_host: rate?,
             timeouts: timeouts?,
             hairpin: hairpin?.into(),
         })
@@ -240,6 +246,23 @@ impl SourceNat {
     }
 }
 
+/// Hosts are told apart by their addresses, and connections are counted: nothing else may be said.
+fn check_rate(written: Option<&Written<Rate>>, report: &mut Report<'_>) -> Option<Option<Rate>> {
+    let Some(written) = written else { return Some(None) };
+    let rate = written.read(report)?;
+    let wrong = if rate.unit() == RateUnit::Bytes {
+        "connections are counted here, not bytes"
+    } else if rate.over() {
+        "this limit has no `over`"
+    } else if rate.per().is_some() {
+        "this limit is for each inside host, without `per`"
+    } else {
+        return Some(Some(rate));
+    };
+    report.error(written.span, Misread::new(wrong).help("such as `50/s, burst 200`"));
+    None
+}
+
 fn flag(written: &Given<Written<Flag>>, report: &mut Report<'_>) -> Option<bool> {
     given(written, report).map(|flag| flag == Some(Flag::True))
 }
@@ -275,7 +298,9 @@ impl PortPolicy {
         let filtering = given(&raw.filtering, report);
         let parity = flag(&raw.port_parity, report);
         let preserve = given(&raw.preserve_port, report);
-        let ports = ports?.or(PortRange::new(FIRST_PORT, u16::MAX))?;
+        let ports = ports?;
+        let ports_given = ports.is_some();
+        let ports = ports.or(PortRange::new(FIRST_PORT, u16::MAX))?;
         let size = size?.and_then(|size| u16::try_from(size.get()).ok());
         let per_host = u16::try_from(per_host?.map_or(1, Number::get)).ok()?;
         let deterministic = deterministic?;
@@ -312,6 +337,7 @@ impl PortPolicy {
         let (parity, mapping) = (parity?, mapping?.unwrap_or(Dependence::EndpointIndependent));
         Some(PortPolicy {
             ports,
+            ports_given,
             blocks,
             mapping,
             filtering: filtering?.unwrap_or(Dependence::AddressDependent),

@@ -14,8 +14,12 @@ pub struct Router {
     pub table: TableId,
     /// Whether the table is mirrored at all; if not, only `routes` count.
     pub kernel_routes: bool,
-    /// Which source addresses packets may have.
+    /// Which source addresses packets may have, where their interface does not say.
     pub urpf: Urpf,
+    /// The same for every interface, in their order: what it says itself, else `urpf`.
+    pub(crate) urpf_by_interface: Vec<Urpf>,
+    /// Whether packets from and to reserved addresses are forwarded.
+    pub forward_reserved: bool,
     /// To what the maximum segment size of TCP connections is lowered.
     pub mss: Mss,
     /// Static routes. No two have the same prefix and metric.
@@ -166,6 +170,11 @@ impl Value for TableId {
 }
 
 impl Router {
+    /// Which source addresses packets that come in by an interface may have.
+    pub fn urpf_of(&self, interface: InterfaceId) -> Urpf {
+        self.urpf_by_interface.get(interface.index()).copied().unwrap_or(self.urpf)
+    }
+
     pub(super) fn check(
         raw: &crate::raw::Router,
         known: &Known<'_>,
@@ -177,6 +186,10 @@ impl Router {
             report.warning(table.span, "`table` has no effect with `kernel-routes: false`");
         }
         let urpf = raw.urpf.read_or(Urpf::default(), report);
+        // What is wrong with an interface's own is reported there.
+        let own = known.interfaces.list.iter().map(|entry| entry.value.urpf.as_ref()?.text.parse().ok());
+        let urpf_by_interface = own.map(|own| own.or(urpf).unwrap_or_default()).collect();
+        let forward_reserved = raw.forward_reserved.read_or(Flag::False, report);
         let mss = raw.mss.read_or(Mss::default(), report);
         let written = raw.routes.as_deref().unwrap_or_default();
         let routes: Vec<_> = written.iter().map(|route| Route::check(route, known, report)).collect();
@@ -188,6 +201,8 @@ impl Router {
             table: table?,
             kernel_routes: kernel_routes?.into(),
             urpf: urpf?,
+            urpf_by_interface,
+            forward_reserved: forward_reserved?.into(),
             mss: mss?,
             routes: routes.into_iter().collect::<Option<_>>()?,
         })

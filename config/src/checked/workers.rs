@@ -1,7 +1,7 @@
 //! Threads.
 
 use super::*;
-use crate::value::{Number, Value, words};
+use crate::value::{Duration, Number, Value, words};
 
 /// The worker threads: one per core, each with one queue of every interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +49,47 @@ impl Workers {
         });
         let flows = flows?.map_or(DEFAULT_FLOWS, |flows| flows.get());
         Some(Workers { cores: cores?, poll: poll?, frames: frames?.0, flows })
+    }
+}
+
+/// What the XDP program may hold of the flows that it forwards by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct FastTable {
+    /// How many flows of each worker.
+    pub flows: u32,
+    /// How long it goes on with them when the service has died.
+    pub keep: Duration,
+}
+
+/// Flows that the XDP program has room for unless it is said: 10 MiB a worker.
+const DEFAULT_FAST_FLOWS: u32 = 1 << 16;
+
+/// How many can be asked for.
+pub(crate) const MOST_FAST_FLOWS: u32 = 1 << 22;
+
+/// How long the XDP program goes on at least: what the workers need to say that they are alive.
+const SHORTEST_KEEP: Duration = Duration::from_nanos(1_000_000_000);
+
+/// How long it goes on at most.
+const LONGEST_KEEP: Duration = Duration::from_nanos(3_600_000_000_000);
+
+impl FastTable {
+    pub(super) fn check(raw: Option<&crate::raw::FastTable>, report: &mut Report<'_>) -> Option<Self> {
+        let flows = raw.map_or(Some(None), |raw| {
+            raw.flows.as_ref().map_or(Some(None), |flows| flows.read(report).map(Some))
+        });
+        let keep = match raw.and_then(|raw| raw.keep.as_ref()) {
+            None => Some(SHORTEST_KEEP),
+            Some(written) => written.read(report).and_then(|keep| {
+                if keep > LONGEST_KEEP {
+                    report.error(written.span, format!("at most {LONGEST_KEEP}"));
+                    return None;
+                }
+                Some(keep.max(SHORTEST_KEEP))
+            }),
+        };
+        Some(FastTable { flows: flows?.map_or(DEFAULT_FAST_FLOWS, Number::get), keep: keep? })
     }
 }
 

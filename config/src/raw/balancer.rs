@@ -1,7 +1,7 @@
 //! The load balancer.
 
 use super::*;
-use crate::checked::{Affinity, Forwarding, WhenAllDown};
+use crate::checked::{Affinity, Forwarding, Verify, WhenAllDown};
 use crate::value::{
     Address, Duration, Flag, HttpPath, Name, Number, PortRange, Protocol, SourceAddress, Status, Text,
 };
@@ -14,7 +14,7 @@ pub(crate) struct LoadBalancer {
     pub(crate) services: At<Vec<At<Service>>>,
     /// The most connections that are remembered. Default: 1000000.
     pub(crate) connections: Option<Written<Number<1, { 1 << 30 }>>>,
-    /// Entries of a service's Maglev table: a prime, a hundred times the backends or more. Default: 65537.
+    /// Entries of a service's Maglev table: a prime, a hundred times the backends or more. Default: what fits each service.
     pub(crate) table_size: Option<Written<Number<251, 2_097_143>>>,
 }
 
@@ -46,6 +46,13 @@ pub(crate) struct Service {
     /// What stays with the same backend. Default: connection.
     #[serde(default)]
     pub(crate) affinity: Given<Written<Affinity>>,
+    /// With affinity source: for how long after its last connection a client stays with its backend, whoever comes or goes.
+    /// Default: not at all, the hash alone decides.
+    #[serde(default)]
+    pub(crate) affinity_timeout: Given<Written<Duration>>,
+    /// Whether echo requests to its addresses are answered here. Default: false.
+    #[serde(default)]
+    pub(crate) answer_ping: Given<Written<Flag>>,
     /// What is done while no backend is alive. Default: backup where there are such backends, else reject.
     #[serde(default)]
     pub(crate) when_all_down: Given<Written<WhenAllDown>>,
@@ -81,7 +88,7 @@ pub(crate) struct Health {
     /// The path of an HTTP request.
     #[serde(default)]
     pub(crate) http: Given<Written<HttpPath>>,
-    /// The path of an HTTPS request; certificates are not verified.
+    /// The path of an HTTPS request.
     #[serde(default)]
     pub(crate) https: Given<Written<HttpPath>>,
     /// `true`: echo requests are answered.
@@ -117,7 +124,13 @@ pub(crate) struct Health {
     /// What the answer of HTTP or UDP must contain.
     #[serde(default)]
     pub(crate) body: Given<Written<Text>>,
-    /// The name of the host in HTTP requests (and of the certificate). Default: the backend's address.
+    /// The name of the host in HTTP requests, for SNI, and of the certificate. Default: the backend's address.
     #[serde(default)]
     pub(crate) host: Given<Written<Text>>,
+    /// Against what the certificate of HTTPS is verified. Default: none, or ca-file where there is one.
+    #[serde(default)]
+    pub(crate) verify: Given<Written<Verify>>,
+    /// A file of certificates (PEM) that certificates of HTTPS are verified against.
+    #[serde(default)]
+    pub(crate) ca_file: Given<Written<Text>>,
 }

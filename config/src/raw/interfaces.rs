@@ -1,7 +1,7 @@
 //! Devices.
 
 use super::*;
-use crate::checked::{Checksum, FailMode, VlanProtocol, XdpMode, ZeroCopy};
+use crate::checked::{Checksum, FailMode, FastPath, Urpf, VlanProtocol, XdpMode, ZeroCopy};
 use crate::value::{Address, DeviceName, InterfaceAddress, Mac, Number};
 
 /// A network device and how it is attached to.
@@ -20,6 +20,10 @@ pub(crate) struct Interface {
     pub(crate) checksum: Option<Written<Checksum>>,
     /// What becomes of packets when the service dies. Default: open.
     pub(crate) on_failure: Option<Written<FailMode>>,
+    /// Whether the XDP program itself forwards packets of known flows that come in here. Default: off.
+    pub(crate) fast_path: Option<Written<FastPath>>,
+    /// Which source addresses packets that come in here may have. Default: what each router's `urpf` says.
+    pub(crate) urpf: Option<Written<Urpf>>,
     /// The VLAN of the device that this is: an identifier, or an outer and an inner one. Without it, untagged frames.
     #[serde(default)]
     pub(crate) vlan: Given<OneOrMany<Number<1, 4094>>>,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::checked::Dependence;
-use crate::value::{Address, AddressRange, Flag, Forward, Name, Number, PortRange, Prefix};
+use crate::value::{Address, AddressRange, Flag, Forward, Name, Number, PortRange, Prefix, Rate};
 
 /// A network address and port translator.
 #[derive(Deserialize, JsonSchema)]
@@ -41,7 +41,7 @@ pub(crate) struct SourceRule {
     /// Leaves these packets as they are.
     #[serde(default)]
     pub(crate) none: Given<Written<Flag>>,
-    /// The ports of the pool. Default: 1024-65535.
+    /// The ports of an address that hosts inside get. Default: 1024-65535; with `masquerade`, without those that the kernel gives to its own sockets (net.ipv4.ip_local_port_range).
     #[serde(default)]
     pub(crate) ports: Given<Written<PortRange>>,
     /// Gives each host ports in blocks of this size, so that one line of a log tells who had a port.
@@ -89,4 +89,6 @@ pub(crate) struct NatLimits {
     pub(crate) sessions: Option<Written<Number<1, { 1 << 30 }>>>,
     /// The most sessions at a time of one inside host. Default: no limit.
     pub(crate) sessions_per_host: Option<Written<Number<1, { 1 << 30 }>>>,
+    /// How fast one inside host may open connections, such as `50/s, burst 200`. Default: no limit.
+    pub(crate) rate_per_host: Option<Written<Rate>>,
 }

@@ -13,8 +13,10 @@ pub(crate) struct Router {
     /// Whether that table is mirrored at all. Default: true.
     pub(crate) kernel_routes: Option<Written<Flag>>,
     /// Which source addresses packets may have: those that the table has a route to (`loose`), by the interface they come from
-    /// (`strict`). Default: off.
+    /// (`strict`). An interface may say otherwise for itself. Default: off.
     pub(crate) urpf: Option<Written<Urpf>>,
+    /// Whether packets from and to reserved addresses (240.0.0.0/4, 100::/64, ::ffff:0:0/96) are forwarded. Default: false.
+    pub(crate) forward_reserved: Option<Written<Flag>>,
     /// To what the maximum segment size of TCP connections is lowered: what fits the interfaces (`auto`), or a number of bytes.
     /// Default: off.
     pub(crate) mss: Option<Written<Mss>>,

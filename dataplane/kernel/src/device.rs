@@ -252,6 +252,18 @@ impl Devices {
             Err(error) => Err(error),
         }
     }
+
+    /// The kernel threads that receive for a device, by process id of the first pid namespace; none where its NAPI is not
+    /// threaded or the kernel does not tell (before 6.8).
+    ///
+    /// # Errors
+    /// There is no such device, or the kernel cannot be asked.
+    pub fn napi_threads(&mut self, ifindex: IfIndex) -> Result<Vec<u32>, KernelError> {
+        match self.generic.napi_threads(ifindex) {
+            Err(error) if error.is_unsupported() => Ok(Vec::new()),
+            other => other,
+        }
+    }
 }
 
 impl std::fmt::Debug for Devices {

@@ -234,6 +234,32 @@ impl Generic {
         })?;
         Ok(found)
     }
+
+    /// The kernel threads that receive for a device, where its NAPI is threaded (Linux 6.8 and later tell).
+    pub(crate) fn napi_threads(&mut self, ifindex: IfIndex) -> Result<Vec<u32>, KernelError> {
+        const NAPI_GET: u8 = 11;
+        const NAPI_IFINDEX: u16 = 1;
+        const NAPI_PID: u16 = 4;
+
+        let family = self.family("netdev")?;
+        let mut payload = Payload::new(&[NAPI_GET, 1, 0, 0]);
+        payload.put(NAPI_IFINDEX, &ifindex.to_ne_bytes());
+        let mut threads = Vec::new();
+        self.socket.dump(
+            "list a device's NAPI instances",
+            family,
+            payload.bytes(),
+            &mut threads,
+            |threads| threads.clear(),
+            |threads, frame| {
+                let attributes = attributes(frame.payload.get(GENL_HEADER..).unwrap_or_default());
+                threads.extend(
+                    attributes.filter(|(kind, _)| *kind == NAPI_PID).filter_map(|(_, value)| number(value)),
+                );
+            },
+        )?;
+        Ok(threads)
+    }
 }
 
 const BITSET_NOMASK: u16 = 1;

@@ -2,6 +2,7 @@
 //!
 //! - [`Mirror`] keeps a [`State`] of one network namespace up to date and tells what changed.
 //! - [`Resolver`] has the kernel resolve and confirm neighbours.
+//! - [`Sockets`] tells which ports the host's own sockets have, [`Delivery`] gives the host packets that are its own.
 //! - [`device`] tells what a device has (queues, driver) and switches its offloads, to be put back at exit.
 //!
 //! It knows nothing of our interfaces or our forwarding table, starts no thread and blocks only where it says so. Every
@@ -11,6 +12,7 @@
 
 mod changes;
 mod decode;
+mod deliver;
 pub mod device;
 mod dump;
 mod error;
@@ -22,11 +24,13 @@ mod resolver;
 mod route;
 mod routes;
 mod socket;
+mod sockets;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use changes::Changes;
+pub use deliver::Delivery;
 pub use dump::{count_routes, snapshot};
 pub use error::KernelError;
 pub use mirror::{Mirror, MirrorStats, Options, Waiter};
@@ -35,3 +39,4 @@ pub use model::{
     Prefix, Route, RouteKey, RouteKind, RouteProtocol, Routes, Scope, State,
 };
 pub use resolver::{ResolveError, Resolver};
+pub use sockets::{MOST_PORTS, OwnedPort, Sockets, ephemeral_ports};

@@ -61,7 +61,7 @@ pub struct Guard {
 impl Guard {
     /// Starts `command` in a process group of its own, so that Ctrl-C at the terminal reaches only us and we decide.
     /// What it writes goes to `log`, or nowhere.
-    pub(crate) fn spawn(mut command: Command, line: String, log: Option<&Path>) -> Result<Self, LabError> {
+    pub fn spawn(mut command: Command, line: String, log: Option<&Path>) -> Result<Self, LabError> {
         use std::os::unix::process::CommandExt;
         let (out, err) = match log {
             None => (Stdio::null(), Stdio::null()),

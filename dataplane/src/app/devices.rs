@@ -17,6 +17,8 @@ pub struct Device {
     pub mac: [u8; 6],
     /// The queues it receives on.
     pub queues: u32,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
     /// The offloads that were on and had to be switched off.
     offloads: Option<Saved>,
 }
@@ -183,5 +185,6 @@ fn prepare_one(
             Switched::Already | Switched::NotSupported => {}
         }
     }
-    Ok(Device { name: device, ifindex: link.index, mac, queues: found, offloads: Some(saved) })
+    let veth = super::fastpath::is_veth(link);
+    Ok(Device { name: device, ifindex: link.index, mac, queues: found, veth, offloads: Some(saved) })
 }

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 use throughway_config::{Config, Poll, XdpMode, ZeroCopy};
-use throughway_flow::entry::Flow;
 use throughway_flow::{Generations, Slot};
 use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
 use throughway_packet::PortId;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
+use super::fastpath::{self, Pulse};
+use super::napi::NapiThreads;
 use super::remembered::Remembered;
 use super::steered::Steered;
 use crate::assemble::balancer::Director;
@@ -23,10 +24,12 @@ use crate::cli::Failure;
 use crate::control::events::Writer;
 use crate::control::health::{self, HealthHandle};
 use crate::control::mirror::{self, MirrorHandle, Watcher};
+use crate::control::own::Keeper;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
-use crate::worker::inspect::FlowFilter;
+use crate::worker::inspect::{FlowFilter, Found};
 use crate::worker::live::{self, Handle, Launch};
+use crate::worker::offload::{Egress, Offload};
 use crate::worker::{PortSettings, Setup};
 
 /// Neighbours that may be asked for at a time; more are asked for again later.
@@ -51,6 +54,10 @@ pub struct InterfaceView {
     pub queues: u32,
     /// What happens to its packets when the service dies.
     pub on_failure: String,
+    /// Whether the XDP program executes flows that come from it: `auto`, `eager` or `off`.
+    pub fast_path: String,
+    /// Why it does not although it was to.
+    pub fast_path_fallback: Option<String>,
 }
 
 /// A worker as it runs.
@@ -119,12 +126,16 @@ pub struct Service {
     states: Arc<States>,
     /// Writes what functions tell, until the service is dropped.
     _events: Writer,
+    /// Leaves the host what is its own, until the service is dropped.
+    _own: Keeper,
     health: HealthHandle,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
     attachments: Vec<Attachment>,
+    pulse: Option<Pulse>,
     remembered: Remembered,
     reloads: Reloads,
+    napi: NapiThreads,
 }
 
 impl Service {
@@ -135,11 +146,14 @@ impl Service {
 
         let facts = Arc::clone(opened.facts());
         // What cannot be built fails before anything is touched.
-        let generations = Arc::new(Generations::default());
+        let fast = fastpath::wanted(&config);
+        let mut steering = fast.map_or_else(Steering::load, Steering::load_fast)?;
+        // Where the XDP program reads them too.
+        let shared = steering.fast_generations().and_then(|words| Generations::over(words));
+        let generations = Arc::new(shared.unwrap_or_default());
         let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
         let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         blueprint.publish(&states);
-        let mut steering = Steering::load()?;
         steering.local_addresses().replace(local(&facts, &states))?;
         // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
         // fails closed is never open, not even while the service of a dead one is taken over.
@@ -167,6 +181,8 @@ impl Service {
                 zero_copy_fallback: None,
                 queues: device.queues,
                 on_failure: interface.on_failure.to_string(),
+                fast_path: String::new(),
+                fast_path_fallback: None,
             };
             if let Some(reason) = &view.xdp_fallback {
                 tracing::warn!(interface = %view.name, %reason, "native XDP was refused: running generic XDP, which is slower");
@@ -177,8 +193,18 @@ impl Service {
         let device_numbers = config.device_numbers();
         let mut interfaces = views(&config, &device_numbers, &by_device);
         tell_of_vlans(&config, &facts);
+        let modes = fastpath::granted(&config, &interfaces);
+        for ((view, granted), interface) in interfaces.iter_mut().zip(&modes).zip(&config.interfaces) {
+            view.fast_path = granted.to_string();
+            view.fast_path_fallback = fastpath::fallback(&config, view, interface.fast_path);
+            if let Some(reason) = &view.fast_path_fallback {
+                tracing::warn!(interface = %view.name, %reason, "flows of this interface stay with the workers");
+            }
+        }
+        let egress = Arc::new(Egress::default());
 
         let (wanted, wanted_from) = bounded(WANTED);
+        let own = Keeper::start(Arc::clone(&states))?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -190,6 +216,7 @@ impl Service {
                 xsk: xsk_config(&config, &devices, number),
                 busy: config.workers.poll == Poll::Busy,
                 program: blueprint.program(number, &mut figures),
+                own: own.sender(),
                 setup: Setup {
                     settings: PortSettings::of(&config),
                     stats: Arc::clone(&stats),
@@ -198,6 +225,9 @@ impl Service {
                     flows: config.workers.flows as usize,
                     seed: seed(),
                 },
+                offload: steering
+                    .take_fast_flows(number as u32)
+                    .map(|table| Offload::new(table, modes.clone(), Arc::clone(&egress))),
             };
             let (handle, sockets) = live::start(launch)?;
             handles.push(handle);
@@ -217,6 +247,9 @@ impl Service {
 
         let health = health::start(Arc::clone(&states))?;
         let steering = Arc::new(Mutex::new(steering));
+        let pulse = fast
+            .map(|_| Pulse::start(&config, &devices, Arc::clone(&steering), Arc::clone(&egress)))
+            .transpose()?;
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
             steered,
@@ -229,6 +262,9 @@ impl Service {
         let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
+        // A worker that never sleeps would starve a nicer thread for ever.
+        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive);
+        napi.look(&devices, &config.workers.cores, Instant::now());
         Ok(Service {
             path: path.to_owned(),
             config,
@@ -240,13 +276,16 @@ impl Service {
             figures,
             generations,
             _events: events,
+            _own: own,
             states,
             health,
             mirror,
             steering,
             attachments,
+            pulse,
             remembered,
             reloads,
+            napi,
         })
     }
 
@@ -351,6 +390,7 @@ impl Service {
         if !self.mirror.is_alive() {
             return Err("the thread that follows the kernel has ended unexpectedly".to_owned());
         }
+        self.napi.look(&self.devices, &self.config.workers.cores, Instant::now());
         for ((view, handle), progress) in self.workers.iter().zip(&self.handles).zip(&mut self.progress) {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));
@@ -367,6 +407,9 @@ impl Service {
         // First, so that no change of the host makes the interfaces ours again meanwhile.
         self.mirror.stop();
         self.health.stop();
+        if let Some(pulse) = &mut self.pulse {
+            pulse.stop();
+        }
         {
             let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
             for device in &self.devices {
@@ -441,9 +484,14 @@ impl Service {
         &self,
         filter: FlowFilter,
         most: usize,
-    ) -> Result<Vec<(usize, Vec<Flow>)>, live::WorkerError> {
+    ) -> Result<Vec<(usize, Vec<Found>)>, live::WorkerError> {
         let workers = self.handles.iter().enumerate();
         workers.map(|(number, handle)| Ok((number, handle.flows(number, filter, most)?))).collect()
+    }
+
+    /// By interface: why known flows do not leave by it in the driver; empty without a fast path.
+    pub fn unfit(&self) -> Vec<fastpath::Unfit> {
+        self.pulse.as_ref().map(Pulse::unfit).unwrap_or_default()
     }
 
     /// How often the configuration was reloaded.

@@ -1,6 +1,6 @@
 //! What the steering program is told of the interfaces.
 
-use throughway_config::{Config, FailMode};
+use throughway_config::{Config, FailMode, FastPath};
 use throughway_shared::steer::{self, VlanKey};
 use throughway_xdp::{Steering, SteeringError};
 
@@ -40,11 +40,13 @@ impl Steered {
                     FailMode::Open => 0,
                     FailMode::Closed => steer::FAIL_CLOSED,
                 };
+                let fast = on(*number).any(|(_, interface)| interface.fast_path != FastPath::Off);
+                let fast = if fast { steer::FAST } else { 0 };
                 let tagged_only = if untagged.is_none() { steer::TAGGED_ONLY } else { 0 };
                 Some(Entry {
                     ifindex: device.ifindex,
                     first_socket: steer::first_socket(*number as u32),
-                    device: stands.then_some(closed | tagged_only),
+                    device: stands.then_some(closed | tagged_only | fast),
                     vlan: interface.vlan.as_ref().map(|vlan| VlanKey {
                         ifindex: device.ifindex,
                         outer: vlan.outer,

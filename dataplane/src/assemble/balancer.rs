@@ -1,6 +1,11 @@
 //! A load balancer's services, from the configuration and from what is known of their backends: the control side of
 //! [`throughway_balancer`]. It outlives configurations: backends are known by service, address and port, and keep their health,
 //! whether they are drained, and their figures.
+//!
+//! * `known`: what is known of one backend.
+//! * `place`: what services and backends are called, and by which address of ours backends are reached.
+//! * `rows`: backends and services, for people and for metrics.
+//! * [`tls`]: how health checks over HTTPS verify certificates.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,15 +13,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use throughway_balancer as balancer;
-use throughway_balancer::{FULL_SHARE, Health, MaglevError, Seat, Services, Shared};
+use throughway_balancer::maglev::fitting_size;
+use throughway_balancer::{MaglevError, Seat, ServiceFigures, Services, Shared};
 use throughway_config::{
-    Affinity, Backend, BalancerSource, Forwarding, Health as Check, LoadBalancer, Probe, Service, WhenAllDown,
+    Affinity, BalancerSource, Forwarding, Health as Check, LoadBalancer, Probe, Service, WhenAllDown,
 };
 use throughway_session::Seed;
 use throughway_session::connection::Timeouts;
-use throughway_vnf::Generations;
+use throughway_vnf::{Generations, Now};
 
 use crate::host::HostFacts;
+
+mod known;
+mod place;
+mod rows;
+pub mod tls;
+
+pub use rows::{Row, ServiceRow};
+
+use known::{Known, Status};
+use place::{identity, kernel_toward, needs_via, one_port, place, toward};
+
+/// What many checks say is put into force at most this often.
+const PACE: Duration = Duration::from_millis(20);
+
+/// Services that are built by more than one thread.
+const MANY: usize = 64;
+
+/// Backends of which it is asked each time by which address of ours they are reached, or one service's.
+const LOOKED_AT: usize = 256;
 
 /// Of the connections, the share that may be half-open.
 const HALF_OPEN: u32 = 4;
@@ -27,62 +52,48 @@ pub enum BalancerError {
     /// The table would be another.
     #[error("`connections` cannot change while the service runs, its connections would be lost: restart it")]
     Connections,
-    /// There is no TLS client.
-    #[error(
-        "service {0}: health checks over https are not there yet: use `http`, `tcp`, or `exec` with a client of your own"
-    )]
-    Https(String),
+    /// Nothing can be verified against.
+    #[error("service {0}: {1}")]
+    Certificates(String, String),
     /// A table cannot be filled.
     #[error("service {0}: {1}")]
     Table(String, MaglevError),
 }
 
-/// What answers to the checks say of a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Status {
-    /// Nobody asks.
-    Unchecked,
-    /// No answer yet; whether it counts as up meanwhile: at the start of the service, but not when it joins others that are up.
-    Unknown { trusted: bool },
-    /// With so many bad answers since the last good one.
-    Up { bad: u8 },
-    /// With so many good answers since the last bad one.
-    Down { good: u8 },
-}
-
-/// A backend with what is known of it.
-#[derive(Clone, Debug)]
-struct Known {
-    config: Backend,
-    seat: Arc<Seat>,
-    status: Status,
-    /// What the last bad answer was.
-    why: String,
-    /// Gets no new connections by an operator's word: until then, or for good.
-    drained: Option<Option<Instant>>,
-    /// When it came up, while it starts slowly.
-    rising: Option<Instant>,
-}
+/// What a backend is known by.
+type Place = (IpAddr, Option<u16>);
 
 /// A service with its backends.
 #[derive(Clone, Debug)]
 struct Desk {
     /// What it stays the same by.
-    name: String,
+    name: Arc<str>,
     config: Service,
+    /// The checks of its backends.
+    check: Option<Arc<Check>>,
     backends: Vec<Known>,
+    figures: Arc<ServiceFigures>,
     /// As it was last built.
     built: Option<Arc<balancer::Service>>,
+    /// Whether it is to be built anew.
+    changed: bool,
+    /// Whether time will change it: drains that end, backends that start slowly.
+    awaits: bool,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     desks: Vec<Desk>,
-    table_size: u32,
-    /// Backends that the configuration no longer has, while they have connections: service, seat.
-    leaving: Vec<(String, Arc<Seat>)>,
+    by_name: HashMap<Arc<str>, usize>,
+    table_size: Option<u32>,
+    /// Backends that the configuration no longer has, while they have connections.
+    leaving: HashMap<(Arc<str>, IpAddr, Option<u16>), Arc<Seat>>,
     /// Goes up when who is to be asked changes.
     epoch: u64,
+    /// When services were last put into force.
+    published: Option<Instant>,
+    /// Whose addresses of ours are looked for next: place in the list of services.
+    looked: usize,
 }
 
 /// The control side of one load balancer.
@@ -104,7 +115,7 @@ pub struct Plan {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// The service, as the director knows it.
-    pub service: String,
+    pub service: Arc<str>,
     /// Where the backend is.
     pub address: IpAddr,
     /// The backend's port, if it has one of its own.
@@ -112,30 +123,7 @@ pub struct Target {
     /// The port to ask.
     pub asked: u16,
     /// What to ask.
-    pub check: Check,
-}
-
-/// A backend, for people and for metrics.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// The service.
-    pub service: String,
-    /// The backend: address and port.
-    pub backend: String,
-    /// Its weight in the configuration.
-    pub weight: u16,
-    /// Its share of new connections, of the whole service's.
-    pub share: f64,
-    /// `up`, `starting`, `unknown`, `down`, `draining` or `removed`.
-    pub state: &'static str,
-    /// Whether it may get new connections.
-    pub up: bool,
-    /// Why it is down.
-    pub why: String,
-    /// Connections that are remembered.
-    pub active: u32,
-    /// Connections, packets and bytes so far.
-    pub figures: [u64; 3],
+    pub check: Arc<Check>,
 }
 
 impl Director {
@@ -178,10 +166,12 @@ impl Director {
         }
         for service in &config.services {
             let name = identity(service);
-            if let Some(Check { probe: Probe::Http { tls: true, .. }, .. }) = &service.health {
-                return Err(BalancerError::Https(name));
+            if let Some(Check { probe: Probe::Http { tls: Some(trust), .. }, .. }) = &service.health
+                && let Err(error) = tls::config(trust)
+            {
+                return Err(BalancerError::Certificates(name, error));
             }
-            if service.backends.len() > config.table_size as usize {
+            if config.table_size.is_some_and(|size| service.backends.len() > size as usize) {
                 return Err(BalancerError::Table(name, MaglevError::TooMany(service.backends.len())));
             }
         }
@@ -194,57 +184,22 @@ impl Director {
         let mut inner = self.inner();
         let Plan { config, facts } = plan;
         let fresh = inner.desks.is_empty();
-        let mut old: HashMap<String, Desk> =
-            inner.desks.drain(..).map(|desk| (desk.name.clone(), desk)).collect();
-        let mut kept = Vec::new();
+        let mut old: HashMap<Arc<str>, Desk> =
+            inner.desks.drain(..).map(|desk| (Arc::clone(&desk.name), desk)).collect();
+        let mut desks = Vec::with_capacity(config.services.len());
         for service in config.services {
-            let key = identity(&service);
-            let before = old.remove(&key);
-            let (mut known, built) = before.map_or_else(Default::default, |desk| (desk.backends, desk.built));
-            let mut backends = Vec::with_capacity(service.backends.len());
-            for backend in &service.backends {
-                let same =
-                    |known: &Known| (known.seat.address, known.seat.port) == (backend.address, backend.port);
-                let at = known.iter().position(same).map(|at| known.swap_remove(at));
-                let returned = || {
-                    let mut leaving = inner.leaving.iter();
-                    let is = |(of, seat): &&(String, Arc<Seat>)| {
-                        *of == key && (seat.address, seat.port) == (backend.address, backend.port)
-                    };
-                    leaving.find(is).map(|(_, seat)| Arc::clone(seat))
-                };
-                let mut entry = at.unwrap_or_else(|| {
-                    let seat =
-                        returned().unwrap_or_else(|| Arc::new(Seat::new(backend.address, backend.port)));
-                    Known::new(*backend, seat, Status::Unknown { trusted: fresh })
-                });
-                entry.config = *backend;
-                entry.status = match (&service.health, entry.status) {
-                    (None, _) => Status::Unchecked,
-                    // It was used without being asked; it is not taken away before it has been.
-                    (Some(_), Status::Unchecked) => Status::Unknown { trusted: true },
-                    (Some(_), status) => status,
-                };
-                if needs_via(&service) && entry.seat.via().is_none() {
-                    entry.seat.set_via(toward(&facts, backend.address));
-                }
-                backends.push(entry);
-            }
-            let gone = known.into_iter().map(|known| (key.clone(), known.seat));
-            inner.leaving.extend(gone);
-            kept.push(Desk { name: key, config: service, backends, built });
+            let name: Arc<str> = identity(&service).into();
+            let before = old.remove(&name);
+            let desk = Desk::follow(name, service, before, fresh, &facts, &mut inner.leaving);
+            desks.push(desk);
         }
         for desk in old.into_values() {
-            let gone = desk.backends.into_iter().map(|known| (desk.name.clone(), known.seat));
-            inner.leaving.extend(gone);
+            inner.leave(&desk.name, desk.backends);
         }
-        let present = |key: &String, seat: &Arc<Seat>| {
-            kept.iter().any(|desk: &Desk| {
-                desk.name == *key && desk.backends.iter().any(|known| Arc::ptr_eq(&known.seat, seat))
-            })
-        };
-        inner.leaving.retain(|(key, seat)| seat.figures.active() > 0 && !present(key, seat));
-        inner.desks = kept;
+        inner.by_name =
+            desks.iter().enumerate().map(|(number, desk)| (Arc::clone(&desk.name), number)).collect();
+        inner.desks = desks;
+        inner.leaving.retain(|_, seat| seat.figures.active() > 0);
         inner.table_size = config.table_size;
         inner.epoch += 1;
         self.publish(&mut inner, Instant::now());
@@ -252,16 +207,35 @@ impl Director {
 
     /// Builds the services anew, as far as they have changed, and puts them into force.
     fn publish(&self, inner: &mut Inner, now: Instant) {
-        let mut all = Vec::with_capacity(inner.desks.len());
-        for desk in &mut inner.desks {
-            match desk.build(inner.table_size, now) {
-                Ok(service) => desk.built = Some(Arc::new(service)),
-                // Excluded by the plan.
-                Err(error) => tracing::error!(service = %desk.name, %error, "the service stays as it was"),
-            }
-            all.extend(desk.built.clone());
+        let size = inner.table_size;
+        let mut waiting: Vec<&mut Desk> = inner.desks.iter_mut().filter(|desk| desk.changed).collect();
+        // Many at once only when a configuration is new: they share nothing.
+        let threads =
+            if waiting.len() < MANY { 1 } else { std::thread::available_parallelism().map_or(1, Into::into) };
+        let part = waiting.len().div_ceil(threads).max(1);
+        if threads == 1 {
+            waiting.iter_mut().for_each(|desk| desk.rebuild(size, now));
+        } else {
+            std::thread::scope(|scope| {
+                for part in waiting.chunks_mut(part) {
+                    scope.spawn(move || part.iter_mut().for_each(|desk| desk.rebuild(size, now)));
+                }
+            });
         }
-        self.shared.publish(Services::new(all));
+        let all = inner.desks.iter().filter_map(|desk| desk.built.clone()).collect();
+        self.shared.publish(Services::after(&self.shared.services(), all));
+        inner.published = Some(now);
+    }
+
+    /// Puts what was reported since into force.
+    pub fn flush(&self, now: Instant) {
+        self.flush_inner(&mut self.inner(), now);
+    }
+
+    fn flush_inner(&self, inner: &mut Inner, now: Instant) {
+        if inner.desks.iter().any(|desk| desk.changed) {
+            self.publish(inner, now);
+        }
     }
 
     /// Whom to ask; `None` if that is still as it was at `epoch`.
@@ -272,75 +246,73 @@ impl Director {
         }
         let mut all = Vec::new();
         for desk in &inner.desks {
-            let Some(check) = &desk.config.health else { continue };
+            let Some(check) = &desk.check else { continue };
             for known in &desk.backends {
                 let Seat { address, port, .. } = &*known.seat;
                 all.push(Target {
-                    service: desk.name.clone(),
+                    service: Arc::clone(&desk.name),
                     address: *address,
                     port: *port,
                     asked: check.port.or(*port).or_else(|| one_port(&desk.config)).unwrap_or(0),
-                    check: check.clone(),
+                    check: Arc::clone(check),
                 });
             }
         }
         Some(all)
     }
 
-    /// Takes note of an answer, or of what came instead of one.
+    /// Takes note of an answer, or of what came instead of one. What follows from it is in force at once, or within
+    /// some 20 ms if something was put into force just before.
     pub fn report(&self, target: &Target, answer: Result<(), String>, now: Instant) {
         let mut inner = self.inner();
-        let Some(desk) = inner.desks.iter_mut().find(|desk| desk.name == target.service) else { return };
+        let Some(number) = inner.by_name.get(&target.service).copied() else { return };
+        let Some(desk) = inner.desks.get_mut(number) else { return };
         let here =
             |known: &&mut Known| (known.seat.address, known.seat.port) == (target.address, target.port);
         let Some(known) = desk.backends.iter_mut().find(here) else { return };
-        let slow = desk.config.slow_start;
         let (before, was) = (known.health(), known.status);
-        known.answered(answer, &target.check, slow, now);
-        if known.health() != before || matches!(was, Status::Unknown { .. }) {
-            let backend = place(&known.seat);
-            match known.status {
-                Status::Down { .. } => {
-                    tracing::warn!(service = %desk.name, %backend, why = %known.why, "the backend is down");
-                }
-                _ => tracing::info!(service = %desk.name, %backend, "the backend is up"),
+        known.answered(answer, &target.check, desk.config.slow_start, now);
+        if known.health() == before && !matches!(was, Status::Unknown { .. }) {
+            return;
+        }
+        let backend = place(&known.seat);
+        match known.status {
+            Status::Down { .. } => {
+                let why = known.why(Some(&target.check), now);
+                tracing::warn!(service = %desk.name, %backend, %why, "the backend is down");
             }
-            self.publish(&mut inner, now);
+            _ => tracing::info!(service = %desk.name, %backend, "the backend is up"),
+        }
+        desk.changed |= known.health() != before || known.rising.is_some();
+        desk.awaits |= known.rising.is_some();
+        if inner.published.is_none_or(|last| now.saturating_duration_since(last) >= PACE) {
+            self.flush_inner(&mut inner, now);
         }
     }
 
-    /// What time brings: the end of drains and of slow starts, and of backends that were waited for. To be called about once a
+    /// What time brings: the end of drains and of slow starts, and of backends that were waited for. To be called about twice a
     /// second.
     pub fn tick(&self, now: Instant) {
         let mut inner = self.inner();
-        inner.leaving.retain(|(_, seat)| seat.figures.active() > 0);
-        let mut changed = false;
+        inner.leaving.retain(|_, seat| seat.figures.active() > 0);
         for desk in &mut inner.desks {
-            let slow = desk.config.slow_start;
-            for known in &mut desk.backends {
-                if let Some(Some(until)) = known.drained
-                    && until <= now
-                {
-                    known.drained = None;
-                    changed = true;
-                }
-                if let Some(since) = known.rising {
-                    changed = true;
-                    if now.saturating_duration_since(since) >= slow {
-                        known.rising = None;
-                    }
-                }
-                // Replaced by what the kernel says, where there is one to ask.
-                if needs_via(&desk.config)
-                    && let Some(via) = kernel_toward(known.seat.address)
-                {
-                    known.seat.set_via(Some(via));
-                }
+            desk.backends.iter_mut().for_each(|known| known.sample(now));
+            if desk.awaits {
+                desk.tick(now);
             }
         }
-        if changed {
-            self.publish(&mut inner, now);
-        }
+        inner.look();
+        self.flush_inner(&mut inner, now);
+    }
+
+    /// Whether it has tunnels to backends.
+    pub fn has_tunnels(&self) -> bool {
+        self.shared.services().have_tunnels()
+    }
+
+    /// Hears an ICMP message that came to this host: whether a tunnel's path has become narrow. `packet` is an Ethernet frame.
+    pub fn hear(&self, packet: &[u8], now: Now) {
+        self.shared.hear(packet, now);
     }
 
     /// Gives backends no new connections for a time, or for good; or ends that. `what` is `ADDRESS`, `ADDRESS:PORT`, or one of them
@@ -363,6 +335,8 @@ impl Director {
                     continue;
                 }
                 known.drained = drained.map(|period| period.map(|period| now + period));
+                desk.changed = true;
+                desk.awaits |= matches!(known.drained, Some(Some(_)));
                 found.push(format!("{}/{full}", desk.name));
             }
         }
@@ -371,46 +345,6 @@ impl Director {
         }
         self.publish(&mut inner, now);
         Ok(found)
-    }
-
-    /// All backends.
-    pub fn rows(&self) -> Vec<Row> {
-        let inner = self.inner();
-        let mut rows = Vec::new();
-        for desk in &inner.desks {
-            let weights = desk.built.as_ref().map_or(&[][..], |built| built.weights());
-            let whole: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-            for (known, weight) in desk.backends.iter().zip(weights) {
-                let share = if whole == 0 { 0.0 } else { f64::from(*weight) / whole as f64 };
-                let why =
-                    if matches!(known.health(), Health::Down) { known.why.clone() } else { String::new() };
-                rows.push(Row {
-                    service: desk.name.clone(),
-                    backend: place(&known.seat),
-                    weight: known.config.weight,
-                    share,
-                    state: known.state(),
-                    up: known.health() == Health::Up,
-                    why,
-                    active: known.seat.figures.active(),
-                    figures: known.seat.figures.get(),
-                });
-            }
-        }
-        for (service, seat) in &inner.leaving {
-            rows.push(Row {
-                service: service.clone(),
-                backend: place(seat),
-                weight: 0,
-                share: 0.0,
-                state: "removed",
-                up: false,
-                why: String::new(),
-                active: seat.figures.active(),
-                figures: seat.figures.get(),
-            });
-        }
-        rows
     }
 
     /// Which of the host's own addresses are claimed for the workers: packets to them go to the kernel only where a socket has them.
@@ -432,81 +366,128 @@ impl Director {
     }
 }
 
-impl Known {
-    fn new(config: Backend, seat: Arc<Seat>, status: Status) -> Known {
-        Known { config, seat, status, why: String::new(), drained: None, rising: None }
+impl Inner {
+    /// Backends that the configuration no longer has.
+    fn leave(&mut self, service: &Arc<str>, backends: impl IntoIterator<Item = Known>) {
+        leave(&mut self.leaving, service, backends);
     }
 
-    fn health(&self) -> Health {
-        match self.status {
-            _ if self.drained.is_some() => Health::Draining,
-            Status::Down { .. } | Status::Unknown { trusted: false } => Health::Down,
-            Status::Unchecked | Status::Unknown { trusted: true } | Status::Up { .. } => Health::Up,
+    /// Replaces what the prefixes of interfaces told about our own addresses by what the kernel says, where there is one to ask: of
+    /// a part of the backends each time.
+    fn look(&mut self) {
+        let count = self.desks.len();
+        let mut left = LOOKED_AT;
+        for _ in 0..count {
+            let Some(desk) = self.desks.get(self.looked % count.max(1)) else { return };
+            self.looked = (self.looked + 1) % count;
+            if !needs_via(&desk.config) {
+                continue;
+            }
+            for known in &desk.backends {
+                if let Some(via) = kernel_toward(known.seat.address) {
+                    known.seat.set_via(Some(via));
+                }
+            }
+            left = left.saturating_sub(desk.backends.len());
+            if left == 0 {
+                return;
+            }
         }
     }
+}
 
-    fn state(&self) -> &'static str {
-        match self.status {
-            _ if self.drained.is_some() || self.config.weight == 0 => "draining",
-            Status::Down { .. } => "down",
-            Status::Unknown { .. } => "unknown",
-            Status::Unchecked | Status::Up { .. } if self.rising.is_some() => "starting",
-            Status::Unchecked | Status::Up { .. } => "up",
-        }
-    }
+type Leaving = HashMap<(Arc<str>, IpAddr, Option<u16>), Arc<Seat>>;
 
-    /// The first answer decides at once; after that as many in a row as the check says.
-    fn answered(&mut self, answer: Result<(), String>, check: &Check, slow_start: Duration, now: Instant) {
-        let good = match answer {
-            Ok(()) => true,
-            Err(why) => {
-                self.why = why;
-                false
-            }
-        };
-        self.status = match (self.status, good) {
-            (Status::Unchecked, _) => Status::Unchecked,
-            (Status::Unknown { trusted }, true) => {
-                self.rising = Some(now).filter(|_| !trusted && slow_start > Duration::ZERO);
-                Status::Up { bad: 0 }
-            }
-            (Status::Unknown { .. }, false) => Status::Down { good: 0 },
-            (Status::Up { .. }, true) => Status::Up { bad: 0 },
-            (Status::Up { bad }, false) if bad + 1 >= check.fall => Status::Down { good: 0 },
-            (Status::Up { bad }, false) => Status::Up { bad: bad + 1 },
-            (Status::Down { .. }, false) => Status::Down { good: 0 },
-            (Status::Down { good }, true) if good + 1 >= check.rise => {
-                self.rising = Some(now).filter(|_| slow_start > Duration::ZERO);
-                Status::Up { bad: 0 }
-            }
-            (Status::Down { good }, true) => Status::Down { good: good + 1 },
-        };
+fn leave(leaving: &mut Leaving, service: &Arc<str>, backends: impl IntoIterator<Item = Known>) {
+    for known in backends {
+        let Seat { address, port, .. } = *known.seat;
+        leaving.insert((Arc::clone(service), address, port), known.seat);
     }
 }
 
 impl Desk {
-    fn build(&self, table_size: u32, now: Instant) -> Result<balancer::Service, MaglevError> {
-        let Service {
-            vips, ports, protocols, forward, source_nat, affinity, when_all_down, slow_start, ..
-        } = &self.config;
-        let share = |known: &Known| match known.rising {
-            Some(since) => {
-                let elapsed = now.saturating_duration_since(since).as_millis();
-                let whole = slow_start.as_millis().max(1);
-                u32::try_from(elapsed * u128::from(FULL_SHARE) / whole)
-                    .map_or(FULL_SHARE, |share| share.clamp(1, FULL_SHARE))
-            }
-            None => FULL_SHARE,
+    /// The service as the configuration now has it, with what was known of it.
+    fn follow(
+        name: Arc<str>,
+        service: Service,
+        before: Option<Desk>,
+        fresh: bool,
+        facts: &[(IpAddr, u8)],
+        leaving: &mut Leaving,
+    ) -> Desk {
+        let (known, figures, built) = match before {
+            Some(desk) => (desk.backends, desk.figures, desk.built),
+            None => Default::default(),
         };
+        let place_of = |known: Known| -> (Place, Known) { ((known.seat.address, known.seat.port), known) };
+        let mut known: HashMap<Place, Known> = known.into_iter().map(place_of).collect();
+        let mut backends = Vec::with_capacity(service.backends.len());
+        for backend in &service.backends {
+            let (address, port) = (backend.address, backend.port);
+            let mut entry = known.remove(&(address, port)).unwrap_or_else(|| {
+                let returned = leaving.remove(&(Arc::clone(&name), address, port));
+                let seat = returned.unwrap_or_else(|| Arc::new(Seat::new(address, port)));
+                Known::new(*backend, seat, Status::Unknown { trusted: fresh })
+            });
+            entry.config = *backend;
+            entry.status = match (&service.health, entry.status) {
+                (None, _) => Status::Unchecked,
+                // It was used without being asked; it is not taken away before it has been.
+                (Some(_), Status::Unchecked) => Status::Unknown { trusted: true },
+                (Some(_), status) => status,
+            };
+            if needs_via(&service) && entry.seat.via().is_none() {
+                entry.seat.set_via(toward(facts, address));
+            }
+            backends.push(entry);
+        }
+        leave(leaving, &name, known.into_values());
+        let check = service.health.clone().map(Arc::new);
+        let awaits = backends.iter().any(|known| known.rising.is_some() || known.drained.is_some());
+        Desk { name, config: service, check, backends, figures, built, changed: true, awaits }
+    }
+
+    /// Drains and slow starts that end, or go on.
+    fn tick(&mut self, now: Instant) {
+        let slow = self.config.slow_start;
+        self.awaits = false;
+        for known in &mut self.backends {
+            if let Some(Some(until)) = known.drained {
+                let over = until <= now;
+                known.drained = known.drained.filter(|_| !over);
+                self.changed |= over;
+                self.awaits |= !over;
+            }
+            if let Some(since) = known.rising {
+                let over = now.saturating_duration_since(since) >= slow;
+                known.rising = known.rising.filter(|_| !over);
+                self.changed = true;
+                self.awaits |= !over;
+            }
+        }
+    }
+
+    fn rebuild(&mut self, table_size: Option<u32>, now: Instant) {
+        match self.build(table_size, now) {
+            Ok(service) => self.built = Some(Arc::new(service)),
+            // Excluded by the plan.
+            Err(error) => tracing::error!(service = %self.name, %error, "the service stays as it was"),
+        }
+        self.changed = false;
+    }
+
+    fn build(&self, table_size: Option<u32>, now: Instant) -> Result<balancer::Service, MaglevError> {
+        let Service { vips, ports, protocols, forward, source_nat, when_all_down, slow_start, .. } =
+            &self.config;
         let backends = self.backends.iter().map(|known| balancer::Backend {
             seat: Arc::clone(&known.seat),
             weight: known.config.weight.into(),
-            share: share(known),
+            share: known.share(*slow_start, now),
             backup: known.config.backup,
             health: known.health(),
         });
         let config = balancer::ServiceConfig {
-            name: self.name.clone(),
+            name: self.name.to_string(),
             addresses: vips.clone(),
             protocols: protocols.iter().map(|protocol| protocol.get()).collect(),
             ports: ports.iter().map(|ports| ports.first()..=ports.last()).collect(),
@@ -522,82 +503,26 @@ impl Desk {
                 }
                 _ => Vec::new(),
             },
-            affinity: match affinity {
+            affinity: match self.config.affinity {
                 Affinity::Connection => balancer::Affinity::Connection,
                 Affinity::Source => balancer::Affinity::Source,
             },
+            affinity_timeout: self.config.affinity_timeout,
+            answer_ping: self.config.answer_ping,
             all_down: match when_all_down {
                 WhenAllDown::Reject => balancer::AllDown::Reject,
                 WhenAllDown::Keep => balancer::AllDown::Keep,
                 WhenAllDown::Backup => balancer::AllDown::Backup,
             },
-            table_size,
+            table_size: table_size.unwrap_or_else(|| {
+                let weights = self.backends.iter().filter(|known| !known.config.backup);
+                fitting_size(weights.map(|known| known.config.weight.into()))
+            }),
             // The same on every box.
             seed: 0,
             backends: backends.collect(),
+            figures: Arc::clone(&self.figures),
         };
         balancer::Service::new(config, self.built.as_deref())
     }
-}
-
-/// Whether our own address toward the backends is needed.
-fn needs_via(service: &Service) -> bool {
-    service.forward == Forwarding::Ipip || service.source_nat == Some(BalancerSource::Egress)
-}
-
-fn one_port(service: &Service) -> Option<u16> {
-    match service.ports.as_slice() {
-        [ports] if ports.first() == ports.last() => Some(ports.first()),
-        _ => None,
-    }
-}
-
-/// Address and port.
-fn place(seat: &Seat) -> String {
-    match (seat.port, seat.address) {
-        (None, address) => address.to_string(),
-        (Some(port), address) => std::net::SocketAddr::new(address, port).to_string(),
-    }
-}
-
-/// What a service stays the same by: its name, else the packets that it takes.
-fn identity(service: &Service) -> String {
-    match &service.name {
-        Some(name) => name.to_string(),
-        None => packets_of(service),
-    }
-}
-
-fn packets_of(service: &Service) -> String {
-    let list = |items: Vec<String>| items.join(",");
-    let mut text = list(service.vips.iter().map(ToString::to_string).collect());
-    if !service.ports.is_empty() {
-        text = format!("{text}:{}", list(service.ports.iter().map(ToString::to_string).collect()));
-    }
-    if !service.protocols.is_empty() {
-        text = format!("{text} {}", list(service.protocols.iter().map(ToString::to_string).collect()));
-    }
-    text
-}
-
-/// The host's own address toward another, as its prefixes tell; else any of the family.
-fn toward(own: &[(IpAddr, u8)], to: IpAddr) -> Option<IpAddr> {
-    let fits = |(address, len): &&(IpAddr, u8)| {
-        throughway_packet::Prefix::containing(*address, *len).is_ok_and(|prefix| prefix.contains(to))
-    };
-    let near = own.iter().filter(fits).max_by_key(|(_, len)| *len);
-    let any = || own.iter().find(|(address, _)| address.is_ipv4() == to.is_ipv4());
-    near.or_else(any).map(|(address, _)| *address)
-}
-
-/// The same, as the kernel would choose it: no packet is sent.
-fn kernel_toward(to: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match to {
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-    socket.connect((to, 9)).ok()?;
-    let own = socket.local_addr().ok()?.ip();
-    (!own.is_loopback() && !own.is_unspecified()).then_some(own)
 }

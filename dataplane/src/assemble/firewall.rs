@@ -14,9 +14,10 @@ use throughway_firewall::{
     IcmpMatch, LimitConfig, LimitId, LogConfig, Matches, Measure, NumberSet, Options, Origin, Per,
     PolicyConfig, PortMatch, RejectWith, Rule, State, States, TcpFlags, Timeouts, Unit,
 };
-use throughway_session::timeouts::TcpTimeouts;
 use throughway_session::{Seed, WhenFull};
 use throughway_vnf::IcmpError;
+
+use super::timeouts;
 
 /// Sources or destinations that one limit keeps account of.
 const LIMITED: u32 = 65_536;
@@ -36,16 +37,7 @@ pub fn options(config: &throughway_config::Firewall, seed: Seed) -> Options {
     options.pickup = track.mid_stream == MidStream::PickUp;
     options.check_windows = track.sequence_check;
     options.timeouts = Timeouts {
-        tcp: TcpTimeouts {
-            syn_sent: configured.tcp_syn_sent,
-            syn_received: configured.tcp_syn_received,
-            established: configured.tcp_established,
-            fin_wait: configured.tcp_fin_wait,
-            close_wait: configured.tcp_close_wait,
-            last_ack: configured.tcp_last_ack,
-            time_wait: configured.tcp_time_wait,
-            close: configured.tcp_close,
-        },
+        tcp: timeouts::tcp(configured),
         udp: configured.udp,
         udp_stream: configured.udp_stream,
         icmp: configured.icmp,

@@ -10,6 +10,7 @@ pub mod marker;
 pub mod nat;
 pub mod router;
 pub mod state;
+mod timeouts;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

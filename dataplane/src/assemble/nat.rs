@@ -1,21 +1,28 @@
 //! A NAT's rules and pools, from the configuration and, where it masquerades, the host's addresses.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use throughway_config::value::{AddressRange, Forward};
 use throughway_config::{Addresses, Dependence, PortPolicy, Ports, Several, SourceTarget as Target};
+use throughway_kernel::OwnedPort;
 use throughway_nat::blocks::BlockConfig;
 use throughway_nat::pool::addresses_of;
 use throughway_nat::rule::{DestinationRule, Filtering, Mapping, Match, SourceRule, SourceTarget};
-use throughway_nat::{Options, Pool, PoolConfig, Rules, Shared};
+use throughway_nat::{HostRate, Options, Pool, PoolConfig, Rules, Shared};
 use throughway_packet::PortId;
+use throughway_packet::parse::{TCP, UDP};
 use throughway_session::connection::Timeouts;
-use throughway_session::timeouts::TcpTimeouts;
 use throughway_vnf::{Prefix, Snapshot};
 
+use super::timeouts;
+use crate::clock;
 use crate::host::HostFacts;
+
+/// A share of one in so many ports is left to hosts inside at least.
+const LEAST: usize = 4;
 
 /// A NAT as it is configured, with its sessions.
 #[derive(Clone, Debug)]
@@ -26,8 +33,28 @@ pub struct NatSpec {
     pub shared: Arc<Shared>,
     /// The rules that this configuration makes of the host's addresses.
     pub rules: Snapshot<Rules>,
+    /// What of the host it was made for.
+    host: Arc<Mutex<Masquerading>>,
+}
+
+/// What a NAT that masquerades needs to know of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Masquerading {
     /// The addresses that it masquerades as.
-    masquerading: Arc<Mutex<Vec<IpAddr>>>,
+    addresses: Vec<IpAddr>,
+    /// The ports that the kernel gives to its own sockets.
+    ephemeral: Option<(u16, u16)>,
+}
+
+/// A pool, and where the configuration has it.
+#[derive(Clone, Debug)]
+pub struct NamedPool {
+    /// The rule, such as `source 1`, as `show sessions` counts them.
+    pub rule: String,
+    /// Its addresses as the configuration says, or the interface that is masqueraded as.
+    pub name: String,
+    /// The pool.
+    pub pool: Arc<Pool>,
 }
 
 impl NatSpec {
@@ -41,24 +68,103 @@ impl NatSpec {
         let pools = before.map(|before| before.rules.read_owned());
         let pools = pools.as_ref().map_or(&[][..], |rules| &rules.pools);
         let rules = Snapshot::new(rules(config, facts, &shared, pools));
-        let masquerading = Arc::new(Mutex::new(masquerade_addresses(config, facts)));
-        NatSpec { config: config.clone(), shared, rules, masquerading }
+        let host = Arc::new(Mutex::new(masquerading(config, facts)));
+        NatSpec { config: config.clone(), shared, rules, host }
     }
 
     /// The host's addresses have changed: says whether that made other rules. Sessions on an address that is lost end.
     pub fn host_changed(&self, facts: &HostFacts) -> bool {
-        let now = masquerade_addresses(&self.config, facts);
-        let mut known = self.masquerading.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = masquerading(&self.config, facts);
+        let mut known = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         if *known == now {
             return false;
         }
         let before = self.rules.read_owned();
-        self.rules.publish(rules(&self.config, facts, &self.shared, &before.pools));
-        for lost in known.iter().filter(|address| !now.contains(address)) {
-            self.shared.lose(*lost);
+        let made = rules(&self.config, facts, &self.shared, &before.pools);
+        self.shared.retire(&before.pools, &made.pools);
+        self.rules.publish(made);
+        let lost = known.addresses.iter().filter(|address| !now.addresses.contains(address));
+        let lost: Vec<IpAddr> = lost.copied().collect();
+        for address in &lost {
+            self.shared.lose(*address);
         }
         *known = now;
+        if !lost.is_empty() && !self.shared.is_empty() {
+            self.end_lost(lost);
+        }
         true
+    }
+
+    /// Ends the sessions on addresses that are lost, on a thread of its own: there may be millions. Until then no new session
+    /// joins them, so it does not matter when.
+    fn end_lost(&self, lost: Vec<IpAddr>) {
+        let shared = Arc::clone(&self.shared);
+        let end = move || lost.iter().map(|address| shared.end_lost(*address, clock::now)).sum::<usize>();
+        let told =
+            |ended: usize| tracing::info!(sessions = ended, "the address they were translated to is gone");
+        let spawned = std::thread::Builder::new().name("nat-lost".to_owned()).spawn(move || told(end()));
+        if let Err(error) = spawned {
+            tracing::error!(%error, "sessions on lost addresses end by their timeouts");
+        }
+    }
+
+    /// This comes after `before`: what that had and this has not any more is given up.
+    pub(super) fn succeeds(&self, before: Option<&NatSpec>) {
+        let Some(before) = before else { return };
+        let pools = before.rules.read_owned();
+        self.shared.retire(&pools.pools, &self.rules.read_owned().pools);
+    }
+
+    /// Whether it masquerades as addresses of the host.
+    pub fn masquerades(&self) -> bool {
+        !self.host.lock().unwrap_or_else(PoisonError::into_inner).addresses.is_empty()
+    }
+
+    /// Ports that sockets of the host have: hosts inside get others.
+    pub fn leave_to_host(&self, owned: &BTreeSet<OwnedPort>) {
+        let known = self.host.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for address in known.addresses {
+            for protocol in [TCP, UDP] {
+                let of = |port: &&OwnedPort| {
+                    port.protocol == protocol && port.address.is_none_or(|bound| bound == address)
+                };
+                let ports = owned.iter().filter(of).map(|owned| owned.port).collect();
+                self.shared.addresses().exclude(address, protocol, &ports);
+            }
+        }
+    }
+
+    /// Its pools, by the rules that have them. `interfaces` are the names of the ports.
+    pub fn pools(&self, interfaces: &[String]) -> Vec<NamedPool> {
+        let rules = self.rules.read_owned();
+        let mut named = Vec::new();
+        let mut add = |rule: String, name: String, index: usize| {
+            if let Some(pool) = rules.pools.get(index) {
+                named.push(NamedPool { rule, name, pool: Arc::clone(pool) });
+            }
+        };
+        for (number, (made, rule)) in rules.source.iter().zip(&self.config.source).enumerate() {
+            let name = format!("source {}", number + 1);
+            match (&made.target, &rule.target) {
+                (SourceTarget::Pool(index), Target::Pool(ranges, _)) => {
+                    let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+                    add(name, ranges.join(" "), *index);
+                }
+                (SourceTarget::Masquerade(pools), _) => {
+                    for (port, index) in pools {
+                        let interface = interfaces.get(usize::from(port.0)).cloned();
+                        add(name.clone(), interface.unwrap_or_default(), *index);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (number, (made, rule)) in rules.destination.iter().zip(&self.config.destination).enumerate() {
+            if let (Some(index), Some(address)) = (made.twice, rule.twice) {
+                add(format!("destination {}", number + 1), address.to_string(), index);
+            }
+        }
+        named
     }
 
     /// Whether packets to one of the host's own addresses may be for it: then the kernel gets only what its sockets own.
@@ -77,11 +183,28 @@ pub fn options(config: &throughway_config::Nat, seed: [u64; 2]) -> Options {
     Options::new(config.sessions, seed)
 }
 
-fn masquerade_addresses(config: &throughway_config::Nat, facts: &HostFacts) -> Vec<IpAddr> {
+fn masquerading(config: &throughway_config::Nat, facts: &HostFacts) -> Masquerading {
     if !config.source.iter().any(|rule| matches!(rule.target, Target::Masquerade(_))) {
-        return Vec::new();
+        return Masquerading::default();
     }
-    config.outside.iter().flat_map(|port| addresses_of_port(facts, port.index())).collect()
+    let addresses = config.outside.iter().flat_map(|port| addresses_of_port(facts, port.index())).collect();
+    Masquerading { addresses, ephemeral: facts.ephemeral_ports }
+}
+
+/// The ports that are left to the host of those that a rule has for masquerading: what the kernel gives to its own sockets. Nothing,
+/// if the rule says which ports it wants, or if too few were left.
+fn left_to_host(policy: &PortPolicy, facts: &HostFacts) -> Option<RangeInclusive<u16>> {
+    let (first, last) = facts.ephemeral_ports.filter(|_| !policy.ports_given)?;
+    let wanted = policy.ports.first()..=policy.ports.last();
+    let left = first.max(*wanted.start())..=last.min(*wanted.end());
+    if (wanted.len() - left.len()) * LEAST < wanted.len() {
+        tracing::warn!(
+            "net.ipv4.ip_local_port_range ({first} {last}) leaves hosts inside hardly a port: masquerading uses these ports, too, and may \
+             take one that a socket of this host gets later; a smaller range, or `ports` in the rule, settles it"
+        );
+        return None;
+    }
+    (!left.is_empty()).then_some(left)
 }
 
 /// The addresses of a port that packets may be sent from.
@@ -97,10 +220,15 @@ fn addresses_of_port(facts: &HostFacts, port: usize) -> Vec<IpAddr> {
 fn rules(config: &throughway_config::Nat, facts: &HostFacts, shared: &Shared, before: &[Arc<Pool>]) -> Rules {
     let outside: Vec<PortId> = config.outside.iter().map(|port| PortId(port.index() as u16)).collect();
     let mut rules = Rules::new(outside.clone());
-    rules.timeouts = timeouts(&config.timeouts);
+    rules.timeouts = timeouts_of(&config.timeouts);
     rules.udp_stream = config.timeouts.udp_stream;
     rules.hairpin = config.hairpin;
     rules.sessions_per_host = config.sessions_per_host;
+    rules.rate_per_host =
+        config.rate_per_host.map(|rate| HostRate::new(rate.amount(), rate.interval(), rate.burst()));
+    if rules.rate_per_host.is_some() {
+        shared.limit_rates();
+    }
     let pool = |rules: &mut Rules, made: PoolConfig| {
         let pool = shared.pool(made, before);
         match rules.pools.iter().position(|known| Arc::ptr_eq(known, &pool)) {
@@ -124,7 +252,9 @@ fn rules(config: &throughway_config::Nat, facts: &HostFacts, shared: &Shared, be
             Target::Masquerade(policy) => {
                 let pools = outside.iter().map(|port| {
                     let addresses = addresses_of_port(facts, port.index());
-                    (*port, pool(&mut rules, pool_config(addresses, policy, &matches, true)))
+                    let mut made = pool_config(addresses, policy, &matches, true);
+                    made.left_to_host = left_to_host(policy, facts);
+                    (*port, pool(&mut rules, made))
                 });
                 (SourceTarget::Masquerade(pools.collect()), Some(policy))
             }
@@ -171,18 +301,9 @@ fn pool_config(addresses: Vec<IpAddr>, policy: &PortPolicy, matches: &Match, loc
     made
 }
 
-fn timeouts(configured: &throughway_config::Timeouts) -> Timeouts {
+fn timeouts_of(configured: &throughway_config::Timeouts) -> Timeouts {
     Timeouts {
-        tcp: TcpTimeouts {
-            syn_sent: configured.tcp_syn_sent,
-            syn_received: configured.tcp_syn_received,
-            established: configured.tcp_established,
-            fin_wait: configured.tcp_fin_wait,
-            close_wait: configured.tcp_close_wait,
-            last_ack: configured.tcp_last_ack,
-            time_wait: configured.tcp_time_wait,
-            close: configured.tcp_close,
-        },
+        tcp: timeouts::tcp(configured),
         udp: configured.udp,
         icmp: configured.icmp,
         other: configured.other,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use throughway_config::{Router, Urpf};
+use throughway_config::{InterfaceId, Router, Urpf};
 use throughway_packet::PortId;
 use throughway_router::{
     Fib, InterfaceAddress, Mss, Neighbours, Options, Port, PortSettings, Ports, SourceCheck, Tables,
@@ -36,12 +36,12 @@ pub fn tables(facts: &HostFacts, config: &Router, fib: Option<Arc<Fib>>) -> Tabl
 
 /// The ports as a router of this configuration sees them.
 pub fn ports(facts: &HostFacts, config: &Router) -> Ports {
-    let source_check = match config.urpf {
+    let source_check = |number| match config.urpf_of(InterfaceId(number)) {
         Urpf::Off => SourceCheck::Off,
         Urpf::Loose => SourceCheck::Loose { allow_default: true },
         Urpf::Strict => SourceCheck::Strict,
     };
-    let ports = facts.ports.iter().map(|port| Port {
+    let ports = (0..).zip(&facts.ports).map(|(number, port)| Port {
         mac: port.mac,
         mtu: port.mtu,
         up: port.up,
@@ -50,7 +50,10 @@ pub fn ports(facts: &HostFacts, config: &Router) -> Ports {
             .iter()
             .filter_map(|(own, len)| InterfaceAddress::new(*own, *len).ok())
             .collect(),
-        settings: PortSettings { source_check, ..PortSettings::default() },
+        settings: PortSettings {
+            source_check: source_check(number),
+            forward_reserved: config.forward_reserved,
+        },
     });
     Ports::new(ports.collect())
 }
@@ -71,4 +74,31 @@ pub fn options(config: &Router) -> Options {
         throughway_config::Mss::Bytes(bytes) => Mss::Bytes(bytes),
     };
     Options { mss }
+}
+
+#[cfg(test)]
+mod tests {
+    use throughway_config::{Config, FunctionKind};
+
+    use super::*;
+
+    #[test]
+    fn each_port_is_checked_as_its_interface_says() {
+        let text = "\
+interfaces: { lan: { device: lan0, urpf: strict }, wan: { device: wan0 }, dmz: { device: dmz0, urpf: off } }
+functions: { core: { router: { urpf: loose, forward-reserved: true } } }
+chains: { all: { from: lan, run: [core] } }
+";
+        let (config, _) = Config::parse("test.yaml", text).expect("a configuration");
+        let FunctionKind::Router(router) = &config.functions[0].kind else { panic!("{config:?}") };
+        let names = ["lan", "wan", "dmz"].map(|name| (name.to_owned(), format!("{name}0")));
+        let ports = ports(&HostFacts::invented(names), router);
+        let settings: Vec<_> = ports.iter().map(|(_, port)| port.settings).collect();
+        let checks: Vec<_> = settings.iter().map(|settings| settings.source_check).collect();
+        assert_eq!(
+            checks,
+            [SourceCheck::Strict, SourceCheck::Loose { allow_default: true }, SourceCheck::Off]
+        );
+        assert!(settings.iter().all(|settings| settings.forward_reserved));
+    }
 }

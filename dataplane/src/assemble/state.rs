@@ -47,6 +47,17 @@ struct KnownNat {
     last: Option<NatSpec>,
 }
 
+impl Known {
+    /// The number that the events of a function carry. Numbers are never given to others: a name that comes again gets its own.
+    fn number_of(&mut self, name: &str) -> u16 {
+        let found = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.names.len() - 1
+        });
+        u16::try_from(found).unwrap_or(u16::MAX)
+    }
+}
+
 impl States {
     /// No state yet. `seed` keys hash functions: secret in the service, anything in tests.
     pub fn new(seed: u128, generations: Arc<Generations>) -> States {
@@ -91,15 +102,12 @@ impl States {
             let policy = there.shared.prepare(policy, config.track.rejudge)?;
             return Ok((Arc::clone(&there.shared), Some(policy)));
         }
-        let number = known.names.iter().position(|known| known == name).unwrap_or_else(|| {
-            known.names.push(name.to_owned());
-            known.names.len() - 1
-        });
+        let number = known.number_of(name);
         let shared = throughway_firewall::Shared::new(
             super::firewall::options(config, self.seed_of(name)),
             policy,
             Arc::clone(&self.generations),
-            self.events.of_function(number as u16),
+            self.events.of_function(number),
         )?;
         let entry = KnownFirewall { track: config.track.clone(), shared: Arc::clone(&shared) };
         known.firewalls.insert(name.to_owned(), entry);
@@ -134,9 +142,11 @@ impl States {
     ) -> Result<NatSpec, SessionsChanged> {
         let mut known = self.known();
         let Seed(seed) = self.seed_of(name);
+        let number = known.number_of(name);
         let entry = known.nats.entry(name.to_owned()).or_insert_with(|| {
             let options = super::nat::options(config, seed);
-            let shared = Arc::new(throughway_nat::Shared::new(options, Arc::clone(&self.generations)));
+            let shared = throughway_nat::Shared::new(options, Arc::clone(&self.generations));
+            let shared = Arc::new(shared.with_events(self.events.of_function(number)));
             KnownNat { sessions: config.sessions, shared, last: None }
         });
         if entry.sessions != config.sessions {
@@ -148,6 +158,7 @@ impl States {
     /// This is now in force.
     pub(super) fn in_force(&self, name: &str, spec: &NatSpec) {
         if let Some(entry) = self.known().nats.get_mut(name) {
+            spec.succeeds(entry.last.as_ref());
             entry.last = Some(spec.clone());
         }
     }

@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use throughway_config::Config;
+use throughway_config::{Config, FastPath, Vlan};
 use throughway_io::xsk::MAX_MTU;
 use throughway_kernel::Mirror;
+use throughway_kernel::State;
 use throughway_kernel::device::{self, Devices};
 
 use super::Failure;
 use super::output::{columns, print};
+use crate::app::fastpath;
+use crate::control::facts;
 
 /// One finding.
 struct Finding {
@@ -104,7 +107,10 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
         }
     }
     for interface in &config.interfaces {
-        let name = format!("{} ({})", interface.name, interface.device);
+        let name = match &interface.vlan {
+            None => format!("{} ({})", interface.name, interface.device),
+            Some(vlan) => format!("{} ({}, VLAN {vlan})", interface.name, interface.device),
+        };
         let Some(link) = mirror.state().link_named(&interface.device.to_string()) else {
             findings.push(bad(&name, "no such device"));
             continue;
@@ -141,6 +147,23 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
                 .push(note(&name, "this kernel cannot tell the driver's XDP features; starting will show")),
             Err(error) => findings.push(note(&name, error.to_string())),
         }
+        if config.interfaces.iter().any(|interface| interface.fast_path != FastPath::Off) {
+            findings.push(match fastpath::unfit(&mut asked, link.index, kind == "veth") {
+                None => good(&name, "fast path: known flows can leave by it in the driver"),
+                Some(reason) => {
+                    note(&name, format!("fast path: flows that leave by it stay with the workers: {reason}"))
+                }
+            });
+        }
+        if let Some(vlan) = &interface.vlan {
+            findings.push(of_vlan(&name, vlan, mirror.state(), link.index));
+            if kind == "veth" {
+                findings.push(note(
+                    &name,
+                    "veth: the peer's VLAN offload must be off (ethtool -K PEER txvlan off), or no tag is seen",
+                ));
+            }
+        }
         if kind == "veth" {
             findings.push(note(&name, "veth: AF_XDP always copies here; native XDP works"));
             findings.push(note(
@@ -148,5 +171,66 @@ fn devices(config: &Config, findings: &mut Vec<Finding>) {
                 "veth: the peer's checksum offload must be off (ethtool -K PEER tx off), or set `checksum: recompute`",
             ));
         }
+    }
+}
+
+/// Whether the kernel has a device for a VLAN: who answers ARP and neighbour discovery there, and who resolves neighbours.
+fn of_vlan(name: &str, vlan: &Vlan, state: &State, device: u32) -> Finding {
+    match facts::vlan_device(state, device, (vlan.outer, vlan.inner)) {
+        Some(link) if link.usable() => good(name, format!("the kernel's device for it is {}", link.name)),
+        Some(link) => {
+            note(name, format!("the kernel's device for it, {}, is down: so is the interface", link.name))
+        }
+        None => {
+            let inner = if vlan.inner.is_some() { ", and one on top of it for the inner tag" } else { "" };
+            note(
+                name,
+                format!(
+                    "the kernel has no device for it: nobody answers ARP or neighbour discovery for its {} address(es), and only \
+                     its {} given neighbour(s) can be sent to; `ip link add link DEVICE name NAME type vlan id {}`{inner} helps \
+                     where the kernel can",
+                    vlan.addresses.len(),
+                    vlan.neighbours.len(),
+                    vlan.outer,
+                ),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use throughway_kernel::model::{Link, OperState};
+
+    use super::*;
+
+    #[test]
+    fn a_vlan_without_a_device_of_the_kernels_is_told_of() {
+        let text = "\
+interfaces: { voice: { device: eth1, vlan: 100, addresses: 192.0.2.1/24 } }
+functions: { core: { router: {} } }
+chains: { all: { from: voice, run: [core] } }
+";
+        let (config, _) = Config::parse("test.yaml", text).unwrap();
+        let vlan = config.interfaces[0].vlan.as_ref().unwrap();
+        let mut state = State::default();
+        let told = |state: &State| of_vlan("voice", vlan, state, 4);
+        let missing = told(&state);
+        assert_eq!(missing.mark, "note");
+        assert!(
+            missing.detail.contains("no device") && missing.detail.contains("its 1 address"),
+            "{}",
+            missing.detail
+        );
+        let link =
+            Link { index: 9, name: "eth1.100".into(), vlan: Some(100), parent: Some(4), ..Link::default() };
+        state.links.insert(9, link.clone());
+        assert!(told(&state).detail.contains("eth1.100, is down"), "{}", told(&state).detail);
+        let up = Link { admin_up: true, carrier: true, oper_state: OperState::Up, ..link };
+        state.links.insert(9, up);
+        assert_eq!(
+            (told(&state).mark, told(&state).detail.as_str()),
+            ("ok", "the kernel's device for it is eth1.100")
+        );
     }
 }

@@ -170,6 +170,9 @@ struct Filter {
     /// The function whose sessions are meant.
     #[arg(long)]
     function: Option<String>,
+    /// The load balancer's service whose backends are meant.
+    #[arg(long)]
+    service: Option<String>,
     /// Not more lines than this (100).
     #[arg(long)]
     limit: Option<usize>,
@@ -177,9 +180,9 @@ struct Filter {
 
 impl From<Filter> for crate::control::show::Options {
     fn from(filter: Filter) -> Self {
-        let Filter { address, port, protocol, interface, function, limit } = filter;
+        let Filter { address, port, protocol, interface, function, service, limit } = filter;
         let protocol = protocol.map(|protocol| protocol.get());
-        Self { address, port, protocol, interface, function, limit }
+        Self { address, port, protocol, interface, function, service, limit }
     }
 }
 
@@ -354,6 +357,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             client::show(what.name(), &filter.into(), &api.socket, json)
         }
         Command::Sessions { command: Sessions::Clear { filter, all, api } } => {
+            if filter.service.is_some() {
+                output::complain("error: --service is for `show backends`");
+                return Ok(ExitCode::from(2));
+            }
             let options = filter.into();
             if options == crate::control::show::Options::default() && !all {
                 output::complain(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use throughway_config::value::Protocol;
-use throughway_vnf::events::{Event, Fate, RuleLog, What};
+use throughway_vnf::events::{Event, Fate, PortBlock, RuleLog, What};
 
 use super::show::end;
 use crate::assemble::state::States;
@@ -79,6 +79,7 @@ fn line(event: &Event, function: &str, states: &States, interfaces: &[String]) -
             }
             entry
         }
+        What::Block(block) => port_block(block, unix_seconds(event), function),
         _ => json!({ "time": unix_seconds(event), "function": function }),
     }
 }
@@ -105,6 +106,21 @@ fn rule(log: &RuleLog, line: Option<u32>, time: f64, function: &str, interfaces:
         "tcp_flags": log.tcp_flags,
         "icmp": log.icmp,
         "suppressed": log.suppressed,
+    })
+}
+
+/// Who has which ports outside, from when or until when (RFC 6888, section 4): no destinations (REQ-12).
+fn port_block(block: &PortBlock, time: f64, function: &str) -> Value {
+    let address = |octets: &[u8; 16]| std::net::Ipv6Addr::from(*octets).to_canonical().to_string();
+    json!({
+        "time": time,
+        "event": "port-block",
+        "function": function,
+        "action": if block.allocated { "allocated" } else { "released" },
+        "inside": address(&block.inside),
+        "outside": address(&block.outside),
+        "first_port": block.first,
+        "last_port": block.last,
     })
 }
 
@@ -146,5 +162,17 @@ mod tests {
             (&"10.0.0.1:4000".into(), &"192.0.2.9:22".into())
         );
         assert_eq!((&line["suppressed"], &line["protocol"]), (&7.into(), &"tcp".into()));
+    }
+
+    #[test]
+    fn a_block_names_who_has_which_ports() {
+        let inside = mapped([100, 64, 0, 7]);
+        let outside = mapped([203, 0, 113, 8]);
+        let block = PortBlock { inside, outside, first: 1024, last: 1535, allocated: true };
+        let line = port_block(&block, 2.5, "cgnat");
+        let expected = "{\"time\":2.5,\"event\":\"port-block\",\"function\":\"cgnat\",\"action\":\"allocated\",\
+            \"inside\":\"100.64.0.7\",\"outside\":\"203.0.113.8\",\"first_port\":1024,\"last_port\":1535}";
+        assert_eq!(line.to_string(), expected);
+        assert_eq!(port_block(&PortBlock { allocated: false, ..block }, 2.5, "cgnat")["action"], "released");
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct OwnPort {
 }
 
 /// The kernel's own device for the VLAN with these identifiers (outer, inner) on a device, if there is one.
-fn vlan_device(state: &State, parent: u32, tags: (u16, Option<u16>)) -> Option<&model::Link> {
+pub(crate) fn vlan_device(state: &State, parent: u32, tags: (u16, Option<u16>)) -> Option<&model::Link> {
     let on = |parent, id| {
         let mut links = state.links.values();
         links.find(move |link| link.vlan == Some(id) && link.parent == Some(parent) && !link.parent_elsewhere)
@@ -109,7 +109,14 @@ pub(super) fn facts(state: &State, own: &[OwnPort], silent: &Silent) -> HostFact
         routes: Arc::default(),
         neighbours: neighbours.chain(given).collect(),
         unreachable: silent.iter().filter_map(|key| Some((port_of(key.ifindex)?, key.address))).collect(),
+        ephemeral_ports: None,
     }
+}
+
+/// [`facts`], and what the kernel does not tell of by itself.
+pub(super) fn with_ports(facts: HostFacts) -> HostFacts {
+    let ephemeral_ports = throughway_kernel::ephemeral_ports().map(|ports| (*ports.start(), *ports.end()));
+    HostFacts { ephemeral_ports, ..facts }
 }
 
 /// The directed broadcasts of the host's own prefixes (RFC 919).

@@ -12,14 +12,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use throughway_config::Probe;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use crate::assemble::balancer::{Director, Target};
 use crate::assemble::state::States;
 
 mod blocking;
+mod http;
+mod tunnels;
 
 /// How often it is looked whom to ask.
 const LOOKED: Duration = Duration::from_millis(50);
@@ -27,8 +29,8 @@ const LOOKED: Duration = Duration::from_millis(50);
 /// How often time is told to the load balancers.
 const TOLD: Duration = Duration::from_millis(500);
 
-/// More of an answer is not read.
-const LONGEST_ANSWER: usize = 256 * 1024;
+/// Checks that are under way at a time; others wait for one to end.
+const AT_ONCE: usize = 1024;
 
 /// Threads for what cannot be asked without one: `icmp` and `exec`.
 const THREADS: usize = 64;
@@ -50,6 +52,9 @@ pub fn start(states: Arc<States>) -> std::io::Result<HealthHandle> {
     let stop = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&stop);
     let thread = std::thread::Builder::new().name("health".to_owned()).spawn(move || {
+        for ipv4 in [true, false] {
+            runtime.spawn(tunnels::listen(Arc::clone(&states), ipv4));
+        }
         runtime.block_on(watch(&states, &until));
         // What still waits for an answer is not waited for.
         runtime.shutdown_background();
@@ -79,10 +84,14 @@ impl Drop for HealthHandle {
 struct Asked {
     director: Arc<Director>,
     epoch: Option<u64>,
-    tasks: Vec<(Target, AbortHandle)>,
+    tasks: HashMap<Place, (Target, AbortHandle)>,
 }
 
+/// Service, address and port of a backend.
+type Place = (Arc<str>, IpAddr, Option<u16>);
+
 async fn watch(states: &States, until: &AtomicBool) {
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut asked: HashMap<String, Asked> = HashMap::new();
     let mut told = Instant::now();
     let mut looked = tokio::time::interval(LOOKED);
@@ -96,7 +105,7 @@ async fn watch(states: &States, until: &AtomicBool) {
             };
             let stays = balancers.iter().any(same);
             if !stays {
-                entry.tasks.iter().for_each(|(_, task)| task.abort());
+                entry.tasks.values().for_each(|(_, task)| task.abort());
             }
             stays
         });
@@ -106,13 +115,14 @@ async fn watch(states: &States, until: &AtomicBool) {
             if tell {
                 director.tick(now);
             }
+            director.flush(now);
             let entry = asked.entry(name).or_insert_with(|| Asked {
                 director: Arc::clone(&director),
                 epoch: None,
-                tasks: Vec::new(),
+                tasks: HashMap::new(),
             });
             if let Some(targets) = director.targets(&mut entry.epoch) {
-                entry.follow(targets);
+                entry.follow(targets, &slots);
             }
         }
         if tell {
@@ -123,32 +133,40 @@ async fn watch(states: &States, until: &AtomicBool) {
 
 impl Asked {
     /// Asks these and no others; who was asked the same before goes on in its own time.
-    fn follow(&mut self, targets: Vec<Target>) {
+    fn follow(&mut self, targets: Vec<Target>, slots: &Arc<Semaphore>) {
         let mut before = std::mem::take(&mut self.tasks);
         for target in targets {
-            match before.iter().position(|(known, _)| *known == target) {
-                Some(at) => self.tasks.push(before.swap_remove(at)),
-                None => {
-                    let task = tokio::spawn(ask(Arc::clone(&self.director), target.clone()));
-                    self.tasks.push((target, task.abort_handle()));
-                }
+            let place = (Arc::clone(&target.service), target.address, target.port);
+            let known = before.remove(&place);
+            if let Some((was, task)) = &known
+                && *was != target
+            {
+                task.abort();
             }
+            let entry = known.filter(|(was, _)| *was == target).unwrap_or_else(|| {
+                let task = ask(Arc::clone(&self.director), target.clone(), Arc::clone(slots));
+                (target, tokio::spawn(task).abort_handle())
+            });
+            self.tasks.insert(place, entry);
         }
-        before.iter().for_each(|(_, task)| task.abort());
+        before.values().for_each(|(_, task)| task.abort());
     }
 }
 
 /// Asks one backend again and again.
-async fn ask(director: Arc<Director>, target: Target) {
+async fn ask(director: Arc<Director>, target: Target, slots: Arc<Semaphore>) {
     let randomness = RandomState::new();
     let mut number = 0u64;
     loop {
         number += 1;
+        // It is never closed.
+        let Ok(slot) = slots.acquire().await else { return };
         let begun = tokio::time::Instant::now();
         let answer = match tokio::time::timeout(target.check.timeout, answer(&target)).await {
             Ok(answer) => answer,
             Err(_) => Err("no answer in time".to_owned()),
         };
+        drop(slot);
         director.report(&target, answer, Instant::now());
         let share = (randomness.hash_one(number) >> 32) as u32;
         let jitter = target.check.jitter.mul_f64(f64::from(share) / f64::from(u32::MAX));
@@ -161,23 +179,13 @@ async fn answer(target: &Target) -> Result<(), String> {
     let to = SocketAddr::new(target.address, target.asked);
     match &target.check.probe {
         Probe::Tcp => connect(to).await.map(drop),
-        Probe::Http { path, host, status, body, .. } => {
-            let mut stream = connect(to).await?;
-            let host = host.clone().unwrap_or_else(|| host_of(to));
-            // Version 1.0, so that the body comes in one piece and the connection ends with it (RFC 1945).
-            let request = format!(
-                "GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: throughway/{}\r\nConnection: close\r\n\r\n",
-                env!("CARGO_PKG_VERSION")
-            );
-            stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-            let got = read(&mut stream, body.as_deref()).await?;
-            let code = status_of(&got).ok_or("what came is no answer of HTTP")?;
-            if !status.iter().any(|good| (good.first()..=good.last()).contains(&code)) {
-                return Err(format!("status {code}"));
+        Probe::Http { tls, path, host, status, body } => {
+            let stream = connect(to).await?;
+            let asked = http::Asked { to, path, host: host.as_deref(), status, body: body.as_deref() };
+            match tls {
+                None => http::ask(stream, &asked).await,
+                Some(trust) => http::ask(http::secured(stream, &asked, trust).await?, &asked).await,
             }
-            let ended =
-                got.windows(4).position(|window| window == b"\r\n\r\n").map_or(got.len(), |at| at + 4);
-            contains(got.get(ended..).unwrap_or_default(), body.as_deref())
         }
         Probe::Udp { payload, body } => {
             let any: IpAddr = match to {
@@ -215,63 +223,8 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-/// Reads the head of an answer; with a body that is looked for, everything.
-async fn read(stream: &mut TcpStream, body: Option<&str>) -> Result<Vec<u8>, String> {
-    let mut got = Vec::new();
-    let mut buffer = [0; 4096];
-    while got.len() < LONGEST_ANSWER {
-        if body.is_none() && got.contains(&b'\n') {
-            break;
-        }
-        match stream.read(&mut buffer).await {
-            Ok(0) => break,
-            Ok(len) => got.extend_from_slice(buffer.get(..len).unwrap_or_default()),
-            Err(error) if got.is_empty() => return Err(error.to_string()),
-            Err(_) => break,
-        }
-    }
-    Ok(got)
-}
-
-/// The status code of an answer (RFC 9112, section 4).
-fn status_of(answer: &[u8]) -> Option<u16> {
-    let line = answer.split(|byte| *byte == b'\n').next()?;
-    let line = std::str::from_utf8(line).ok()?;
-    let (version, rest) = line.split_once(' ')?;
-    let code = rest.get(..3)?;
-    version.starts_with("HTTP/").then(|| code.parse().ok())?
-}
-
 fn contains(answer: &[u8], wanted: Option<&str>) -> Result<(), String> {
     let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else { return Ok(()) };
     let found = answer.windows(wanted.len()).any(|window| window == wanted.as_bytes());
     if found { Ok(()) } else { Err("the answer does not contain what it should".to_owned()) }
-}
-
-/// As a `Host` header names it: brackets around IPv6, and the port.
-fn host_of(to: SocketAddr) -> String {
-    if to.port() == 80 {
-        match to.ip() {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("[{address}]"),
-        }
-    } else {
-        to.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn status_codes_are_read_from_answers_alone() {
-        assert_eq!(status_of(b"HTTP/1.1 204 No Content\r\nServer: x\r\n"), Some(204));
-        assert_eq!(status_of(b"HTTP/1.0 503\r\n"), Some(503));
-        for wrong in ["", "HTTP/1.1", "HTTP/1.1 2", "SSH-2.0 200 OK", "HTTP/1.1 abc"] {
-            assert_eq!(status_of(wrong.as_bytes()), None, "{wrong}");
-        }
-        assert!(contains(b"all is well", Some("well")).is_ok() && contains(b"", None).is_ok());
-        assert!(contains(b"all is", Some("well")).is_err() && contains(b"", Some("well")).is_err());
-    }
 }

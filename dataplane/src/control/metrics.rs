@@ -1,6 +1,8 @@
 //! The Prometheus page: counters of all workers, read when somebody asks.
 
 mod balancers;
+mod fast;
+mod nats;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +12,13 @@ use axum::response::IntoResponse;
 use axum::{Router, routing};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
+use throughway_session::{Class, Stats};
 use throughway_vnf::DropReason;
 
 use crate::app::Service;
 use crate::control::mirror::Figures;
 use crate::stats::{BATCH_BOUNDS, FlowStats, SocketStats};
+use crate::worker::limit::Suppressed;
 
 /// Serves `/metrics` until the process ends.
 pub async fn serve(listener: tokio::net::TcpListener, service: Arc<Mutex<Service>>) -> std::io::Result<()> {
@@ -115,9 +119,36 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     }
     functions(&mut page, service);
     firewalls(&mut page, service);
-    nats(&mut page, service);
+    nats::nats(&mut page, service);
     balancers::balancers(&mut page, service);
     page.0
+}
+
+/// What there is to say of a table of sessions.
+struct SessionFigures {
+    /// Sessions by class, as in [`Class::ALL`].
+    classes: [u32; Class::ALL.len()],
+    capacity: u32,
+    bytes: usize,
+    stats: Stats,
+}
+
+/// The table of sessions of a function.
+fn sessions(page: &mut Page, name: &str, table: &SessionFigures) {
+    let function = [("function", name)];
+    for (class, count) in Class::ALL.iter().zip(table.classes) {
+        let labels = [("function", name), ("class", class.label())];
+        page.gauge("throughway_sessions", "Sessions, by class.", &labels, f64::from(count));
+    }
+    page.gauge("throughway_sessions_capacity", "The most sessions.", &function, f64::from(table.capacity));
+    let help = "Memory of the session table.";
+    page.gauge("throughway_sessions_bytes", help, &function, table.bytes as f64);
+    page.counter("throughway_sessions_opened_total", "Sessions made.", &function, table.stats.inserted);
+    for (why, count) in [("full", table.stats.refused_full), ("quota", table.stats.refused_quota)] {
+        let labels = [("function", name), ("why", why)];
+        let help = "Sessions refused for want of room, in all or in their class.";
+        page.counter("throughway_sessions_refused_total", help, &labels, count);
+    }
 }
 
 fn firewalls(page: &mut Page, service: &Service) {
@@ -130,26 +161,13 @@ fn firewalls(page: &mut Page, service: &Service) {
     for (name, shared) in service.firewalls() {
         let function = [("function", name.as_str())];
         let overview = shared.overview();
-        for (class, count) in throughway_session::Class::ALL.iter().zip(overview.sessions) {
-            let labels = [("function", name.as_str()), ("class", class.label())];
-            page.gauge("throughway_sessions", "Sessions, by class.", &labels, f64::from(count));
-        }
-        let capacity = f64::from(shared.options().sessions);
-        page.gauge("throughway_sessions_capacity", "The most sessions.", &function, capacity);
-        page.gauge(
-            "throughway_sessions_bytes",
-            "Memory of the session table.",
-            &function,
-            overview.memory as f64,
-        );
-        let table = &overview.table;
-        let help = "Sessions made.";
-        page.counter("throughway_sessions_opened_total", help, &function, table.inserted);
-        for (why, count) in [("full", table.refused_full), ("quota", table.refused_quota)] {
-            let labels = [("function", name.as_str()), ("why", why)];
-            let help = "Sessions refused for want of room, in all or in their class.";
-            page.counter("throughway_sessions_refused_total", help, &labels, count);
-        }
+        let table = SessionFigures {
+            classes: overview.sessions,
+            capacity: shared.options().sessions,
+            bytes: overview.memory,
+            stats: overview.table,
+        };
+        sessions(page, &name, &table);
         page.gauge(
             "throughway_reassembly_datagrams",
             "Datagrams of which fragments are awaited.",
@@ -169,35 +187,6 @@ fn firewalls(page: &mut Page, service: &Service) {
             let labels = [("function", name.as_str()), ("limit", limit.config.name.as_str())];
             let help = "Packets for which the limit of a rule was exceeded.";
             page.counter("throughway_limit_exceeded_total", help, &labels, limit.stats.exceeded);
-        }
-    }
-}
-
-fn nats(page: &mut Page, service: &Service) {
-    for (name, nat) in service.nats() {
-        let function = [("function", name.as_str())];
-        let shared = &nat.shared;
-        for class in throughway_session::Class::ALL {
-            let labels = [("function", name.as_str()), ("class", class.label())];
-            page.gauge("throughway_sessions", "Sessions, by class.", &labels, f64::from(shared.count(class)));
-        }
-        let capacity = f64::from(nat.config.sessions);
-        page.gauge("throughway_sessions_capacity", "The most sessions.", &function, capacity);
-        let bytes = shared.memory() as f64;
-        page.gauge("throughway_sessions_bytes", "Memory of the session table.", &function, bytes);
-        let (_, mappings) = shared.len();
-        page.gauge(
-            "throughway_nat_mappings",
-            "Outside ports that hosts inside have.",
-            &function,
-            mappings.into(),
-        );
-        let stats = shared.stats();
-        page.counter("throughway_sessions_opened_total", "Sessions made.", &function, stats.inserted);
-        for (why, count) in [("full", stats.refused_full), ("quota", stats.refused_quota)] {
-            let labels = [("function", name.as_str()), ("why", why)];
-            let help = "Sessions refused for want of room, in all or in their class.";
-            page.counter("throughway_sessions_refused_total", help, &labels, count);
         }
     }
 }
@@ -303,6 +292,7 @@ fn interfaces(page: &mut Page, service: &Service) {
             ("xdp", interface.xdp.as_str()),
             ("zero_copy", interface.zero_copy.as_str()),
             ("on_failure", interface.on_failure.as_str()),
+            ("fast_path", interface.fast_path.as_str()),
         ];
         page.gauge(
             "throughway_interface_info",
@@ -311,9 +301,11 @@ fn interfaces(page: &mut Page, service: &Service) {
             1.0,
         );
         let help = "Whether the interface runs in a slower mode than the best (generic XDP, or copies instead of zero copy).";
-        for (what, fallback) in
-            [("xdp", &interface.xdp_fallback), ("zero-copy", &interface.zero_copy_fallback)]
-        {
+        for (what, fallback) in [
+            ("xdp", &interface.xdp_fallback),
+            ("zero-copy", &interface.zero_copy_fallback),
+            ("fast-path", &interface.fast_path_fallback),
+        ] {
             let labels = [("interface", interface.name.as_str()), ("what", what)];
             page.gauge(
                 "throughway_interface_fallback",
@@ -322,6 +314,11 @@ fn interfaces(page: &mut Page, service: &Service) {
                 f64::from(u8::from(fallback.is_some())),
             );
         }
+    }
+    for (interface, unfit) in service.interfaces().iter().zip(service.unfit()) {
+        let help = "Whether the XDP program itself can send known flows by the interface.";
+        let labels = [("interface", interface.name.as_str())];
+        page.gauge("throughway_fast_path_egress", help, &labels, f64::from(u8::from(unfit.is_none())));
     }
     for (interface, reason, count) in service.steered() {
         let help = "Frames that the XDP program decided, by what it decided and why.";
@@ -348,8 +345,13 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     page.counter("throughway_fragmented_packets_total", help, &of_worker, stats.fragmented.get());
     let help = "Fragments that packets were cut into.";
     page.counter("throughway_fragments_total", help, &of_worker, stats.fragments.get());
-    let help = "Answers (ICMP errors, TCP resets) that were due but not sent: forbidden by the RFCs, rate limit, no route back, or no free frame.";
-    page.counter("throughway_answers_suppressed_total", help, &of_worker, stats.answers_suppressed.get());
+    let help = "Answers (ICMP errors, TCP resets) that were due but not sent.";
+    for (label, count) in Suppressed::LABELS.iter().zip(&stats.suppressed) {
+        let labels = [&of_worker[..], &[("reason", *label)]].concat();
+        page.counter("throughway_answers_suppressed_total", help, &labels, count.get());
+    }
+    let help = "Answers to pings of this host and errors about its own packets that were given to it.";
+    page.counter("throughway_given_to_host_packets_total", help, &of_worker, stats.given_to_host.get());
     let help = "Packets that wait for a neighbour to be resolved.";
     page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);
     let help = "Frames in the hands of the worker between two rounds; more than the held ones is a leak.";
@@ -367,6 +369,7 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     }
     let help = "Flows that the worker remembers.";
     page.gauge("throughway_flow_cache_flows", help, &of_worker, stats.flows.flows.get() as f64);
+    fast::fast(page, &number, &stats.fast);
 
     for (interface, port) in service.interfaces().iter().zip(&stats.ports) {
         let labels = [("interface", interface.name.as_str()), ("worker", number.as_str())];

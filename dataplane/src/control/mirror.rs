@@ -14,7 +14,7 @@ use throughway_kernel::{Changes, KernelError, Mirror, MirrorStats, Resolver, Wai
 use throughway_packet::{PortId, Prefix};
 use throughway_router::{Route, Tables};
 
-use super::facts::{OwnPort, facts, tell};
+use super::facts::{OwnPort, facts, tell, with_ports};
 use super::neighbours::{self, Silent};
 use crate::assemble::{Ground, RouterSpec, router};
 use crate::host::HostFacts;
@@ -134,7 +134,7 @@ pub fn open(interfaces: &[Interface]) -> Result<Opened, KernelError> {
         OwnPort { name, device, ifindex, vlan: interface.vlan.clone() }
     });
     let own: Vec<_> = own.collect();
-    let facts = Arc::new(facts(mirror.state(), &own, &Silent::default()));
+    let facts = Arc::new(with_ports(facts(mirror.state(), &own, &Silent::default())));
     Ok(Opened { mirror, own, ports: PortMap::of(&facts), facts })
 }
 
@@ -418,7 +418,7 @@ impl Following {
     fn host(&mut self, changes: &Changes, now: Instant, generations: &Generations) {
         let state = self.mirror.state();
         self.silent.note(state, changes, now);
-        let new = facts(state, &self.own, &self.silent);
+        let new = with_ports(facts(state, &self.own, &self.silent));
         if new == *self.facts && !changes.overrun {
             return;
         }

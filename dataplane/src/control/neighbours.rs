@@ -21,8 +21,8 @@ use crate::worker::uses::Used;
 /// How long the thread sleeps at most before it looks whether it shall stop.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How often stale neighbours that are in use are confirmed: as often as the flow caches tell what they saw.
-const CONFIRM_EVERY: Duration = Duration::from_nanos(throughway_vnf::credit::HARVEST);
+/// How often stale neighbours that are in use are confirmed.
+const CONFIRM_EVERY: Duration = Duration::from_secs(2);
 
 /// How long senders are told at once that a neighbour does not answer. Longer than the kernel keeps asking (three requests
 /// a second apart): while packets come, one failure follows on the other; after a silence it gets another chance.

@@ -32,6 +32,8 @@ pub struct Options {
     pub interface: Option<String>,
     /// The function whose sessions are meant.
     pub function: Option<String>,
+    /// The load balancer's service that is meant.
+    pub service: Option<String>,
     /// Not more lines than this.
     pub limit: Option<usize>,
 }
@@ -55,7 +57,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
-        "backends" => backends::backends(service),
+        "backends" => backends::backends(service, options)?,
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
         "sessions" => sessions(service, options),
@@ -91,7 +93,7 @@ fn sum<'a>(service: &'a Service, port: usize, figure: impl Fn(&'a PortStats) -> 
 }
 
 fn interfaces(service: &Service) -> Value {
-    let (host, config) = (service.host(), service.config());
+    let (host, config, unfit) = (service.host(), service.config(), service.unfit());
     let rows = service.interfaces().iter().enumerate().map(|(port, view)| {
         let facts = host.ports.get(port);
         json!({
@@ -107,6 +109,13 @@ fn interfaces(service: &Service) -> Value {
             "zero_copy_fallback": view.zero_copy_fallback,
             "queues": view.queues,
             "on_failure": view.on_failure,
+            "fast_path": view.fast_path,
+            "fast_path_fallback": view.fast_path_fallback,
+            "fast_egress": match unfit.get(port) {
+                None => json!("off"),
+                Some(None) => json!("yes"),
+                Some(Some(reason)) => json!(reason),
+            },
             "receive_packets": sum(service, port, |stats| &stats.received.packets),
             "receive_bytes": sum(service, port, |stats| &stats.received.bytes),
             "transmit_packets": sum(service, port, |stats| &stats.sent.packets),
@@ -128,10 +137,13 @@ fn workers(service: &Service) -> Value {
             "receive_packets": received,
             "flows": stats.flows.flows.get(),
             "flow_hits": stats.flows.values.first().map(Counter::get),
+            "fast_flows": stats.fast.flows.get(),
+            "fast_packets": stats.fast.packets.get(),
             "held": stats.held.get(),
             "originated": stats.originated.get(),
             "fragmented": stats.fragmented.get(),
             "answers_suppressed": stats.answers_suppressed.get(),
+            "given_to_host": stats.given_to_host.get(),
             "installs": stats.installs.get(),
         })
     });

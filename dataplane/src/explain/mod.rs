@@ -51,6 +51,9 @@ pub fn explain(
         Ok(headers) => headers,
         Err(error) => return nowhere(drop_text(DropReason::from(error))),
     };
+    if let Some(verdict) = foreign_tags(&headers, config, port) {
+        return nowhere(verdict);
+    }
     let Some(chain) = program.chain_of(port) else { return nowhere(drop_text(DropReason::NoChain)) };
     let name = program.chains.get(chain).map(|chain| chain.name.clone());
     let mut packet = Packet::new(frame, headers);
@@ -69,8 +72,32 @@ fn drop_text(reason: DropReason) -> String {
 }
 
 fn interface(config: &Config, port: PortId) -> String {
-    let interface = config.interfaces.get(port.index());
-    interface.map_or_else(|| format!("port {}", port.0), |interface| interface.name.to_string())
+    let Some(interface) = config.interfaces.get(port.index()) else { return format!("port {}", port.0) };
+    match &interface.vlan {
+        None => interface.name.to_string(),
+        Some(vlan) => format!("{} (VLAN {vlan} of {})", interface.name, interface.device),
+    }
+}
+
+/// What becomes of a packet whose tags are written, and are not those of the interface that it is said to come in by. Tags that
+/// are not written are those of the interface.
+fn foreign_tags(headers: &Headers, config: &Config, port: PortId) -> Option<String> {
+    let tags = (headers.key.outer_vlan, headers.key.inner_vlan);
+    let own = config.interfaces.get(port.index())?.vlan.as_ref();
+    let own = own.map_or((0, 0), |vlan| (vlan.outer, vlan.inner.unwrap_or_default()));
+    if tags == (0, 0) || tags == own {
+        return None;
+    }
+    let device = &config.interfaces.get(port.index())?.device;
+    let other = config.interfaces.iter().find(|interface| {
+        let vlan = interface.vlan.as_ref();
+        let tagged = vlan.is_some_and(|vlan| (vlan.outer, vlan.inner.unwrap_or_default()) == tags);
+        interface.device == *device && tagged
+    });
+    Some(match other {
+        Some(other) => format!("not this interface's: with this VLAN it comes in by {}", other.name),
+        None => "not ours: the VLAN is no interface, so the kernel gets it".to_owned(),
+    })
 }
 
 fn changes(before: &Headers, packet: &Packet<'_>, config: &Config) -> Vec<String> {
@@ -110,5 +137,55 @@ fn verdict(packet: &Packet<'_>, config: &Config) -> String {
         (State::Dropped(reason, Some(Answer::TcpReset)), _) => {
             format!("{}; its sender gets a TCP reset", drop_text(reason))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::assemble::state::States;
+    use crate::assemble::{Blueprint, Figures};
+    use crate::host::HostFacts;
+
+    #[test]
+    fn vlans_are_named_and_foreign_tags_told_of() {
+        let text = "\
+interfaces: { lan: { device: eth1 }, voice: { device: eth1, vlan: 100, addresses: 10.77.0.1/24 } }
+functions: { core: { router: { routes: [ { prefix: 192.0.2.0/24, interface: voice }, { prefix: 198.51.100.0/24, interface: lan } ] } } }
+chains: { all: { from: [lan, voice], run: [core] } }
+";
+        let (config, _) = Config::parse("test.yaml", text).expect("a configuration");
+        let names = ["lan", "voice"].map(|name| (name.to_owned(), "eth1".to_owned()));
+        let facts = HostFacts::invented(names);
+        let states = States::new(0, Arc::default());
+        let blueprint = Blueprint::new(&config, &facts, &states).expect("a blueprint");
+        let mut program = blueprint.program(0, &mut Figures::default());
+        let mut told = |text: &str| {
+            let written = packet::read(text).expect("a packet");
+            let port = config.interface_named(&written.interface).expect("an interface");
+            explain(&mut program, &config, PortId(port.0), &written.frame, &Context::default())
+        };
+        let out = told("lan udp 10.1.0.9:1 > 192.0.2.1:2");
+        assert_eq!(out.verdict, "forwarded by voice (VLAN 100 of eth1)");
+        assert!(
+            out.steps[0]
+                .changes
+                .iter()
+                .any(|change| change.starts_with("leaves by voice (VLAN 100 of eth1)"))
+        );
+        for text in
+            ["voice udp 10.1.0.9:1 > 198.51.100.1:2", "voice udp 10.1.0.9:1 > 198.51.100.1:2 vlan 100"]
+        {
+            assert_eq!(told(text).verdict, "forwarded by lan", "{text}");
+        }
+        let other = told("lan udp 10.1.0.9:1 > 192.0.2.1:2 vlan 100");
+        assert_eq!(
+            (other.chain, other.verdict.as_str()),
+            (None, "not this interface's: with this VLAN it comes in by voice")
+        );
+        let foreign = told("voice udp 10.1.0.9:1 > 192.0.2.1:2 vlan 7");
+        assert!(foreign.verdict.starts_with("not ours"), "{}", foreign.verdict);
     }
 }

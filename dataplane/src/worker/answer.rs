@@ -1,40 +1,15 @@
-//! ICMP errors and TCP resets back to the senders of rejected packets, within a rate limit (RFC 1812, section 4.3.2.8; RFC
-//! 4443, section 2.4 f).
+//! ICMP errors and TCP resets back to the senders of rejected packets, within limits (`limit`).
 
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Edit, Extra, Headers, Rewrite, icmp, reset};
-use throughway_vnf::{Answer, Context, Now};
+use throughway_vnf::{Answer, Context};
 
 use super::Engine;
 use super::hold::Held;
-
-/// Answers a second that one worker sends at most.
-pub const RATE: u64 = 1000;
-/// How many may come at once.
-pub const BURST: u64 = 100;
+use super::limit::Suppressed;
 
 /// The largest error that is ever built: an ICMPv6 error fills the minimum MTU (RFC 4443, section 2.4 c), and two tags.
 const LARGEST: usize = 14 + 8 + 1280;
-
-/// A token bucket, in nanoseconds of credit.
-#[derive(Debug, Default)]
-pub struct Limiter {
-    spent_until: u64,
-}
-
-impl Limiter {
-    /// Takes one token, if there is one.
-    pub fn admit(&mut self, now: Now) -> bool {
-        const COST: u64 = 1_000_000_000 / RATE;
-        let floor = now.0.saturating_sub(BURST * COST);
-        let spent = self.spent_until.max(floor) + COST;
-        if spent > now.0 {
-            return false;
-        }
-        self.spent_until = spent;
-        true
-    }
-}
 
 impl<I: PacketIo> Engine<I> {
     /// Tells the sender of `frame` why it was rejected. What cannot or may not be told is counted.
@@ -46,8 +21,11 @@ impl<I: PacketIo> Engine<I> {
         answer: Answer,
         context: &Context,
     ) {
-        if self.try_answer(frame, chain, headers, answer, context).is_none() {
+        if let Err(reason) = self.try_answer(frame, chain, headers, answer, context) {
             self.stats.answers_suppressed.add(1);
+            if let Some(counter) = self.stats.suppressed.get(reason as usize) {
+                counter.add(1);
+            }
         }
     }
 
@@ -58,12 +36,17 @@ impl<I: PacketIo> Engine<I> {
         headers: &Headers,
         answer: Answer,
         context: &Context,
-    ) -> Option<()> {
-        let origin = self.program.originate(chain, headers.source())?;
-        if !self.limiter.admit(context.now) {
-            return None;
+    ) -> Result<(), Suppressed> {
+        let to = headers.source();
+        let origin = self.program.originate(chain, to).ok_or(Suppressed::NoWayBack)?;
+        match answer {
+            Answer::Icmp(error) if icmp::answerable(frame.bytes(), headers, error) => {
+                self.limits.admit_error(to, error, context.now)?;
+            }
+            Answer::Icmp(_) => return Err(Suppressed::Forbidden),
+            Answer::TcpReset => self.limits.admit_reset(context.now)?,
         }
-        let mut reply = self.io.allocate()?;
+        let mut reply = self.io.allocate().ok_or(Suppressed::NoFrame)?;
         let built = match answer {
             _ if !reply.set_len(LARGEST) => None,
             Answer::Icmp(error) => {
@@ -74,12 +57,12 @@ impl<I: PacketIo> Engine<I> {
         };
         let Some(_) = built.filter(|&len| reply.set_len(len)) else {
             self.io.release(reply);
-            return None;
+            return Err(Suppressed::Forbidden);
         };
         self.stats.originated.add(1);
         let Ok(parsed) = throughway_packet::parse(reply.bytes(), headers.ingress()) else {
             self.io.release(reply);
-            return None;
+            return Err(Suppressed::Forbidden);
         };
         let (mut view, mut rewrite) = (parsed, Rewrite::nothing());
         Edit::Egress(origin.port).record_all(&mut view, &mut rewrite);
@@ -109,7 +92,7 @@ impl<I: PacketIo> Engine<I> {
                 self.hold_back(held, context);
             }
         }
-        Some(())
+        Ok(())
     }
 }
 
@@ -122,8 +105,9 @@ mod tests {
     use throughway_io::memory::MemoryIo;
     use throughway_packet::build::PacketBuilder;
     use throughway_packet::{PortId, checksum, parse};
-    use throughway_vnf::IcmpError;
+    use throughway_vnf::{IcmpError, Now};
 
+    use super::super::limit::{BURST, DESTINATION_BURST};
     use super::super::{Setup, Worker};
     use super::*;
     use crate::assemble::state::States;
@@ -201,22 +185,38 @@ chains: { all: { from: lan, run: [core] } }
     }
 
     #[test]
-    fn resets_are_limited_as_errors_are() {
+    fn resets_are_limited_for_the_worker_and_errors_for_each_sender() {
         let mut worker = worker();
         let builder = PacketBuilder::ipv4([10, 1, 0, 10], [192, 0, 2, 1]).ethernet(BOX, HOST);
         let received = builder.tcp(1000, 80, 0x02).finish();
         let resets =
             (0..150).filter(|_| answered(&mut worker, &received, Answer::TcpReset).is_some()).count();
         assert_eq!(resets as u64, BURST);
+
+        let mut worker = self::worker();
+        let told = Answer::Icmp(IcmpError::NetUnreachable);
+        let errors = (0..150).filter(|_| answered(&mut worker, &received, told).is_some()).count();
+        assert_eq!(errors as u64, DESTINATION_BURST);
+        let stats = worker.stats();
+        let limited = stats.suppressed[Suppressed::DestinationRate as usize].get();
+        assert_eq!((limited, stats.answers_suppressed.get()), (150 - DESTINATION_BURST, limited));
     }
 
     #[test]
-    fn the_limiter_allows_a_burst_then_the_rate() {
-        let mut limiter = Limiter::default();
-        let start = 10_000_000_000;
-        let admitted = (0..1000).filter(|_| limiter.admit(Now(start))).count() as u64;
-        assert_eq!(admitted, BURST);
-        let later = (0..1000).filter(|_| limiter.admit(Now(start + 10_000_000))).count() as u64;
-        assert_eq!(later, RATE / 100);
+    fn each_reason_for_silence_is_counted_for_itself() {
+        let mut worker = worker();
+        let silent = |worker: &mut Worker<MemoryIo>, frame: &[u8]| {
+            assert_eq!(answered(worker, frame, Answer::Icmp(IcmpError::NetUnreachable)), None);
+            Suppressed::LABELS
+                .into_iter()
+                .zip(&worker.stats().suppressed)
+                .filter(|(_, count)| count.get() > 0)
+                .map(|(label, _)| label)
+                .collect::<Vec<_>>()
+        };
+        let unknown = PacketBuilder::ipv4([192, 0, 2, 9], [192, 0, 2, 1]).ethernet(BOX, HOST).udp(1, 2);
+        assert_eq!(silent(&mut worker, &unknown.finish()), ["no-way-back"]);
+        let to_all = PacketBuilder::ipv4([10, 1, 0, 10], [224, 0, 0, 9]).ethernet(BOX, HOST).udp(1, 2);
+        assert_eq!(silent(&mut worker, &to_all.finish()), ["no-way-back", "forbidden"]);
     }
 }

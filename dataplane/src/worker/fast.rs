@@ -4,8 +4,7 @@
 //! packets get that action executed at once ([`Engine::known`]). An entry that was made from something that changed is not
 //! used: the packet walks the chain, and the entry is made anew.
 
-use arrayvec::ArrayVec;
-use throughway_flow::{Credits, NewFlow, Probe, Round, cacheable};
+use throughway_flow::{Credits, FlowCache, NewFlow, Probe, Round, cacheable};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Action, PortId, edits};
 use throughway_vnf::credit::SHORTEST_SILENCE;
@@ -27,61 +26,70 @@ enum Fate {
     Walk,
 }
 
+/// Packets and their bytes.
+type Volume = (u64, u64);
+
 impl<I: PacketIo> Engine<I> {
     /// Executes what is known of the received packets' flows. What is not known is left in `unknown`, in order. Returns how
     /// many bytes all of them have.
     pub(super) fn known(&mut self, port: PortId, chain: Option<usize>, round: &Round<'_>) -> u64 {
         let Some(flows) = &mut self.flows else { return 0 };
-        let mut probes: ArrayVec<Probe, BATCH> = ArrayVec::new();
-        let mut readable: u64 = 0;
         let mut bytes = 0;
-        for (index, frame) in self.received.iter().enumerate().take(BATCH) {
+        for (frame, probe) in self.received.iter().zip(self.probes.iter_mut()) {
             let frame = frame.bytes();
             bytes += frame.len() as u64;
-            if let Some(probe) = flows.peek(frame, port) {
-                readable |= 1 << index;
-                probes.push(probe);
-            }
+            flows.read(frame, port, probe);
         }
-        flows.fetch(&mut probes);
+        let count = self.received.len().min(BATCH);
+        flows.fetch(self.probes.get_mut(..count).unwrap_or_default());
 
         // Packets are edited where they lie. Nearly always all of them leave by one port, and then they go there together.
-        let mut probes = probes.iter();
         let mut fates = [Fate::Walk; BATCH];
         let mut together = None;
         let mut divided = false;
-        let mut judged = [0u64; DEEPEST + 1];
-        let mut entered = (0u64, 0u64);
-        let mut left = (0u64, 0u64);
-        for (index, (frame, fate)) in self.received.iter_mut().zip(&mut fates).enumerate() {
-            let probe = if readable & (1 << index) != 0 { probes.next() } else { None };
-            let Some(probe) = probe else {
+        let mut judged = [0u32; DEEPEST + 1];
+        // Nearly all are known and sent: what is not is counted.
+        let (mut walked, mut ended, mut failed) = (Volume::default(), Volume::default(), 0);
+        let mut grown = 0u64;
+        for ((frame, probe), fate) in self.received.iter_mut().zip(self.probes.iter()).zip(&mut fates) {
+            let bytes = frame.bytes_mut();
+            let len = bytes.len() as u64;
+            let plan = if probe.is_readable() { flows.execute(probe, round, bytes) } else { None };
+            let Some(plan) = plan else {
                 divided = true;
+                walked = (walked.0 + 1, walked.1 + len);
                 continue;
             };
-            let Some(action) = flows.lookup(probe, round) else {
-                divided = true;
-                continue;
-            };
-            let frame = frame.bytes_mut();
-            let len = frame.len() as u64;
-            entered = (entered.0 + 1, entered.1 + len);
-            if let Some(count) = judged.get_mut(usize::from(action.judged).min(DEEPEST)) {
+            if let Some(count) = judged.get_mut(usize::from(plan.judged()).min(DEEPEST)) {
                 *count += 1;
             }
-            if action.has(edits::DROP) {
-                let reason = DropReason::ALL.get(usize::from(action.drop)).copied();
-                *fate = Fate::Drop(reason.unwrap_or(DropReason::NoEgress));
+            let egress = PortId(plan.egress());
+            if let Some(reason) = plan.drop() {
+                *fate = Fate::Drop(
+                    DropReason::ALL.get(usize::from(reason)).copied().unwrap_or(DropReason::NoEgress),
+                );
                 divided = true;
+                ended = (ended.0 + 1, ended.1 + len);
                 continue;
             }
-            probe.apply(action, frame);
-            left = (left.0 + 1, left.1 + len);
-            let egress = PortId(action.egress);
+            if plan.moves_front() {
+                match reshape(flows, probe, port, frame) {
+                    Ok(()) => grown = grown.wrapping_add(frame.bytes().len() as u64).wrapping_sub(len),
+                    Err(reason) => {
+                        *fate = Fate::Drop(reason);
+                        divided = true;
+                        ended = (ended.0 + 1, ended.1 + len);
+                        failed += 1;
+                        continue;
+                    }
+                }
+            }
             *fate = Fate::Send(egress);
             divided |= *together.get_or_insert(egress) != egress;
         }
-        self.credit(chain, &judged, entered, left);
+        let entered = (count as u64 - walked.0, bytes - walked.1);
+        let left = (entered.0 - ended.0, (entered.1 - ended.1).wrapping_add(grown));
+        self.credit(chain, &judged, entered, left, failed);
         match together {
             Some(egress) if !divided && self.send_together(egress) => {}
             _ => self.divide(port, &fates),
@@ -114,13 +122,15 @@ impl<I: PacketIo> Engine<I> {
         self.received = received;
     }
 
-    /// Credits chain and functions with packets that were not walked through them.
+    /// Credits chain and functions with packets that were not walked through them; `failed` are those that all functions let
+    /// pass, but for which there was no room for what goes before them.
     fn credit(
         &self,
         chain: Option<usize>,
-        judged: &[u64; DEEPEST + 1],
-        entered: (u64, u64),
-        left: (u64, u64),
+        judged: &[u32; DEEPEST + 1],
+        entered: Volume,
+        left: Volume,
+        failed: u64,
     ) {
         let Some(chain) = chain.and_then(|chain| self.program.chains.get(chain)).filter(|_| entered.0 > 0)
         else {
@@ -128,7 +138,7 @@ impl<I: PacketIo> Engine<I> {
         };
         chain.stats.entered.add(entered.0, entered.1);
         chain.stats.left.add(left.0, left.1);
-        let mut reached = entered.0 - judged[0];
+        let mut reached = entered.0 - u64::from(judged[0]);
         for (depth, &function) in chain.run.iter().enumerate() {
             if reached == 0 {
                 break;
@@ -137,9 +147,9 @@ impl<I: PacketIo> Engine<I> {
                 function.stats.packets.add(reached);
             }
             // Those whose last function this was; of forwarded packets it was the last of the chain.
-            let ended = judged.get(depth + 1).copied().unwrap_or(0);
+            let ended = u64::from(judged.get(depth + 1).copied().unwrap_or(0));
             if let Some(function) = self.program.functions.get(function) {
-                let forwarded = if depth + 1 == chain.run.len() { left.0 } else { 0 };
+                let forwarded = if depth + 1 == chain.run.len() { left.0 + failed } else { 0 };
                 function.stats.dropped.add(ended.saturating_sub(forwarded));
             }
             reached -= ended;
@@ -150,11 +160,11 @@ impl<I: PacketIo> Engine<I> {
     pub(super) fn record(&mut self, outcome: &Outcome, round: &Round<'_>) {
         let Some(flows) = &mut self.flows else { return };
         let recorded = &outcome.rewrite.action;
-        // What moves the front of a frame is executed on the slow way.
+        // What is in a tunnel is of many flows.
         if !outcome.repeatable
             || outcome.silence < SHORTEST_SILENCE
             || !cacheable(&outcome.headers)
-            || recorded.edits & edits::FRONT != 0
+            || recorded.edits & (edits::DECAPSULATE | edits::TOO_DEEP) != 0
         {
             return;
         }
@@ -170,6 +180,7 @@ impl<I: PacketIo> Engine<I> {
         };
         let new = NewFlow {
             action: &action,
+            tunnel: Some(&outcome.rewrite.tunnel),
             dependencies: outcome.dependencies,
             credits: Credits(outcome.credits.0.map(|credit| credit.0)),
             limit,
@@ -178,4 +189,19 @@ impl<I: PacketIo> Engine<I> {
         let program = &mut self.program;
         flows.install(&Probe::of(&outcome.headers), &new, round, |settled| super::tell(program, &settled));
     }
+}
+
+/// Executes what moves the front of a frame: tags and outer headers that come and go. The whole parser is asked, as an outer
+/// header says much of what is in the packet.
+#[inline(never)]
+fn reshape<F: Frame>(
+    flows: &mut FlowCache,
+    probe: &Probe,
+    port: PortId,
+    frame: &mut F,
+) -> Result<(), DropReason> {
+    let rewrite = flows.rewrite(probe).ok_or(DropReason::NoEgress)?;
+    let headers = throughway_packet::parse(frame.bytes(), port)?;
+    throughway_packet::execute(rewrite, &headers, frame)?;
+    Ok(())
 }

@@ -10,6 +10,7 @@ use throughway_packet::headers::octets;
 use throughway_vnf::Now;
 
 use super::Worker;
+use super::offload::Stays;
 
 /// Buckets of sixteen flows that are looked at between two rounds.
 const SLICE: usize = 64;
@@ -44,13 +45,22 @@ pub struct Inspection {
     filter: FlowFilter,
     most: usize,
     next: usize,
-    found: Vec<Flow>,
-    answer: Sender<Vec<Flow>>,
+    found: Vec<Found>,
+    answer: Sender<Vec<Found>>,
+}
+
+/// A flow that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The flow.
+    pub flow: Flow,
+    /// Why the XDP program does not execute it; `None`: it does.
+    pub stays: Option<Stays>,
 }
 
 impl Inspection {
     /// Asks for at most `most` flows; they come through `answer`, all at once.
-    pub fn new(filter: FlowFilter, most: usize, answer: Sender<Vec<Flow>>) -> Self {
+    pub fn new(filter: FlowFilter, most: usize, answer: Sender<Vec<Found>>) -> Self {
         Inspection { filter, most, next: 0, found: Vec::new(), answer }
     }
 }
@@ -59,10 +69,12 @@ impl<I: PacketIo> Worker<I> {
     /// Looks at the next slice of flows; gives the inspection back when there is more to look at.
     pub fn inspect(&self, mut inspection: Inspection, now: Now) -> Option<Inspection> {
         let Inspection { filter, most, next, found, .. } = &mut inspection;
+        let offload = self.engine.offload.as_ref();
         let rest = self.engine.flows.as_ref().and_then(|flows| {
             flows.flows(now.0, *next, SLICE, |flow| {
                 if found.len() < *most && filter.accepts(&flow.key) {
-                    found.push(flow);
+                    let why_not = |flow| offload.map_or(Stays::Off, |offload| offload.why_not(flow));
+                    found.push(Found { flow, stays: (!flow.elsewhere).then(|| why_not(&flow)) });
                 }
             })
         });

@@ -6,12 +6,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
-use throughway_flow::entry::Flow;
 use throughway_io::PacketIo;
 use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
 
-use super::inspect::{FlowFilter, Inspection};
+use super::inspect::{FlowFilter, Found, Inspection};
+use super::offload::Offload;
+use super::own::OwnPacket;
 use super::{Setup, Worker};
 use crate::chain::Program;
 use crate::stats::SocketStats;
@@ -37,8 +38,12 @@ pub struct Launch {
     pub busy: bool,
     /// What it runs.
     pub program: Program,
+    /// Where it puts what is the host's own.
+    pub own: Option<Sender<OwnPacket>>,
     /// The rest.
     pub setup: Setup,
+    /// What the XDP program executes for it, if it does.
+    pub offload: Option<Offload>,
 }
 
 /// A socket that a started worker opened.
@@ -114,7 +119,7 @@ impl Handle {
     }
 
     /// Looks for at most `most` flows in its cache; waits until it has been gone through.
-    pub fn flows(&self, number: usize, filter: FlowFilter, most: usize) -> Result<Vec<Flow>, WorkerError> {
+    pub fn flows(&self, number: usize, filter: FlowFilter, most: usize) -> Result<Vec<Found>, WorkerError> {
         let (answer, found) = bounded(1);
         let inspection = Inspection::new(filter, most, answer);
         self.commands.send(Command::Inspect(inspection)).map_err(|_| WorkerError::Gone(number))?;
@@ -139,7 +144,7 @@ impl Handle {
 }
 
 fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
-    let Launch { number, core, xsk, busy, program, setup } = launch;
+    let Launch { number, core, xsk, busy, program, own, setup, offload } = launch;
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         let _ = ready.send(Err(WorkerError::Core(number, core)));
         return;
@@ -157,7 +162,14 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
     let _ = setup.stats.sockets.set(figures);
     let _ = ready.send(Ok(sockets));
-    run(Worker::new(io, program, setup), orders, busy);
+    let mut worker = Worker::new(io, program, setup);
+    if let Some(own) = own {
+        worker = worker.giving(own);
+    }
+    if let Some(offload) = offload {
+        worker.offload(offload);
+    }
+    run(worker, orders, busy);
 }
 
 fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, Vec<OpenSocket>), String> {

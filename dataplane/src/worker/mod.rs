@@ -8,7 +8,10 @@
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
+//! * [`limit`]: how many of them, to whom.
+//! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
+//! * [`offload`]: flows that the XDP program executes by itself.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
@@ -16,8 +19,11 @@ mod fast;
 mod fragment;
 pub mod hold;
 pub mod inspect;
+pub mod limit;
 mod links;
 pub mod live;
+pub mod offload;
+pub mod own;
 mod pace;
 pub mod uses;
 
@@ -27,7 +33,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
 use throughway_config::{Checksum, Config, VlanProtocol};
-use throughway_flow::{FlowCache, Generations, Policy, Round, Settled};
+use throughway_flow::{FlowCache, Generations, Policy, Probe, Round, Settled};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Edit, Extra, Headers, PortId, Rewrite, Tags};
 use throughway_vnf::packet::State;
@@ -37,9 +43,11 @@ use throughway_vnf::{
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
-use answer::Limiter;
 use hold::{Held, Hold};
+use limit::Limits;
 use links::Links;
+use offload::{Beside, Offload};
+use own::{OwnPacket, ToHost};
 use pace::Pace;
 
 /// A neighbour that somebody must resolve.
@@ -133,6 +141,9 @@ struct Engine<I: PacketIo> {
     stats: Arc<WorkerStats>,
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
+    offload: Option<Offload>,
+    /// What is known of the received packets, in their order.
+    probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
     /// Known packets that came in behind so many of the unknown ones, with their egress.
@@ -142,9 +153,12 @@ struct Engine<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
-    limiter: Limiter,
+    limits: Limits,
+    to_host: ToHost,
     pace: Pace,
     marking: Pace,
+    /// When the last round began.
+    now: Now,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -162,6 +176,8 @@ impl<I: PacketIo> Worker<I> {
             stats,
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
+            offload: None,
+            probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
             behind: Vec::with_capacity(BATCH),
@@ -169,11 +185,34 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
-            limiter: Limiter::default(),
+            limits: Limits::new(seed),
+            to_host: ToHost::default(),
             pace: Pace::of_harvest(),
             marking: Pace::of_marking(),
+            now: Now::default(),
         };
         Worker { generations, engine }
+    }
+
+    /// From now on the XDP program executes flows that are worth it. Without a flow cache none is.
+    pub fn offload(&mut self, offload: Offload) {
+        if let Some(flows) = &mut self.engine.flows {
+            offload.prepare(flows);
+            self.engine.stats.fast.capacity.set(offload.table().capacity() as u64);
+            self.engine.offload = Some(offload);
+        }
+    }
+
+    /// The flows that the XDP program executes, to be looked at.
+    pub fn offloaded(&self) -> Option<&Offload> {
+        self.engine.offload.as_ref()
+    }
+
+    /// Gives the host what is its own.
+    #[must_use]
+    pub fn giving(mut self, own: Sender<OwnPacket>) -> Self {
+        self.engine.to_host.sender = Some(own);
+        self
     }
 
     /// One round: receives up to a batch from every port, runs the chains, sends. Returns how many packets came in.
@@ -186,6 +225,11 @@ impl<I: PacketIo> Worker<I> {
     /// Replaces the program at a batch boundary; returns the old one, to be freed elsewhere.
     pub fn install(&mut self, program: Program) -> Program {
         self.engine.stats.installs.add(1);
+        let epoch = self.generations.epoch();
+        let Engine { offload, flows, program: old, stats, now, .. } = &mut self.engine;
+        if let (Some(offload), Some(flows)) = (offload, flows) {
+            offload.change(flows, &mut Beside { program: old, stats, now: *now, epoch: &epoch });
+        }
         std::mem::replace(&mut self.engine.program, program)
     }
 
@@ -233,6 +277,7 @@ impl<I: PacketIo> Worker<I> {
 
 impl<I: PacketIo> Engine<I> {
     fn round(&mut self, context: &Context, round: &Round<'_>) -> usize {
+        self.now = context.now;
         // What waited longest goes first.
         self.release_held(context);
         // Functions are told of what the cache saw before they judge on.
@@ -240,14 +285,23 @@ impl<I: PacketIo> Engine<I> {
             let (program, now) = (&mut self.program, context.now);
             let due = self.pace.due(now, flows.buckets());
             flows.age(now.0, due, |settled| tell(program, &settled));
-            flows.harvest(now.0, due, |settled| tell(program, &settled));
+            let mut told: ArrayVec<Settled, BATCH> = ArrayVec::new();
+            flows.harvest(now.0, due, |settled| {
+                told.push(settled);
+                if told.is_full() {
+                    tell_all(program, &mut told);
+                }
+            });
+            tell_all(program, &mut told);
             let due = self.marking.due(now, flows.buckets());
             flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
         }
         let mut total = 0;
+        let mut busy = 0u64;
         for device in 0..self.io.ports() {
             let device = PortId(device as u16);
             let count = self.io.receive(device, BATCH, &mut self.received);
+            busy |= u64::from(count == BATCH).checked_shl(device.0.into()).unwrap_or(0);
             if count > 0 {
                 total += count;
                 match self.links.whole(device) {
@@ -258,6 +312,11 @@ impl<I: PacketIo> Engine<I> {
         }
         self.program.tick(context);
         self.send();
+        if let (Some(offload), Some(flows)) = (&mut self.offload, &mut self.flows) {
+            let (program, stats, links) = (&mut self.program, &*self.stats, &self.links);
+            let mut beside = Beside { program, stats, now: context.now, epoch: round.epoch() };
+            offload.round(flows, &mut beside, |port| busy >> (links.device(port).0 % 64) & 1 != 0);
+        }
         self.stats.rounds.add(1);
         if total == 0 {
             self.stats.idle_rounds.add(1);
@@ -353,6 +412,11 @@ impl<I: PacketIo> Engine<I> {
                 let since = context.now;
                 let held = Held { frame, headers, rewrite, extra, forwarded, next_hop, since };
                 self.hold_back(held, context);
+            }
+            End::Drop(DropReason::LocalDestination, _)
+                if self.give_to_host(&frame, &headers, context.now) =>
+            {
+                self.io.release(frame);
             }
             End::Drop(reason, answer) => {
                 if let (Some(answer), Some(chain)) = (answer, chain) {
@@ -502,6 +566,17 @@ fn tell(program: &mut Program, settled: &Settled) {
     let seen = Seen { packets: settled.packets, bytes: settled.bytes, last: Now(settled.last) };
     for credit in settled.credits.0.map(Credit).into_iter().filter(|credit| *credit != Credit::default()) {
         program.settle(credit, &seen);
+    }
+}
+
+/// [`tell`] of many flows: what the functions will need is fetched for all of them first.
+fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
+    let credits = |settled: &Settled| settled.credits.0.map(Credit).into_iter();
+    for credit in told.iter().flat_map(credits).filter(|credit| *credit != Credit::default()) {
+        program.foresee(credit);
+    }
+    for settled in told.drain(..) {
+        tell(program, &settled);
     }
 }
 

@@ -3,8 +3,9 @@
 use throughway_vnf::Now;
 use throughway_vnf::credit::HARVEST;
 
-/// The cache is gone through in half the time within which functions want to be told: the rest is for rounds that come late.
-const CYCLE: u64 = HARVEST / 2;
+/// The cache is gone through in three quarters of the time within which functions want to be told: the rest is for rounds that
+/// come late.
+const CYCLE: u64 = HARVEST / 4 * 3;
 
 /// The neighbours in use are looked for less often: the kernel takes half a minute to doubt one.
 const MARKING: u64 = 8_000_000_000;

@@ -72,8 +72,17 @@ impl Bench {
     }
 
     pub fn with_settings(config: &str, facts: &HostFacts, settings: Vec<PortSettings>) -> Self {
+        Self::made(config, facts, settings, Generations::default())
+    }
+
+    /// With generations that others read, too.
+    pub fn over(config: &str, facts: &HostFacts, generations: Generations) -> Self {
+        Self::made(config, facts, vec![PortSettings::default(); 3], generations)
+    }
+
+    fn made(config: &str, facts: &HostFacts, settings: Vec<PortSettings>, generations: Generations) -> Self {
         let (config, _) = Config::parse("test.yaml", config).unwrap();
-        let generations = Arc::new(Generations::default());
+        let generations = Arc::new(generations);
         let states = States::new(1, Arc::clone(&generations));
         let blueprint = Blueprint::new(&config, facts, &states).unwrap();
         let mut figures = Figures::default();

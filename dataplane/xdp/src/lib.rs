@@ -2,6 +2,7 @@
 //!
 //! * [`Steering`]: the loaded program and its maps: interfaces, local addresses, AF_XDP sockets, counters.
 //! * [`Attachment`]: the program on one interface; detached when dropped.
+//! * [`FastFlows`]: the established flows of a worker that the program executes by itself, in shared memory.
 //! * [`detach_leftover`]: cleans up after an instance that was killed.
 //!
 //! # Order
@@ -18,11 +19,13 @@
 //! The program is attached over netlink, not by a link owned by the process: it stays when the process is killed. The
 //! kernel takes the process's sockets out of the map, so every frame finds no worker and goes to the kernel (fail open)
 //! or is dropped (fail closed). The next instance takes the interface over atomically. An orderly exit detaches.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod attach;
 mod claims;
 mod counters;
+mod early;
+mod fast;
 mod netlink;
 mod owner;
 mod steering;
@@ -30,4 +33,7 @@ mod steering;
 pub use attach::{AttachError, Attachment, Granted, Mode, Refusal, detach_leftover};
 pub use claims::{AddressChanges, LocalAddresses, Recipient};
 pub use counters::Counters;
+pub use fast::{
+    FastConfig, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal, NotExecutable, SharedWords, Word,
+};
 pub use steering::{OBJECT, Steering, SteeringError};

@@ -2,21 +2,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     os::fd::AsFd,
+    sync::Arc,
 };
 
 use aya::{
-    Ebpf, EbpfError,
+    Btf, Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap},
     programs::{ProgramError, Xdp},
     util::nr_cpus,
 };
 use throughway_shared::steer::{
-    self, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES, PROGRAM, Reason, SOCKETS,
-    STEERED, VLANS, Vlan, VlanKey,
+    self, EARLY_DROPS, EARLY4, EARLY6, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES,
+    PROGRAM, Reason, SOCKETS, STEERED, VLANS, Vlan, VlanKey,
 };
 
-use crate::{AttachError, Attachment, Counters, LocalAddresses, Mode, attach, counters};
+use crate::{
+    AttachError, Attachment, Counters, LocalAddresses, Mode, attach, counters,
+    early::EarlySets,
+    fast::{FastConfig, FastFlows, FastMaps, FastPlan, SharedWords},
+};
 
 /// The object with the program, as built by `ebpf/build.sh`.
 pub static OBJECT: &[u8] =
@@ -56,6 +62,14 @@ pub enum SteeringError {
         value: u32,
         /// The first value which is too large.
         limit: u32,
+    },
+    /// The memory of a map could not be shared with the program.
+    #[error("BPF map {map} cannot be mapped into memory: {source}")]
+    Share {
+        /// Name of the map.
+        map: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
     },
     /// How many CPUs there are could not be found out.
     #[error("cannot read the number of possible CPUs: {0}")]
@@ -100,29 +114,49 @@ pub struct Steering {
     addresses: LocalAddresses,
     sockets: XskMap<MapData>,
     steered: PerCpuArray<MapData, u64>,
+    early: EarlySets,
+    fast: Option<FastMaps>,
 }
 
 impl Steering {
-    /// Loads the program that is part of this binary.
+    /// Loads the program that is part of this binary, without a fast path.
     ///
     /// # Errors
     ///
     /// When capabilities are missing or the kernel refuses the program.
     pub fn load() -> Result<Self, SteeringError> {
-        Self::load_object(OBJECT)
+        Self::load_object(OBJECT, None)
     }
 
-    /// Loads the program in `object`, an ELF file with the program and maps of `throughway_shared::steer`.
+    /// Loads the program that is part of this binary, with a fast path.
     ///
     /// # Errors
     ///
-    /// As [`Steering::load`], and when `object` lacks the program or a map.
-    pub fn load_object(object: &[u8]) -> Result<Self, SteeringError> {
-        let mut bpf = Ebpf::load(object)?;
+    /// As [`Steering::load`], and when more workers or flows are asked for than there can be, or more memory than there is.
+    pub fn load_fast(fast: FastConfig) -> Result<Self, SteeringError> {
+        Self::load_object(OBJECT, Some(fast))
+    }
+
+    /// Loads the program in `object`, an ELF file with the program and maps of `throughway_shared::steer` and, for a fast path,
+    /// `throughway_shared::fast`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Steering::load_fast`], and when `object` lacks the program or a map.
+    pub fn load_object(object: &[u8], fast: Option<FastConfig>) -> Result<Self, SteeringError> {
+        let fast = fast.map(FastPlan::new).transpose()?;
+        let types = Btf::from_sys_fs().ok();
+        let mut loader = EbpfLoader::new();
+        loader.btf(types.as_ref());
+        if let Some(plan) = &fast {
+            plan.tell(&mut loader);
+        }
+        let mut bpf = loader.load(object)?;
         let program =
             bpf.program_mut(PROGRAM).ok_or(SteeringError::Missing { kind: "program", name: PROGRAM })?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
+        let fast = fast.map(|plan| FastMaps::take(&mut bpf, &plan)).transpose()?;
         let mut take = |name| bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name });
         Ok(Steering {
             interfaces: take(INTERFACES)?.try_into().map_err(in_map(INTERFACES))?,
@@ -134,6 +168,12 @@ impl Steering {
             ),
             sockets: take(SOCKETS)?.try_into().map_err(in_map(SOCKETS))?,
             steered: take(STEERED)?.try_into().map_err(in_map(STEERED))?,
+            early: EarlySets::new(
+                take(EARLY4)?.try_into().map_err(in_map(EARLY4))?,
+                take(EARLY6)?.try_into().map_err(in_map(EARLY6))?,
+                take(EARLY_DROPS)?.try_into().map_err(in_map(EARLY_DROPS))?,
+            ),
+            fast,
             program: bpf,
         })
     }
@@ -215,6 +255,31 @@ impl Steering {
         &mut self.addresses
     }
 
+    /// Drops what comes from these prefixes (address, bits, number of the set it is of) on interfaces with the flag
+    /// [`EARLY`](throughway_shared::steer::EARLY), before anything else is asked. What was set before is changed by difference;
+    /// no packet from a prefix that stays gets through meanwhile. Host bits do not matter.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than [`MAX_EARLY`](throughway_shared::steer::MAX_EARLY) of a family, a number is not below
+    /// [`MAX_EARLY_SETS`](throughway_shared::steer::MAX_EARLY_SETS), or a map cannot be written: then some prefixes may have
+    /// been changed already.
+    pub fn set_early(
+        &mut self,
+        prefixes: impl IntoIterator<Item = (IpAddr, u8, u32)>,
+    ) -> Result<(), SteeringError> {
+        self.early.replace(prefixes)
+    }
+
+    /// How many packets were dropped for each set of [`Steering::set_early`], by its number.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn early_drops(&self) -> Result<Vec<u64>, SteeringError> {
+        self.early.drops()
+    }
+
     /// Sends the frames which interface `number` receives on `queue` to `socket`, an AF_XDP socket bound to that queue.
     /// The kernel forgets it when the socket is closed.
     ///
@@ -287,13 +352,54 @@ impl Steering {
     }
 }
 
+/// The fast path; without one all of it does nothing.
+impl Steering {
+    /// The fast flows of a worker, once: who takes them owns them.
+    pub fn take_fast_flows(&mut self, worker: u32) -> Option<FastFlows> {
+        self.fast.as_mut()?.take_flows(worker)
+    }
+
+    /// The words of the generations that the program compares flows with: slot *n* is word *n*, the present generation is word
+    /// [`CURRENT`](throughway_shared::fast::CURRENT). All zeros at first, and for whom they are taken from is to fill them.
+    pub fn fast_generations(&self) -> Option<Arc<SharedWords>> {
+        self.fast.as_ref().map(FastMaps::generations)
+    }
+
+    /// Until when (ns of `CLOCK_MONOTONIC`) the program may execute flows: later it takes every flow for unknown. Zero at
+    /// first, so nothing is executed. To be pushed forward again and again while the workers live.
+    pub fn alive_until(&self, ns: u64) {
+        if let Some(fast) = &self.fast {
+            fast.alive_until(ns);
+        }
+    }
+
+    /// Says that what flows send to `port` of the data plane may be sent to the device `ifindex` from the driver. Packets of
+    /// flows to other ports go up to the worker.
+    ///
+    /// # Errors
+    ///
+    /// When the port is not below [`MAX_INTERFACES`], there is no such device, or a map cannot be written.
+    pub fn set_egress(&mut self, port: u16, ifindex: u32) -> Result<(), SteeringError> {
+        self.fast.as_mut().map_or(Ok(()), |fast| fast.set_egress(port, ifindex))
+    }
+
+    /// Takes back [`Steering::set_egress`].
+    ///
+    /// # Errors
+    ///
+    /// When the port is not below [`MAX_INTERFACES`], or a map cannot be written. A port that was not set is no error.
+    pub fn clear_egress(&mut self, port: u16) -> Result<(), SteeringError> {
+        self.fast.as_mut().map_or(Ok(()), |fast| fast.clear_egress(port))
+    }
+}
+
 fn slot(number: u32, queue: u32) -> Result<u32, SteeringError> {
     check("interface number", number, MAX_INTERFACES)?;
     check("queue", queue, MAX_QUEUES)?;
     Ok(steer::first_socket(number) + queue)
 }
 
-fn check(what: &'static str, value: u32, limit: u32) -> Result<(), SteeringError> {
+pub(crate) fn check(what: &'static str, value: u32, limit: u32) -> Result<(), SteeringError> {
     if value < limit { Ok(()) } else { Err(SteeringError::Limit { what, value, limit }) }
 }
 

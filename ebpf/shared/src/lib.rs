@@ -1,6 +1,7 @@
 //! What the XDP program and the workers must agree on, to the byte.
 //!
 //! * [`steer`]: how the XDP program is told what is ours, and how it counts what it decides alone.
+//! * [`fast`]: the flows that the XDP program executes by itself, in memory shared with the workers.
 //! * [`flow`]: the key of a flow.
 //! * [`action`]: what a chain does to a packet, as a plain value.
 //! * [`tunnel`]: the outer header that an action may put before a packet.
@@ -12,6 +13,7 @@
 
 pub mod action;
 pub mod checksum;
+pub mod fast;
 pub mod flow;
 pub mod steer;
 pub mod tunnel;

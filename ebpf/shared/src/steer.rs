@@ -1,11 +1,13 @@
 //! How the XDP program decides what is ours.
 //!
-//! The program (`ebpf/steer`) reads four maps and writes one:
+//! The program (`ebpf/steer`) reads these maps and writes the last two; those of the fast path are in [`crate::fast`]:
 //!
 //! * [`INTERFACES`]: ifindex (`u32`) → [`Interface`]: a frame from an interface that is not in it passes to the kernel.
 //! * [`VLANS`]: [`VlanKey`] → [`Vlan`]: the tagged frames that are ours; others pass to the kernel.
 //! * [`LOCAL_ADDRESSES`]: [`LocalAddress`] → `u32` flags ([`CLAIMED`]): the host's own addresses.
 //! * [`SOCKETS`]: `interface.first_socket + queue` → AF_XDP socket of that queue.
+//! * [`EARLY4`], [`EARLY6`]: source prefix → `u32` number of a set: what is dropped before anything else.
+//! * [`EARLY_DROPS`]: number of a set → count, per CPU.
 //! * [`STEERED`]: [`Reason`] → count, per CPU, per interface: see [`counter`].
 
 /// Map: hash, `u32` ifindex → [`Interface`].
@@ -16,6 +18,12 @@ pub const VLANS: &str = "VLANS";
 pub const LOCAL_ADDRESSES: &str = "LOCAL_ADDRESSES";
 /// Map: AF_XDP sockets.
 pub const SOCKETS: &str = "SOCKETS";
+/// Map: longest-prefix trie over IPv4 sources.
+pub const EARLY4: &str = "EARLY4";
+/// Map: longest-prefix trie over IPv6 sources.
+pub const EARLY6: &str = "EARLY6";
+/// Map: per-CPU array of counters, one for each set in the tries.
+pub const EARLY_DROPS: &str = "EARLY_DROPS";
 /// Map: per-CPU array of counters.
 pub const STEERED: &str = "STEERED";
 /// The name of the program in the object, also what the kernel shows for it.
@@ -27,6 +35,11 @@ pub const MAX_INTERFACES: u32 = 64;
 pub const MAX_QUEUES: u32 = 64;
 /// How many addresses of its own the host may have.
 pub const MAX_LOCAL_ADDRESSES: u32 = 16_384;
+
+/// How many prefixes of one family may be dropped before anything else.
+pub const MAX_EARLY: u32 = 1 << 21;
+/// How many sets such prefixes may be of.
+pub const MAX_EARLY_SETS: u32 = 256;
 
 /// Number under which frames from interfaces that are not ours are counted.
 pub const UNKNOWN_INTERFACE: u32 = MAX_INTERFACES;
@@ -55,6 +68,12 @@ pub const FAIL_CLOSED: u32 = 1 << 0;
 /// Flag of [`Interface::flags`]: untagged frames of the device are the kernel's; only those of its [`VLANS`] are ours.
 pub const TAGGED_ONLY: u32 = 1 << 1;
 
+/// Flag of [`Interface::flags`]: established flows are executed in the driver ([`crate::fast`]).
+pub const FAST: u32 = 1 << 2;
+
+/// Flag of [`Interface::flags`]: sources in [`EARLY4`] and [`EARLY6`] are dropped.
+pub const EARLY: u32 = 1 << 3;
+
 /// What the XDP program knows of a device and of its untagged frames.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,7 +82,7 @@ pub struct Interface {
     pub number: u32,
     /// Where its sockets begin in [`SOCKETS`].
     pub first_socket: u32,
-    /// [`FAIL_CLOSED`], [`TAGGED_ONLY`].
+    /// [`FAIL_CLOSED`], [`TAGGED_ONLY`], [`FAST`], [`EARLY`].
     pub flags: u32,
     /// Its MAC address: frames to another one pass to the kernel.
     pub mac: [u8; 6],
@@ -211,4 +230,12 @@ reasons! {
     NoSocketDrop = "no-socket-drop",
     /// Dropped: shorter than its headers say.
     Truncated = "truncated",
+    /// Dropped: its source is in a set that is dropped before anything else.
+    EarlyDrop = "early-drop",
+    /// Executed in the driver and sent: its flow is established.
+    FastPath = "fast-path",
+    /// Dropped in the driver, as a function decided for its flow.
+    FastDrop = "fast-drop",
+    /// Dropped: executed in the driver, and the device to send it to went away at that instant.
+    FastNoEgress = "fast-no-egress",
 }

@@ -61,14 +61,18 @@ pub(crate) trait View {
     fn has_worker(&self, slot: u32, queue: u32) -> bool;
 }
 
-const ETHERNET: usize = 14;
-const TAG: usize = 4;
+/// Bytes of a frame's own header.
+pub(crate) const ETHERNET: usize = 14;
+/// Bytes of a tag.
+pub(crate) const TAG: usize = 4;
 /// The bits of a tag that are the VLAN's identifier.
 const VLAN_MASK: u16 = 0x0fff;
 /// Where BOOTP starts in IPv4 without options: behind that header and UDP's.
 const BOOTP: usize = 20 + 8;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherTypes (IEEE 802).
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+/// See [`ETHERTYPE_IPV4`].
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_8021Q: u16 = 0x8100;
 const ETHERTYPE_8021AD: u16 = 0x88a8;
 const ETHERTYPE_OLD_QINQ: u16 = 0x9100;
@@ -122,7 +126,7 @@ fn claim<V: View>(view: &V, interface: &Interface) -> (u32, Reason) {
 
 /// Whether an EtherType announces a tag.
 #[inline(always)]
-fn is_tag(ethertype: u16) -> bool {
+pub(crate) fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, ETHERTYPE_8021Q | ETHERTYPE_8021AD | ETHERTYPE_OLD_QINQ)
 }
 

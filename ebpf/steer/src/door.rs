@@ -62,6 +62,35 @@ impl Door<'_> {
     }
 }
 
+/// How many bytes of the frame can be read: of one in several buffers, those of the first.
+#[inline(always)]
+pub(crate) fn len(context: &XdpContext) -> usize {
+    context.data_end() - context.data()
+}
+
+/// The bytes of the frame at `at` as a `T`, one of the packed headers of `fast`: any bytes make one.
+#[inline(always)]
+pub(crate) fn at<T>(context: &XdpContext, at: usize) -> Option<&T> {
+    // SAFETY: see `pointer`; nothing else writes to the frame while the program runs, and its callers hold no `&mut` to these
+    // bytes.
+    Some(unsafe { &*pointer(context, at)? })
+}
+
+/// As [`at`], to be written to.
+#[inline(always)]
+pub(crate) fn at_mut<T>(context: &XdpContext, at: usize) -> Option<&mut T> {
+    // SAFETY: as in `at`; callers ask for parts of the frame that do not overlap.
+    Some(unsafe { &mut *pointer(context, at)? })
+}
+
+/// A pointer to a `T` within the frame. `T` must be of alignment 1.
+#[inline(always)]
+fn pointer<T>(context: &XdpContext, at: usize) -> Option<*mut T> {
+    const { assert!(align_of::<T>() == 1) };
+    let start = context.data() + at;
+    if start + size_of::<T>() > context.data_end() { None } else { Some(start as *mut T) }
+}
+
 impl View for Door<'_> {
     #[inline(always)]
     fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {

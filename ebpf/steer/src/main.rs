@@ -4,8 +4,12 @@
 //! * [`door`]: that view of frame and host. The only place which touches packet memory.
 //! * [`maps`]: what user space tells the program, and what it counts.
 //!
-//! Nothing here changes a byte of a frame. Only headers are read, so a frame in several buffers is as good as one in a
+//! * [`early`]: what is dropped before anything else.
+//! * [`fast`]: executes the established flows that workers handed over; [`flows`]: their memory; [`rewrite`]: the bytes.
+//!
+//! But for the fast path, nothing here changes a byte of a frame. Only headers are read, so a frame in several buffers is as good as one in a
 //! single buffer (`xdp.frags`): the driver keeps the headers in the first.
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 
@@ -14,7 +18,11 @@ use throughway_shared::steer::{Reason, UNKNOWN_INTERFACE};
 
 mod classify;
 mod door;
+mod early;
+mod fast;
+mod flows;
 mod maps;
+mod rewrite;
 
 /// Entry: decides, counts, acts.
 #[xdp(frags)]
@@ -25,6 +33,14 @@ pub fn throughway(context: XdpContext) -> u32 {
     };
     let queue = context.rx_queue_index();
     let door = door::Door::new(&context);
+    if early::is_dropped(&door, interface) {
+        maps::count(interface.number, Reason::EarlyDrop);
+        return xdp_action::XDP_DROP;
+    }
+    if let Some((reason, action)) = fast::run(&context, interface, queue) {
+        maps::count(interface.number, reason);
+        return action;
+    }
     let (number, reason) = classify::classify(&door, interface, queue);
     maps::count(number, reason);
     match reason {
@@ -39,7 +55,13 @@ pub fn throughway(context: XdpContext) -> u32 {
         | Reason::LocalAddress
         | Reason::LocalSocket
         | Reason::NoSocketPass => xdp_action::XDP_PASS,
-        Reason::NoSocketDrop | Reason::Truncated => xdp_action::XDP_DROP,
+        Reason::NoSocketDrop
+        | Reason::Truncated
+        // Those that were acted on before.
+        | Reason::EarlyDrop
+        | Reason::FastPath
+        | Reason::FastDrop
+        | Reason::FastNoEgress => xdp_action::XDP_DROP,
     }
 }
 

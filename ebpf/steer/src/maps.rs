@@ -1,14 +1,18 @@
 //! The maps: what user space tells the program, and what the program counts.
 //!
-//! Their names and layouts are in `throughway_shared::steer`.
+//! Their names and layouts are in `throughway_shared::steer`. The flows that are executed here are in [`crate::flows`].
 
 use aya_ebpf::{
     bindings::xdp_action,
     macros::map,
-    maps::{HashMap, PerCpuArray, XskMap},
+    maps::{
+        Array, DevMap, HashMap, PerCpuArray, XskMap,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use throughway_shared::steer::{
-    self, COUNTERS, FAIL_CLOSED, Interface, MAX_INTERFACES, MAX_LOCAL_ADDRESSES, Reason, SOCKET_SLOTS, Vlan,
+    self, COUNTERS, FAIL_CLOSED, Interface, MAX_EARLY, MAX_EARLY_SETS, MAX_INTERFACES, MAX_LOCAL_ADDRESSES,
+    Reason, SOCKET_SLOTS, Vlan,
 };
 
 use crate::classify::Address;
@@ -27,6 +31,21 @@ static SOCKETS: XskMap = XskMap::with_max_entries(SOCKET_SLOTS, 0);
 
 #[map]
 static STEERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+#[map]
+static EARLY4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(MAX_EARLY, 0);
+
+#[map]
+static EARLY6: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MAX_EARLY, 0);
+
+#[map]
+static EARLY_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_EARLY_SETS, 0);
+
+#[map]
+static FAST_EGRESS: DevMap = DevMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static FAST_PORTS: Array<u32> = Array::with_max_entries(MAX_INTERFACES, 0);
 
 /// What is known of the interface `ifindex`, if it is ours.
 #[inline(always)]
@@ -63,6 +82,43 @@ pub(crate) fn redirect(interface: &Interface, queue: u32) -> u32 {
     let otherwise =
         if interface.flags & FAIL_CLOSED == 0 { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP };
     match SOCKETS.redirect(interface.first_socket + queue, otherwise.into()) {
+        Ok(action) | Err(action) => action,
+    }
+}
+
+/// Whether packets from an IPv4 source are dropped before anything else; counts those that are. The address as it lies in the
+/// packet.
+#[inline(always)]
+pub(crate) fn is_early4(source: u32) -> bool {
+    count_early(EARLY4.get(Key::new(32, source)))
+}
+
+/// As [`is_early4`], of IPv6.
+#[inline(always)]
+pub(crate) fn is_early6(source: Address) -> bool {
+    count_early(EARLY6.get(Key::new(128, source)))
+}
+
+#[inline(always)]
+fn count_early(set: Option<&u32>) -> bool {
+    let Some(set) = set else { return false };
+    if let Some(counter) = EARLY_DROPS.get_ptr_mut(*set) {
+        // SAFETY: as in `count`.
+        unsafe { *counter += 1 }
+    }
+    true
+}
+
+/// The device that frames to a port of the data plane may be sent to from here, if there is one.
+#[inline(always)]
+pub(crate) fn egress(port: u32) -> Option<u32> {
+    FAST_PORTS.get(port).copied().filter(|device| *device != 0)
+}
+
+/// Sends the frame to a port of the data plane. The action to return: a redirect, if there is still a device.
+#[inline(always)]
+pub(crate) fn send(port: u32) -> u32 {
+    match FAST_EGRESS.redirect(port, xdp_action::XDP_DROP.into()) {
         Ok(action) | Err(action) => action,
     }
 }

@@ -58,6 +58,12 @@ pub trait Function {
         }
     }
 
+    /// Is about to be [told](Function::settle) of `id`: may have what it will need then fetched into the processor's cache. Called
+    /// for many before the first of them is told of, so that the memory answers them side by side. Changes nothing.
+    fn foresee(&self, id: u64) {
+        let _ = id;
+    }
+
     /// Is told what the flow cache saw of a flow for which the function left the credit `id`: sessions live on, counters add
     /// up. Called between batches, from any worker's cache, at the latest [`credit::HARVEST`] after the packets; possibly after
     /// what `id` stood for is gone.

@@ -140,6 +140,14 @@ impl<'a> Packet<'a> {
         self.extra.edit_embedded(self.bytes, &self.received, edit);
     }
 
+    /// Turns an echo request back as the reply to it, from the address that was asked. How it gets there is for the router.
+    pub fn answer_echo(&mut self) {
+        let (source, destination) = (self.view.source(), self.view.destination());
+        self.edit(Edit::Source(destination));
+        self.edit(Edit::Destination(source));
+        self.extra.answer_echo();
+    }
+
     /// What is done to this packet alone, beside the edits.
     pub fn extra(&self) -> &Extra {
         &self.extra

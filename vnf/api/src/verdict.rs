@@ -94,7 +94,7 @@ reasons! {
     ReservedAddress = "reserved-address",
     /// No route leads back to the source, or none by the port it came in on: its address is forged, or routing is not symmetric and strict checking is wrong here.
     SpoofedSource = "spoofed-source",
-    /// The destination is one of the host's own addresses: the steering program gives those to the kernel, so it reached a worker only in a race, or in a replay.
+    /// The destination is one of the host's own addresses, and no function wants the packet. The steering program gives such packets to the kernel, so it reached a worker only in a race, in a replay, or to an address that a function claims; of those, answers to the host's pings and errors about its packets are given to it and not counted here.
     LocalDestination = "local-destination",
     /// TTL or hop limit ran out; the sender is told.
     HopLimitExceeded = "hop-limit-exceeded",
@@ -131,6 +131,8 @@ reasons! {
     NatSessionTableFull = "nat-session-table-full",
     /// NAT: the host inside has as many sessions as a host may have.
     NatHostLimit = "nat-host-limit",
+    /// NAT: the host inside opens connections faster than a host may.
+    NatHostRate = "nat-host-rate",
     /// NAT: to an outside address and port that no host inside has.
     NatNoMapping = "nat-no-mapping",
     /// NAT: an ICMP error about a packet of no session.
@@ -150,6 +152,8 @@ reasons! {
     BalancerTableFull = "balancer-table-full",
     /// Load balancer: no address of this box is known that leads to the backend, to be the source of a tunnel or of what is translated.
     BalancerNoSource = "balancer-no-source",
+    /// Load balancer: an ICMP error about a packet in a tunnel to a backend. It was taken note of: whose packets are too big is told so.
+    BalancerTunnelError = "balancer-tunnel-error",
     /// A rule of a firewall says drop; its counter and its log name it.
     FirewallRule = "firewall-rule",
     /// A rule of a firewall says reject; the sender is told.

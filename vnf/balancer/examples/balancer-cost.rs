@@ -4,9 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use throughway_balancer::maglev::{Candidate, USUAL_SIZE};
+use throughway_balancer::maglev::{Candidate, USUAL_SIZE, fitting_size};
 use throughway_balancer::{
     Affinity, AllDown, Backend, Balancer, FULL_SHARE, Forward, Health, Maglev, Options, Seat, Service,
     ServiceConfig, Services, Shared,
@@ -38,7 +38,14 @@ fn world(forward: Forward, backends: u32, half_open: u32) -> (Balancer, Arc<Shar
         seat.set_via(Some(Ipv4Addr::new(10, 1, 255, 254).into()));
         Backend { seat, weight: 1, share: FULL_SHARE, backup: false, health: Health::Up }
     };
-    let config = ServiceConfig {
+    let service =
+        Service::new(config(forward, (1..=backends).map(backend).collect()), None).expect("a table");
+    shared.publish(Services::new(vec![Arc::new(service)]));
+    (Balancer::new(Arc::clone(&shared)), shared)
+}
+
+fn config(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
+    ServiceConfig {
         name: "web".to_owned(),
         addresses: vec![vip()],
         protocols: vec![6],
@@ -46,14 +53,14 @@ fn world(forward: Forward, backends: u32, half_open: u32) -> (Balancer, Arc<Shar
         forward,
         sources: Vec::new(),
         affinity: Affinity::Connection,
+        affinity_timeout: Duration::ZERO,
+        answer_ping: false,
         all_down: AllDown::Reject,
         table_size: USUAL_SIZE,
         seed: 0,
-        backends: (1..=backends).map(backend).collect(),
-    };
-    let service = Service::new(config, None).expect("a table");
-    shared.publish(Services::new(vec![Arc::new(service)]));
-    (Balancer::new(Arc::clone(&shared)), shared)
+        backends,
+        figures: Arc::default(),
+    }
 }
 
 fn vip() -> IpAddr {
@@ -126,30 +133,75 @@ fn main() {
         // Too short for the scheduler's statistics.
         let times = (0..15).map(|_| {
             let begun = Instant::now();
-            std::hint::black_box(table(size, count, None));
+            std::hint::black_box(table(size, count));
             begun.elapsed().as_secs_f64() * 1e3
         });
         println!("| filled | {size} | {count} | {:.1} |", median(times.collect()));
     }
     println!();
-    println!("| entries that change hands | backends | of those that stay | the least possible |");
-    println!("| --- | --- | --- | --- |");
-    for (size, count) in [(USUAL_SIZE, 10), (USUAL_SIZE, 100), (USUAL_SIZE, 1000), (655_373, 1000)] {
-        let (before, after) = (table(size, count, None), table(size, count, Some(count / 2)));
-        let pairs = before.entries().zip(after.entries());
-        let moved = pairs.filter(|(was, is)| was != is && *was != Some(count / 2)).count();
-        let percent = moved as f64 * 100.0 / size as f64;
-        println!("| one of {count} goes, {size} entries | {count} | {percent:.2} % | 0 % |");
-    }
+    many();
 }
 
-/// A table of so many equal backends, without one of them.
-fn table(size: u32, count: usize, without: Option<usize>) -> Maglev {
+/// Milliseconds that all threads of this process have run.
+fn on_all_cpus() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    // In hundredths of a second (proc_pid_stat(5)), whatever the kernel's own clock.
+    [11, 12].iter().map(|field| fields[*field].parse::<f64>().expect("a number") * 10.0).sum()
+}
+
+/// Ten thousand services of a hundred backends each, by as many threads as there are cores.
+fn many() {
+    const SERVICES: u32 = 10_000;
+    const BACKENDS: u32 = 100;
+    let service = |number: u32| {
+        let backend = |other: u32| {
+            let address = Ipv4Addr::from(0x0a00_0000 + number * BACKENDS + other);
+            let seat = Arc::new(Seat::new(address.into(), Some(8080)));
+            Backend { seat, weight: 1, share: FULL_SHARE, backup: false, health: Health::Up }
+        };
+        let mut config = config(Forward::Nat, (1..=BACKENDS).map(backend).collect());
+        config.addresses = vec![Ipv4Addr::from(0xc612_0000 + number).into()];
+        config.table_size = fitting_size((0..BACKENDS).map(|_| 1));
+        Arc::new(Service::new(config, None).expect("a table"))
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    let (begun, ran) = (Instant::now(), on_all_cpus());
+    let share = SERVICES.div_ceil(threads);
+    let parts: Vec<Vec<Arc<Service>>> = std::thread::scope(|scope| {
+        let part = |thread: u32| {
+            let last = ((thread + 1) * share).min(SERVICES);
+            scope.spawn(move || (thread * share..last).map(service).collect())
+        };
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        parts.into_iter().map(|part| part.join().expect("no panic")).collect()
+    });
+    let tell = |what: &str, begun: Instant, ran: f64| {
+        let (elapsed, ran) = (begun.elapsed().as_secs_f64() * 1e3, on_all_cpus() - ran);
+        println!("| {what} | {elapsed:.0} | {ran:.0} |");
+    };
+    println!("| {SERVICES} services, {BACKENDS} backends each, {threads} threads | ms | ms on all cores |");
+    println!("| --- | --- | --- |");
+    tell("tables filled", begun, ran);
+    let options = Options { connections: 1000, half_open: 1000, seed: [1, 2], timeouts: Timeouts::NAT };
+    let shared = Shared::new(options, Arc::default());
+    let (begun, ran) = (Instant::now(), on_all_cpus());
+    shared.publish(Services::new(parts.into_iter().flatten().collect()));
+    tell("found by address, and in force", begun, ran);
+    let mut all: Vec<Arc<Service>> = shared.services().iter().cloned().collect();
+    let (begun, ran) = (Instant::now(), on_all_cpus());
+    let mut config = all[0].config.clone();
+    config.backends[0].health = Health::Down;
+    all[0] = Arc::new(Service::new(config, Some(&all[0])).expect("a table"));
+    shared.publish(Services::after(&shared.services(), all));
+    tell("one backend goes down", begun, ran);
+}
+
+/// A table of so many equal backends.
+fn table(size: u32, count: usize) -> Maglev {
     let names: Vec<String> =
         (0..count).map(|number| format!("10.1.{}.{}/8080", number / 250, number % 250)).collect();
-    let candidates = names.iter().enumerate();
-    let candidates: Vec<_> = candidates
-        .map(|(number, name)| Candidate { name: name.as_bytes(), weight: u32::from(without != Some(number)) })
-        .collect();
+    let candidates: Vec<_> =
+        names.iter().map(|name| Candidate { name: name.as_bytes(), weight: 1 }).collect();
     Maglev::new(size, 0, &candidates).expect("a table")
 }

@@ -8,16 +8,18 @@ use arrayvec::ArrayVec;
 use siphasher::sip::SipHasher13;
 use throughway_packet::headers::octets;
 use throughway_packet::{Edit, Encapsulation, Flags, Headers};
+use throughway_session::fragment::Piece;
 use throughway_session::tcp::Event;
-use throughway_session::{InsertError, NewSession, Probe, SessionId, SessionKey, Side, translate};
+use throughway_session::{Class, InsertError, NewSession, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
 use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
 };
 
-use crate::fragments::datagram;
+use crate::path;
 use crate::seat::Seat;
-use crate::service::{Affinity, Forward, Service, Services};
+use crate::service::{Affinity, Forward, Service};
+use crate::services::Services;
 use crate::shared::{Remembered, Shared};
 use crate::track::Track;
 
@@ -42,13 +44,24 @@ pub(crate) enum Way {
         from: IpAddr,
         /// The backend.
         to: IpAddr,
+        /// The longest outer packet that gets there, in bytes.
+        mtu: u16,
     },
 }
 
 /// What a packet is to a connection that is remembered.
 enum Step {
     /// It belongs to it.
-    Passes { id: SessionId, side: Side, track: Track, forward: Forward, to: IpAddr, from: Option<IpAddr> },
+    Passes {
+        id: SessionId,
+        side: Side,
+        track: Track,
+        forward: Forward,
+        to: IpAddr,
+        from: Option<IpAddr>,
+        /// It proves a client whose service knows affinity.
+        proves: Option<Arc<Seat>>,
+    },
     /// It does not.
     Invalid,
     /// It opens a new one in its place, or what there is goes to a backend that is down and can go elsewhere.
@@ -95,13 +108,13 @@ impl Balancer {
                 self.later_fragment(services, packet, &headers, now)
             };
         };
-        let judged = match self.known(packet, &headers, probe, now) {
+        let judged = match self.known(services, packet, &headers, probe, now) {
             Some(judged) => judged.map(Some),
             None => self.unknown(services, packet, &headers, probe, now),
         };
         match judged {
             Ok(Some(way)) => {
-                if let Some(datagram) = datagram(packet.bytes(), packet.received()) {
+                if let Some(datagram) = datagram_of(packet) {
                     self.shared.fragments.remember(datagram, way, now);
                 }
                 send(packet, way)
@@ -114,6 +127,7 @@ impl Balancer {
     /// A packet of a connection that is remembered.
     fn known(
         &self,
+        services: &Services,
         packet: &mut Packet<'_>,
         headers: &Headers,
         probe: &Probe,
@@ -127,6 +141,7 @@ impl Balancer {
             if side == Side::Forward && track.is_movable() && seat.is_avoided() {
                 return Step::Anew(id);
             }
+            let before = track.class();
             match track.packet(side, headers) {
                 Event::Fits => {}
                 Event::Reopens => return Step::Anew(id),
@@ -136,9 +151,12 @@ impl Balancer {
             // Only half-open connections have a quota.
             let _ = meta.set_class(track.class());
             seat.figures.packets(1, headers.packet_len().into());
-            Step::Passes { id, side, track: *track, forward: *forward, to: seat.address, from: seat.via() }
+            let proven = before == Class::HalfOpen && track.class() == Class::Established;
+            let proves = proven.then(|| Arc::clone(seat));
+            let (to, from) = (seat.address, seat.via());
+            Step::Passes { id, side, track: *track, forward: *forward, to, from, proves }
         })?;
-        let Step::Passes { id, side, track, forward, to, from } = step else {
+        let Step::Passes { id, side, track, forward, to, from, proves } = step else {
             return match step {
                 // Chosen anew, as the backend may be gone.
                 Step::Anew(id) => {
@@ -149,10 +167,15 @@ impl Balancer {
             };
         };
         let [opened, answered] = shared.connections.keys(id)?;
+        if let Some(seat) = proves
+            && let Some(service) = service_at(services, &opened, headers)
+        {
+            shared.clients.remember(service, &opened.source, &seat, now);
+        }
         let way = match (side, forward) {
             (Side::Reverse, _) => Ok(Way::Translated(opened.reversed())),
             (_, Forward::Dsr) => Ok(Way::Direct(to)),
-            (_, Forward::Ipip) => tunnel(from, to),
+            (_, Forward::Ipip) => self.tunnel(from, to, now),
             (_, Forward::Nat | Forward::FullNat) => Ok(Way::Translated(answered.reversed())),
         };
         packet.depends_on(Slot::session(id.to_bits()));
@@ -176,23 +199,37 @@ impl Balancer {
     ) -> Result<Option<Way>, Verdict> {
         let key = probe.key();
         let Some(service) = service_at(services, key, headers) else {
+            if self.pong(services, packet, headers) {
+                return Ok(None);
+            }
             return Ok(self.answer(services, packet, headers, key, now));
         };
         packet.judge_each();
+        let figures = &service.config.figures;
+        let mut known = self.shared.clients.seat(service, &key.source, now);
+        if known.is_some() {
+            figures.returned();
+        }
         let hash = hash(service, key);
         let forward = service.config.forward;
         let track = Track::open(headers, forward.is_one_sided());
         for attempt in 0..ATTEMPTS {
             // Where sources are ours another port of ours will do, else another backend.
             let turn = if forward == Forward::FullNat { 0 } else { attempt };
-            let Some(backend) = service.choose(hash.rotate_left(turn as u32 * 4)) else {
+            if attempt > 0 {
+                figures.retries();
+            }
+            let chosen = || service.choose(hash.rotate_left(turn as u32 * 4)).map(|chosen| &chosen.seat);
+            // The backend that the client had, as long as its answers can be told from others.
+            let had = if forward == Forward::FullNat { known.clone() } else { known.take() };
+            let Some(seat) = had.as_ref().or_else(chosen) else {
+                figures.rejected();
                 return Err(reject(headers));
             };
-            let seat = &backend.seat;
             let translated = toward(service, seat, key, headers, hash, attempt)?;
             let way = match forward {
                 Forward::Dsr => Way::Direct(seat.address),
-                Forward::Ipip => tunnel(seat.via(), seat.address)?,
+                Forward::Ipip => self.tunnel(seat.via(), seat.address, now)?,
                 Forward::Nat | Forward::FullNat => Way::Translated(translated),
             };
             let opened = track.map(|track| {
@@ -206,26 +243,52 @@ impl Balancer {
                 Some(Ok(_)) => {}
                 Some(Err(InsertError::Conflict { side: Side::Reverse, .. })) => continue,
                 // Another worker was faster: the packet belongs to its connection.
-                Some(Err(InsertError::Conflict { .. })) => match self.known(packet, headers, probe, now) {
-                    Some(judged) => return judged.map(Some),
-                    None => continue,
-                },
+                Some(Err(InsertError::Conflict { .. })) => {
+                    match self.known(services, packet, headers, probe, now) {
+                        Some(judged) => return judged.map(Some),
+                        None => continue,
+                    }
+                }
                 Some(Err(InsertError::SameKey)) => break,
                 // Its answers could not be told from others.
                 Some(Err(InsertError::Full | InsertError::Quota(_))) if forward == Forward::FullNat => {
+                    figures.refused();
                     return Err(Verdict::Drop(DropReason::BalancerTableFull));
                 }
                 None if forward == Forward::FullNat => {
+                    figures.refused();
                     return Err(Verdict::Drop(DropReason::BalancerInvalidState));
                 }
                 Some(Err(InsertError::Full | InsertError::Quota(_))) | None => {
-                    self.shared.decided_by_hash(now);
+                    self.shared.decided_by_hash(service, now);
                 }
             }
             seat.figures.packets(1, headers.packet_len().into());
             return Ok(Some(way));
         }
+        figures.refused();
         Err(Verdict::Drop(DropReason::BalancerConflict))
+    }
+
+    /// The way through a tunnel.
+    pub(crate) fn tunnel(&self, from: Option<IpAddr>, to: IpAddr, now: Now) -> Result<Way, Verdict> {
+        let from = from.ok_or(Verdict::Drop(DropReason::BalancerNoSource))?;
+        let mtu = self.shared.paths.mtu(&octets(to), now).unwrap_or(u16::MAX);
+        Ok(Way::Tunnel { from, to, mtu })
+    }
+
+    /// An echo request to an address whose services do not balance it.
+    fn pong(&self, services: &Services, packet: &mut Packet<'_>, headers: &Headers) -> bool {
+        let request = if headers.is_ipv4() { 8 } else { 128 };
+        let asked = headers.flags.has(Flags::ICMP_QUERY)
+            && !headers.flags.has(Flags::FRAGMENT)
+            && headers.icmp_type == request
+            && services.answers_pings_to(&headers.key.destination);
+        if asked {
+            packet.judge_each();
+            packet.answer_echo();
+        }
+        asked
     }
 
     /// An answer of a connection that is not remembered: its source becomes the service's, if the hash says that it can be one.
@@ -253,64 +316,6 @@ impl Balancer {
         ours.then_some(Way::Translated(as_sent))
     }
 
-    /// An ICMP error about a packet of a connection goes to who sent that: the client, or the backend.
-    fn error(&self, services: &Services, packet: &mut Packet<'_>, now: Now) -> Verdict {
-        let Some(embedded) = packet.embedded() else { return Verdict::Continue };
-        let about = SessionKey::of(&embedded.key, 0);
-        let outer = *packet.headers();
-        // Its sender is who gets the error; else it is none of ours.
-        if outer.key.destination != about.source {
-            return Verdict::Continue;
-        }
-        let shared = &self.shared;
-        let found = shared.connections.lookup(&about.reversed(), now).and_then(|found| {
-            let keys = shared.connections.keys(found.id)?;
-            let to = shared.connections.read(found.id, |remembered, _| {
-                (remembered.forward, remembered.seat.address, remembered.seat.via())
-            })?;
-            Some((found.side, keys, to))
-        });
-        match found {
-            // About a request as the backend sees it.
-            Some((Side::Reverse, [opened, _], _)) => {
-                edit_embedded(packet, &opened);
-                packet.edit(Edit::Destination(address(&opened.source)));
-                // The client knows nothing of what is behind the service.
-                packet.edit(Edit::Source(address(&opened.destination)));
-                Verdict::Continue
-            }
-            // About an answer as the client sees it.
-            Some((Side::Forward, [_, answered], (forward, to, from))) => match forward {
-                Forward::Nat | Forward::FullNat => to_backend(packet, &answered),
-                Forward::Dsr => send(packet, Way::Direct(to)),
-                Forward::Ipip => tunnel(from, to).map_or_else(|verdict| verdict, |way| send(packet, way)),
-            },
-            None => {
-                let request = about.reversed();
-                let Some(service) = service_at(services, &request, &embedded) else {
-                    return Verdict::Continue;
-                };
-                let Some(backend) = service.choose(hash(service, &request)) else {
-                    return Verdict::Drop(DropReason::NoBackend);
-                };
-                shared.decided_by_hash(now);
-                let seat = &backend.seat;
-                match service.config.forward {
-                    Forward::Dsr => send(packet, Way::Direct(seat.address)),
-                    Forward::Ipip => tunnel(seat.via(), seat.address)
-                        .map_or_else(|verdict| verdict, |way| send(packet, way)),
-                    Forward::Nat => {
-                        let port = seat.port.filter(|_| embedded.flags.has(Flags::PORTS));
-                        let source_port = port.map_or(about.source_port, u16::to_be_bytes);
-                        let sent = SessionKey { source: octets(seat.address), source_port, ..about };
-                        to_backend(packet, &sent)
-                    }
-                    Forward::FullNat => Verdict::Drop(DropReason::BalancerInvalidState),
-                }
-            }
-        }
-    }
-
     /// A fragment without ports goes the way of its first one.
     fn later_fragment(
         &self,
@@ -319,8 +324,7 @@ impl Balancer {
         headers: &Headers,
         now: Now,
     ) -> Verdict {
-        let datagram = datagram(packet.bytes(), packet.received());
-        match datagram.and_then(|datagram| self.shared.fragments.way(&datagram, now)) {
+        match datagram_of(packet).and_then(|datagram| self.shared.fragments.find(&datagram, now)) {
             Some(Way::Translated(to)) => {
                 packet.edit(Edit::Source(address(&to.source)));
                 packet.edit(Edit::Destination(address(&to.destination)));
@@ -354,6 +358,10 @@ impl Function for Balancer {
             let verdict = self.judge_by(&services, packet, probe.as_ref(), context.now);
             packet.settle(verdict);
         }
+    }
+
+    fn foresee(&self, credit: u64) {
+        self.shared.connections.fetch_credit(credit);
     }
 
     fn settle(&mut self, credit: u64, seen: &Seen) {
@@ -399,18 +407,22 @@ impl Function for Balancer {
     }
 }
 
-fn address(octets: &[u8; 16]) -> IpAddr {
+pub(crate) fn address(octets: &[u8; 16]) -> IpAddr {
     IpAddr::from(*octets).to_canonical()
 }
 
 /// The service that a packet with this key is for. An ICMP query's identifier is no port.
-fn service_at<'a>(services: &'a Services, key: &SessionKey, headers: &Headers) -> Option<&'a Service> {
+pub(crate) fn service_at<'a>(
+    services: &'a Services,
+    key: &SessionKey,
+    headers: &Headers,
+) -> Option<&'a Service> {
     let port = if headers.flags.has(Flags::PORTS) { u16::from_be_bytes(key.destination_port) } else { 0 };
     services.at(&key.destination, key.protocol, port)
 }
 
 /// The hash by which a service chooses: alike on boxes with the same configuration.
-fn hash(service: &Service, key: &SessionKey) -> u64 {
+pub(crate) fn hash(service: &Service, key: &SessionKey) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(service.config.seed, 0);
     hasher.write(&key.source);
     if service.config.affinity == Affinity::Connection {
@@ -488,11 +500,6 @@ fn source(service: &Service, seat: &Seat, number: u64) -> Option<IpAddr> {
     None
 }
 
-fn tunnel(from: Option<IpAddr>, to: IpAddr) -> Result<Way, Verdict> {
-    let from = from.ok_or(Verdict::Drop(DropReason::BalancerNoSource))?;
-    Ok(Way::Tunnel { from, to })
-}
-
 /// What a client is told whose service has no backend.
 fn reject(headers: &Headers) -> Verdict {
     let tcp = headers.key.protocol == TCP;
@@ -500,12 +507,18 @@ fn reject(headers: &Headers) -> Verdict {
     Verdict::Reject(DropReason::NoBackend, answer)
 }
 
+/// The datagram that a fragment is of, whichever interface it came in by: routers on the way may know several.
+fn datagram_of(packet: &Packet<'_>) -> Option<SessionKey> {
+    let piece = Piece::of(packet.bytes(), packet.received())?;
+    Some(SessionKey { zone: 0, ..piece.datagram })
+}
+
 /// Sends a packet its way.
-fn send(packet: &mut Packet<'_>, way: Way) -> Verdict {
+pub(crate) fn send(packet: &mut Packet<'_>, way: Way) -> Verdict {
     match way {
         Way::Translated(to) => translate(packet, &to),
         Way::Direct(to) => packet.direct_to(to),
-        Way::Tunnel { from, to } => {
+        Way::Tunnel { from, to, mtu } => {
             // Who puts a packet into a tunnel forwards it (RFC 2003, section 3.1).
             if packet.headers().hop_limit <= 1 {
                 let told = Answer::Icmp(IcmpError::HopLimitExceeded);
@@ -515,27 +528,13 @@ fn send(packet: &mut Packet<'_>, way: Way) -> Verdict {
             if !packet.encapsulate(&Encapsulation::ip(from, to)) {
                 return Verdict::Drop(DropReason::TunnelTooDeep);
             }
+            packet.depends_on(path::slot(&octets(to)));
+            let outer = packet.headers();
+            if outer.packet_len() > mtu && outer.flags.has(Flags::DONT_FRAGMENT) {
+                return Verdict::Reject(DropReason::TooBig, Answer::Icmp(IcmpError::TooBig { mtu }));
+            }
+            packet.limit_len(mtu);
         }
     }
     Verdict::Continue
-}
-
-/// An ICMP error about an answer: `sent` is that answer's key as the backend sent it.
-fn to_backend(packet: &mut Packet<'_>, sent: &SessionKey) -> Verdict {
-    edit_embedded(packet, sent);
-    packet.edit(Edit::Destination(address(&sent.source)));
-    Verdict::Continue
-}
-
-/// Gives the packet that an ICMP error is about this key.
-fn edit_embedded(packet: &mut Packet<'_>, to: &SessionKey) {
-    packet.edit_embedded(Edit::Source(address(&to.source)));
-    packet.edit_embedded(Edit::Destination(address(&to.destination)));
-    if packet
-        .embedded()
-        .is_some_and(|embedded| embedded.flags.any(Flags(Flags::PORTS.0 | Flags::ICMP_QUERY.0)))
-    {
-        packet.edit_embedded(Edit::SourcePort(u16::from_be_bytes(to.source_port)));
-        packet.edit_embedded(Edit::DestinationPort(u16::from_be_bytes(to.destination_port)));
-    }
 }

@@ -16,6 +16,26 @@ use siphasher::sip::SipHasher13;
 /// The table size where nothing else is said: with a hundred backends, shares differ by about one percent.
 pub const USUAL_SIZE: u32 = 65_537;
 
+/// Sizes that are chosen from where none is configured: primes, for up to 100, 655, 2621 and 10,485 equal backends.
+pub const SIZES: [u32; 4] = [10_007, 65_537, 262_139, 1_048_573];
+
+/// Entries for the lightest backend, so that shares differ by one percent (section 5.3).
+const ENTRIES_FOR_EACH: u64 = 100;
+
+/// The size of table that gives backends of these weights the shares that they should have, as far as [`SIZES`] go. By the weights
+/// of the configuration alone, so that boxes choose alike and nothing but a new configuration moves flows for it.
+pub fn fitting_size(weights: impl Iterator<Item = u32> + Clone) -> u32 {
+    let weighty = weights.filter(|weight| *weight > 0);
+    let Some(lightest) = weighty.clone().min() else { return SIZES[0] };
+    let (whole, count) =
+        weighty.fold((0u64, 0u64), |(whole, count), weight| (whole + u64::from(weight), count + 1));
+    let wanted = (whole / u64::from(lightest)).saturating_mul(ENTRIES_FOR_EACH);
+    // A backend that is a thousand times lighter than others may be a little off: a large table costs all of them.
+    let wanted = wanted.min((count * ENTRIES_FOR_EACH).max(u64::from(USUAL_SIZE)));
+    let [.., largest] = SIZES;
+    SIZES.into_iter().find(|size| u64::from(*size) >= wanted).unwrap_or(largest)
+}
+
 /// The largest table: 8 MiB.
 pub const LARGEST_SIZE: u32 = 4_194_301;
 

@@ -1,14 +1,16 @@
-//! Services, their backends, and how a packet's service is found.
+//! Services and their backends.
 
-use std::collections::{HashMap, HashSet};
+use std::hash::Hasher;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
+use siphasher::sip::SipHasher13;
 use throughway_packet::headers::octets;
 
 use crate::maglev::{Candidate, Maglev, MaglevError};
-use crate::seat::Seat;
+use crate::seat::{Seat, ServiceFigures};
 
 /// How a service's packets reach their backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -84,6 +86,27 @@ pub struct Backend {
     pub health: Health,
 }
 
+impl Backend {
+    /// What it is on every box: its address in the 16-byte form, and its port.
+    fn name(&self) -> [u8; 18] {
+        let mut name = [0; 18];
+        let (address, port) = name.split_at_mut(16);
+        address.copy_from_slice(&octets(self.seat.address));
+        port.copy_from_slice(&self.seat.port.unwrap_or(0).to_be_bytes());
+        name
+    }
+}
+
+/// Tells a service of this name from others.
+fn tag(name: &str) -> [u8; 16] {
+    let half = |which: u64| {
+        let mut hasher = SipHasher13::new_with_keys(0, which);
+        hasher.write(name.as_bytes());
+        hasher.finish()
+    };
+    (u128::from(half(0)) << 64 | u128::from(half(1))).to_be_bytes()
+}
+
 /// A service as configured, with what is known of its backends.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
@@ -102,6 +125,11 @@ pub struct ServiceConfig {
     pub sources: Vec<(IpAddr, IpAddr)>,
     /// See [`Affinity`].
     pub affinity: Affinity,
+    /// For how long after it last opened a connection a client stays with its backend, whoever comes or goes; zero: the hash
+    /// alone decides. For [`Affinity::Source`].
+    pub affinity_timeout: Duration,
+    /// Whether echo requests to its addresses are answered, where they are not balanced.
+    pub answer_ping: bool,
     /// See [`AllDown`].
     pub all_down: AllDown,
     /// Entries of its Maglev table.
@@ -110,6 +138,8 @@ pub struct ServiceConfig {
     pub seed: u64,
     /// Its backends.
     pub backends: Vec<Backend>,
+    /// What became of its packets.
+    pub figures: Arc<ServiceFigures>,
 }
 
 impl ServiceConfig {
@@ -147,6 +177,7 @@ pub struct Service {
     pub config: ServiceConfig,
     weights: Vec<u32>,
     table: Arc<Maglev>,
+    tag: [u8; 16],
 }
 
 impl Service {
@@ -156,6 +187,7 @@ impl Service {
     /// See [`MaglevError`].
     pub fn new(config: ServiceConfig, before: Option<&Service>) -> Result<Service, MaglevError> {
         let weights = config.weights();
+        let tag = tag(&config.name);
         let seat = |backend: &Backend| (backend.seat.address, backend.seat.port);
         let same = |before: &&Service| {
             before.weights == weights
@@ -165,18 +197,31 @@ impl Service {
         };
         if let Some(before) = before.filter(same) {
             let table = Arc::clone(&before.table);
-            return Ok(Service { config, weights, table });
+            return Ok(Service { config, weights, table, tag });
         }
-        let names: Vec<String> = config
-            .backends
-            .iter()
-            .map(|backend| format!("{}/{}", backend.seat.address, backend.seat.port.unwrap_or(0)))
-            .collect();
+        let names: Vec<[u8; 18]> = config.backends.iter().map(|backend| backend.name()).collect();
         let candidates = weights.iter().zip(&names);
         let candidates: Vec<_> =
-            candidates.map(|(weight, name)| Candidate { name: name.as_bytes(), weight: *weight }).collect();
+            candidates.map(|(weight, name)| Candidate { name, weight: *weight }).collect();
         let table = Arc::new(Maglev::new(config.table_size, config.seed, &candidates)?);
-        Ok(Service { config, weights, table })
+        Ok(Service { config, weights, table, tag })
+    }
+
+    /// Tells it from other services.
+    pub(crate) fn tag(&self) -> &[u8; 16] {
+        &self.tag
+    }
+
+    /// Whether the same packets find both, and the same answers.
+    pub(crate) fn has_face_of(&self, other: &Service) -> bool {
+        let (one, other) = (&self.config, &other.config);
+        let seat = |backend: &Backend| (backend.seat.address, backend.seat.port);
+        one.addresses == other.addresses
+            && one.protocols == other.protocols
+            && one.ports == other.ports
+            && one.forward == other.forward
+            && one.answer_ping == other.answer_ping
+            && one.backends.iter().map(seat).eq(other.backends.iter().map(seat))
     }
 
     /// The backend for a new connection.
@@ -193,97 +238,5 @@ impl Service {
     /// What each backend weighs in the choice at the moment, in 64ths; in the order of the configuration.
     pub fn weights(&self) -> &[u32] {
         &self.weights
-    }
-}
-
-/// All services of a function, as one immutable value.
-#[derive(Clone, Debug, Default)]
-pub struct Services {
-    services: Vec<Arc<Service>>,
-    addresses: HashSet<[u8; 16]>,
-    /// By address: the services there that have more than one port, those with the fewest first.
-    wide: HashMap<[u8; 16], Vec<u32>>,
-    /// By address, protocol and port.
-    exact: HashMap<([u8; 16], u8, u16), u32>,
-    /// By backend's address, protocol and port: the one service whose answers come from there.
-    answers: HashMap<([u8; 16], u8, u16), Option<u32>>,
-}
-
-impl Services {
-    /// Of services that overlap, the one with fewer ports holds; of equals the first.
-    pub fn new(services: Vec<Arc<Service>>) -> Services {
-        let mut all = Services { services, ..Services::default() };
-        let mut order: Vec<usize> = (0..all.services.len()).collect();
-        let width = |service: &Arc<Service>| match service.config.ports.as_slice() {
-            [] => usize::MAX,
-            ports => ports.iter().map(|ports| ports.len()).sum(),
-        };
-        order.sort_by_key(|index| all.services.get(*index).map(width));
-        for index in order {
-            let Some(service) = all.services.get(index) else { continue };
-            let config = &service.config;
-            let index = index as u32;
-            for address in config.addresses.iter().map(|address| octets(*address)) {
-                all.addresses.insert(address);
-                let narrow = |ports: &&RangeInclusive<u16>| ports.start() == ports.end();
-                for protocol in &config.protocols {
-                    for port in config.ports.iter().filter(narrow) {
-                        all.exact.entry((address, *protocol, *port.start())).or_insert(index);
-                    }
-                }
-                if config.protocols.is_empty()
-                    || config.ports.is_empty()
-                    || !config.ports.iter().all(|ports| narrow(&ports))
-                {
-                    all.wide.entry(address).or_default().push(index);
-                }
-            }
-            for backend in config.backends.iter().filter(|_| config.forward == Forward::Nat) {
-                // Answers to all ports cannot be told from the backend's own connections.
-                let Some(port) = backend.seat.port.or_else(|| config.one_port()) else { continue };
-                for protocol in &config.protocols {
-                    let whose = all.answers.entry((octets(backend.seat.address), *protocol, port));
-                    whose
-                        .and_modify(|known| *known = known.filter(|known| *known == index))
-                        .or_insert(Some(index));
-                }
-            }
-        }
-        all
-    }
-
-    /// The service at an address (in its 16-byte form), protocol and port (0 where there are no ports).
-    #[inline]
-    pub fn at(&self, address: &[u8; 16], protocol: u8, port: u16) -> Option<&Service> {
-        if let Some(index) = self.exact.get(&(*address, protocol, port)) {
-            return self.get(*index);
-        }
-        let there = self.wide.get(address)?;
-        there.iter().filter_map(|index| self.get(*index)).find(|service| {
-            let ServiceConfig { protocols, ports, .. } = &service.config;
-            (protocols.is_empty() || protocols.contains(&protocol))
-                && (ports.is_empty() || ports.iter().any(|ports| ports.contains(&port)))
-        })
-    }
-
-    /// Whether any service is at an address (in its 16-byte form).
-    #[inline]
-    pub fn has(&self, address: &[u8; 16]) -> bool {
-        self.addresses.contains(address)
-    }
-
-    /// The service whose answers come from an address, protocol and port, if there is only one.
-    #[inline]
-    pub fn answering(&self, address: &[u8; 16], protocol: u8, port: u16) -> Option<&Service> {
-        self.get((*self.answers.get(&(*address, protocol, port))?)?)
-    }
-
-    fn get(&self, index: u32) -> Option<&Service> {
-        self.services.get(index as usize).map(Arc::as_ref)
-    }
-
-    /// All services, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter()
     }
 }

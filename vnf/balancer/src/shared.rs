@@ -1,19 +1,31 @@
 //! What all workers share of one load balancer: connections, services, datagrams in pieces.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use throughway_session::connection::Timeouts;
+use throughway_session::fragment::Datagrams;
 use throughway_session::{Class, Config, Removed, Seed, SessionId, SessionTable, Stats, WhenFull};
 use throughway_vnf::{Generations, Now, Slot, Snapshot};
 
-use crate::fragments::Fragments;
+use crate::affinity::Clients;
+use crate::function::Way;
+use crate::path::{self, Paths};
 use crate::seat::Seat;
-use crate::service::{Forward, Services};
+use crate::service::{Forward, Service};
+use crate::services::Services;
 use crate::track::Track;
 
-/// Connections, and datagrams, that are looked at for their age between two batches.
+/// Connections that are looked at for their age between two batches.
 const AGED: usize = 64;
+
+/// Datagrams in pieces that are remembered at a time.
+const DATAGRAMS: u32 = 8192;
+
+/// How long fragments are waited for: as Linux reassembles.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// For so long after the hash alone has decided (ns), answers without a connection are taken for those of such packets: as long
 /// as the connections of a flood may last that never found room.
@@ -37,10 +49,13 @@ pub struct Options {
 pub struct Shared {
     pub(crate) options: Options,
     pub(crate) connections: SessionTable<Remembered>,
-    pub(crate) fragments: Fragments,
+    pub(crate) fragments: Datagrams<Way>,
+    pub(crate) clients: Clients,
+    pub(crate) paths: Paths,
     services: Snapshot<Services>,
     generations: Arc<Generations>,
     hash_only: AtomicU64,
+    pub(crate) tunnel_errors: AtomicU64,
     /// When the hash alone last decided, plus one; 0: never.
     hash_only_at: AtomicU64,
 }
@@ -64,8 +79,14 @@ pub struct Overview {
     pub table: Stats,
     /// Packets that the hash alone decided about: the table was full, or its half-open share, or the packet can open nothing.
     pub hash_only: u64,
+    /// ICMP errors about packets in tunnels to backends.
+    pub tunnel_errors: u64,
     /// Bytes of the connection table.
     pub memory: usize,
+    /// Clients that are remembered for their affinity.
+    pub clients: u32,
+    /// Bytes of their table.
+    pub clients_memory: usize,
 }
 
 impl Shared {
@@ -76,11 +97,14 @@ impl Shared {
         let config = Config::new(options.connections, Seed([a, b])).half_open(half_open, WhenFull::Refuse);
         Shared {
             connections: SessionTable::new(config),
-            fragments: Fragments::new(Seed([b, a])),
+            fragments: Datagrams::new(DATAGRAMS, WAIT, Seed([b, a])),
+            clients: Clients::new(Seed([!a, b])),
+            paths: Paths::new(Seed([a, !b])),
             options,
             services: Snapshot::new(Services::default()),
             generations,
             hash_only: AtomicU64::new(0),
+            tunnel_errors: AtomicU64::new(0),
             hash_only_at: AtomicU64::new(0),
         }
     }
@@ -98,10 +122,17 @@ impl Shared {
     /// or has none, leaves a backend that went down.
     pub fn publish(&self, services: Services) {
         let mut moved = false;
-        for service in services.iter() {
+        let before = self.services();
+        let kept: HashSet<*const Service> = before.iter().map(Arc::as_ptr).collect();
+        let stay: HashSet<*const Service> = services.iter().map(Arc::as_ptr).collect();
+        for service in before.iter().filter(|service| !stay.contains(&Arc::as_ptr(service))) {
+            service.config.backends.iter().for_each(|backend| backend.seat.set_taking(false));
+        }
+        for service in services.iter().filter(|service| !kept.contains(&Arc::as_ptr(service))) {
             for (backend, weight) in service.config.backends.iter().zip(service.weights()) {
                 let avoided = backend.health == crate::service::Health::Down && *weight == 0;
                 moved |= backend.seat.set_avoided(avoided) && avoided;
+                backend.seat.set_taking(*weight > 0);
             }
         }
         self.services.publish(services);
@@ -123,12 +154,23 @@ impl Shared {
             capacity: self.options.connections,
             table: self.connections.stats(),
             hash_only: self.hash_only.load(Ordering::Relaxed),
+            tunnel_errors: self.tunnel_errors.load(Ordering::Relaxed),
             memory: self.connections.memory(),
+            clients: self.clients.len(),
+            clients_memory: self.clients.memory(),
+        }
+    }
+
+    /// A router says that no more than `mtu` bytes get through the tunnel to the backend `end` (16-byte form).
+    pub(crate) fn learn_path(&self, end: &[u8; 16], ipv4: bool, mtu: u16, now: Now) {
+        if self.paths.learn(end, ipv4, mtu, now) {
+            self.generations.bump([path::slot(end)]);
         }
     }
 
     /// The hash alone has decided about a packet.
-    pub(crate) fn decided_by_hash(&self, now: Now) {
+    pub(crate) fn decided_by_hash(&self, service: &Service, now: Now) {
+        service.config.figures.hash_only();
         self.hash_only.fetch_add(1, Ordering::Relaxed);
         self.hash_only_at.store(now.0.saturating_add(1), Ordering::Relaxed);
     }
@@ -156,7 +198,8 @@ impl Shared {
     /// A bounded slice of ageing.
     pub(crate) fn tick(&self, now: Now) {
         self.connections.expire(now, AGED, |removed| Shared::gone(&removed));
-        self.fragments.expire(now, AGED);
+        self.fragments.expire(now);
+        self.clients.expire(now, AGED);
     }
 
     /// Makes a connection.

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use throughway_balancer::{
     Affinity, AllDown, Backend, Balancer, FULL_SHARE, Forward, Health, Options, Seat, Service, ServiceConfig,
@@ -51,10 +52,13 @@ fn web(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
         forward,
         sources: Vec::new(),
         affinity: Affinity::Connection,
+        affinity_timeout: Duration::ZERO,
+        answer_ping: false,
         all_down: AllDown::Reject,
         table_size: 251,
         seed: 0,
         backends,
+        figures: Arc::default(),
     }
 }
 
@@ -449,4 +453,162 @@ fn a_backend_that_starts_slowly_gets_a_part_of_its_share() {
     let service = Service::new(config, None).expect("valid");
     let shares = service.table().shares(2);
     assert!((shares[0] as f64 / shares[1] as f64 - 4.0).abs() < 0.01, "{shares:?}");
+}
+
+#[test]
+fn a_client_stays_with_its_backend_for_the_timeout_and_no_longer() {
+    let mut config = web(Forward::Nat, backends(Forward::Nat, 8));
+    (config.affinity, config.affinity_timeout) = (Affinity::Source, Duration::from_secs(60));
+    let mut world = World::new(config, 1000);
+    let open = |world: &mut World, port: u16| {
+        let server = world.tcp(port, SYN).destination();
+        world.answer(&server, port, SYN | ACK);
+        world.tcp(port, ACK);
+        server
+    };
+    // The backend that all but one weigh nothing beside; then they do.
+    world.change(|config| config.backends[1..].iter_mut().for_each(|backend| backend.weight = 0));
+    let first = open(&mut world, 5000);
+    world.change(|config| {
+        config.backends[1..].iter_mut().for_each(|backend| backend.weight = 100);
+    });
+    assert_ne!(world.pass(&between("192.0.2.8", VIP).tcp(1, 80, SYN)).destination(), first);
+    for port in 5001..5010 {
+        assert_eq!(open(&mut world, port), first);
+        world.now.0 += 50_000_000_000;
+    }
+    assert_eq!(world.config.figures.get().returned, 9);
+    world.now.0 += 11_000_000_000;
+    assert_ne!(open(&mut world, 5020), first, "it was away for longer");
+    // A drained backend gets no new connections, whoever was there.
+    let second = open(&mut world, 5021);
+    let at = world.config.backends.iter().position(|backend| backend.seat.address == ip(&second.0)).unwrap();
+    world.change(|config| config.backends[at].health = Health::Draining);
+    let third = open(&mut world, 5022);
+    assert_ne!(third, second);
+    world.change(|config| config.backends[at].health = Health::Up);
+    assert_eq!(open(&mut world, 5023), third, "it does not go back and forth");
+    assert_eq!(world.shared.overview().clients, 1, "and a SYN alone is not remembered");
+}
+
+#[test]
+fn pings_are_answered_only_where_the_service_says_so() {
+    for (client, vip) in [(CLIENT, VIP), ("2001:db8::7", "2001:db8::80")] {
+        let mut config = web(Forward::Nat, Vec::new());
+        config.addresses = vec![ip(vip)];
+        let mut world = World::new(config, 1000);
+        let ping = between(client, vip).echo_request(77, 1).payload(&[5; 56]);
+        assert_eq!(world.pass(&ping).headers.destination(), ip(vip));
+        world.change(|config| config.answer_ping = true);
+        let asked = ping.finish();
+        let sent = world.pass(&ping);
+        assert_eq!((sent.verdict, sent.cached), (Verdict::Continue, false));
+        assert_eq!((sent.headers.source(), sent.headers.destination()), (ip(vip), ip(client)));
+        let l4 = usize::from(sent.headers.l4);
+        let kind = if sent.headers.is_ipv4() { 0 } else { 129 };
+        assert_eq!(sent.frame[l4..l4 + 2], [kind, 0]);
+        assert_eq!(sent.frame[l4 + 4..], asked[l4 + 4..], "identifier, sequence number and data");
+        let elsewhere = if vip == VIP { "203.0.113.81" } else { "2001:db8::81" };
+        assert_eq!(
+            world.pass(&between(client, elsewhere).echo_request(7, 1)).headers.destination(),
+            ip(elsewhere)
+        );
+    }
+}
+
+/// A router says that a tunnel's outer packet, from `own` to `backend`, is longer than `mtu`.
+fn narrow(own: &str, backend: &str, inner: &[u8], mtu: u16) -> Vec<u8> {
+    let protocol = if inner[0] >> 4 == 4 { 4 } else { 41 };
+    let outer = between(own, backend).protocol(protocol).payload(inner).finish();
+    let [high, low] = mtu.to_be_bytes();
+    let (router, kind, code) = if ip(own).is_ipv4() { ("10.0.9.9", 3, 4) } else { ("fd00:9::9", 2, 0) };
+    let about = parse(&outer, PortId(0)).unwrap();
+    let quote = &outer[usize::from(about.l3)..outer.len().min(usize::from(about.l3) + 500)];
+    between(router, own).icmp(kind, code, [0, 0, high, low]).payload(quote).finish()
+}
+
+#[test]
+fn what_a_tunnel_does_not_take_its_clients_are_told() {
+    for (client, vip, own, backend, overhead) in [
+        (CLIENT, VIP, OWN, "10.0.1.1", 20),
+        ("2001:db8::7", "2001:db8::80", "fd00:1::1", "fd00:2::1", 40),
+        (CLIENT, VIP, "fd00:1::1", "fd00:2::1", 40),
+        ("2001:db8::7", "2001:db8::80", OWN, "10.0.1.1", 20),
+    ] {
+        let seat = Arc::new(Seat::new(ip(backend), None));
+        seat.set_via(Some(ip(own)));
+        let backend_of = Backend { seat, ..backends(Forward::Ipip, 1)[0].clone() };
+        let mut config = web(Forward::Ipip, vec![backend_of]);
+        config.addresses = vec![ip(vip)];
+        let mut world = World::new(config, 1000);
+        let large = between(client, vip).dont_fragment().tcp(5000, 80, ACK).payload(&[1; 1400]);
+        assert_eq!(world.pass(&between(client, vip).tcp(5000, 80, SYN)).verdict, Verdict::Continue);
+        let before = world.generations.epoch().generation();
+        let sent = world.pass(&large);
+        assert_eq!(sent.verdict, Verdict::Continue);
+        // About another host's tunnel, and about one of ours.
+        let stranger = if ip(own).is_ipv4() { "10.0.1.77" } else { "fd00:2::77" };
+        let frame = large.finish();
+        let inner = &frame[14..];
+        assert_eq!(world.frame(narrow(own, stranger, inner, 1300)).verdict, Verdict::Continue);
+        assert_eq!(world.pass(&large).verdict, Verdict::Continue);
+        let heard = world.frame(narrow(own, backend, inner, 1300)).verdict;
+        assert_eq!(heard, Verdict::Drop(DropReason::BalancerTunnelError));
+        assert!(!world.generations.epoch().unchanged(before, &sent.from), "the caches hear of it");
+        let told = Answer::Icmp(IcmpError::TooBig { mtu: 1300 });
+        assert_eq!(world.pass(&large).verdict, Verdict::Reject(DropReason::TooBig, told));
+        // What the client is told leaves room for the tunnel.
+        let headers = parse(&frame, PortId(0)).unwrap();
+        let mut packet = Packet::new(&frame, headers);
+        let verdict = world.balancer.judge(&mut packet, &Context { now: world.now });
+        packet.settle(verdict);
+        let mtu = 1300 - overhead;
+        assert_eq!(
+            packet.state(),
+            throughway_vnf::packet::State::Dropped(
+                DropReason::TooBig,
+                Some(Answer::Icmp(IcmpError::TooBig { mtu }))
+            )
+        );
+        let room = usize::from(mtu) - (headers.packet_len() as usize - 1400);
+        let fits = between(client, vip).dont_fragment().tcp(5000, 80, ACK);
+        assert_eq!(world.pass(&fits.clone().payload(&vec![1; room])).verdict, Verdict::Continue);
+        let over = fits.payload(&vec![1; room + 1]);
+        assert_eq!(world.pass(&over).verdict, Verdict::Reject(DropReason::TooBig, told));
+        world.now.0 += 601_000_000_000;
+        assert_eq!(world.pass(&large).verdict, Verdict::Continue, "the path is tried again");
+        assert_eq!(world.shared.overview().tunnel_errors, 1);
+    }
+}
+
+#[test]
+fn errors_about_answers_that_went_past_go_to_the_backend_of_the_flow() {
+    for forward in [Forward::Dsr, Forward::Ipip] {
+        let mut world = World::new(web(forward, backends(forward, 8)), 1000);
+        for port in 5000..5020 {
+            let remembered = port % 2 == 0;
+            let to = world.tcp(port, if remembered { SYN } else { ACK | FIN }).to;
+            // The backend's answer, too big for a router before the client.
+            let answer = between(VIP, CLIENT).tcp(80, port, ACK).payload(&[1; 1000]).finish();
+            let told = world.frame(error_about(&answer, ip("192.0.2.250")));
+            assert_eq!((told.verdict, told.to), (Verdict::Continue, to), "{forward:?} {port}");
+        }
+        assert_eq!(world.config.figures.get().errors, 20);
+    }
+}
+
+#[test]
+fn what_a_service_could_not_do_is_counted_for_it() {
+    let mut world = World::half_open(web(Forward::Nat, backends(Forward::Nat, 2)), 1000, 2);
+    // The same client and port to two services with the same backends: the answers could not be told apart.
+    world.change(|config| config.addresses.push(ip("203.0.113.81")));
+    let one = world.tcp(5000, SYN).destination();
+    let other = world.pass(&between(CLIENT, "203.0.113.81").tcp(5000, 80, SYN)).destination();
+    assert_ne!(one, other);
+    world.tcp(5001, SYN);
+    world.health(&[Health::Down, Health::Down]);
+    world.tcp(5002, SYN);
+    let counts = world.config.figures.get();
+    assert_eq!((counts.hash_only, counts.rejected, counts.refused), (1, 1, 0));
+    assert!(counts.retries <= 16);
 }

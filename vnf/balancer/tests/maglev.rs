@@ -154,3 +154,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_table_fits_its_backends_and_its_lightest_one() {
+    let size = |weights: &[u32]| throughway_balancer::maglev::fitting_size(weights.iter().copied());
+    assert_eq!([size(&[]), size(&[0, 0]), size(&[1; 8]), size(&[1; 100])], [10_007; 4]);
+    assert_eq!([size(&[1; 101]), size(&[1; 655]), size(&[1, 1000])], [65_537; 3]);
+    assert_eq!([size(&[1; 656]), size(&[3; 1000])], [262_139; 2]);
+    assert_eq!(size(&[1; 4096]), 1_048_573);
+    for size in throughway_balancer::maglev::SIZES {
+        assert!(is_prime(size));
+    }
+}

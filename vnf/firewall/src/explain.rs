@@ -1,11 +1,12 @@
 //! What the firewall would say of a packet now, and why. Nothing changes by asking.
 
 use throughway_packet::Flags;
+use throughway_session::fragment::Piece;
 use throughway_session::{Class, SessionId, SessionKey, Side, WhenFull};
 use throughway_vnf::{DropReason, Now, Packet, Verdict};
 
 use crate::ask::{Looked, Purpose, Question};
-use crate::fragments::{Entered, Fate, Piece};
+use crate::fragments::{Entered, Fate};
 use crate::function::{Firewall, is_related, verdict_of};
 use crate::policy::Policy;
 use crate::rule::{Fields, State};

@@ -8,10 +8,8 @@
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use throughway_packet::Headers;
-use throughway_session::{
-    Class, Config, InsertError, NewSession, Seed, SessionId, SessionKey, SessionTable, Side,
-};
+use throughway_session::fragment::Piece;
+use throughway_session::{Class, Config, InsertError, NewSession, Seed, SessionId, SessionTable, Side};
 use throughway_vnf::{DropReason, Now};
 
 /// More fragments of a datagram are not followed: 64 of 1280 bytes are more than a datagram can have.
@@ -19,74 +17,6 @@ pub(crate) const MOST: usize = 64;
 
 /// The longest that fragments are waited for (RFC 8200, section 4.5).
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// Where a fragment belongs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
-    key: SessionKey,
-    /// Bytes before it, and behind it, in the fragmentable part.
-    start: u16,
-    end: u16,
-    last: bool,
-}
-
-/// The reverse key of a datagram is never looked up; this bit keeps it apart from every forward key.
-const REVERSE: u16 = 1 << 15;
-
-impl Piece {
-    /// Of a frame with these headers, which is a fragment.
-    pub(crate) fn of(bytes: &[u8], headers: &Headers) -> Option<Piece> {
-        let packet = bytes.get(usize::from(headers.l3)..usize::from(headers.end))?;
-        let (id, word, header_len) =
-            if headers.is_ipv4() { ipv4_fragment(packet)? } else { ipv6_fragment(packet)? };
-        let start = word & 0xfff8;
-        let end = start.checked_add(u16::try_from(packet.len().checked_sub(header_len)?).ok()?)?;
-        let [a, b, c, d] = id.to_be_bytes();
-        let key = SessionKey {
-            source: headers.key.source,
-            destination: headers.key.destination,
-            source_port: [a, b],
-            destination_port: [c, d],
-            zone: headers.key.ingress & !REVERSE,
-            // RFC 8200, section 4.5: not part of it in IPv6.
-            protocol: if headers.is_ipv4() { headers.key.protocol } else { 0 },
-        };
-        Some(Piece { key, start, end, last: word & 1 == 0 })
-    }
-
-    pub(crate) fn is_first(&self) -> bool {
-        self.start == 0
-    }
-}
-
-/// Identification, offset in bytes with "more" as the lowest bit, and what precedes the data.
-fn ipv4_fragment(packet: &[u8]) -> Option<(u32, u16, usize)> {
-    let header = packet.first_chunk::<20>()?;
-    let word = u16::from_be_bytes([header[6], header[7]]);
-    let id = u16::from_be_bytes([header[4], header[5]]);
-    Some((id.into(), word << 3 | word >> 13 & 1, usize::from(header[0] & 0x0f) * 4))
-}
-
-/// As [`ipv4_fragment`], from the fragment header.
-fn ipv6_fragment(packet: &[u8]) -> Option<(u32, u16, usize)> {
-    let mut next = *packet.get(6)?;
-    let mut at = 40;
-    for _ in 0..=throughway_packet::parse::MAX_EXTENSIONS {
-        let &[following, len, high, low, a, b, c, d] = packet.get(at..)?.first_chunk::<8>()?;
-        let len = usize::from(len);
-        at += match next {
-            44 => {
-                let id = u32::from_be_bytes([a, b, c, d]);
-                return Some((id, u16::from_be_bytes([high, low]) & 0xfff9, at + 8));
-            }
-            0 | 43 | 60 => (len + 1) * 8,
-            51 => (len + 2) * 4,
-            _ => return None,
-        };
-        next = following;
-    }
-    None
-}
 
 /// What was decided about a first fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,7 +110,7 @@ impl Fragments {
 
     /// Takes note of a fragment.
     pub(crate) fn enter(&self, piece: &Piece, now: Now) -> Entered {
-        let found = self.table.lookup_with(&piece.key, now, |_, datagram, meta| {
+        let found = self.table.lookup_with(&piece.datagram, now, |_, datagram, meta| {
             let added = datagram.add(piece);
             (added.map(|()| datagram.fate), datagram.is_complete().then(|| meta.id()))
         });
@@ -199,7 +129,7 @@ impl Fragments {
 
     /// What [`Fragments::enter`] would say, changing nothing.
     pub(crate) fn peek(&self, piece: &Piece, now: Now) -> Entered {
-        let found = self.table.lookup(&piece.key, now);
+        let found = self.table.lookup(&piece.datagram, now);
         match found.and_then(|found| self.table.read(found.id, |datagram, _| datagram.clone())) {
             Some(mut datagram) => match datagram.add(piece) {
                 Ok(()) => Entered::Follows(datagram.fate),
@@ -221,9 +151,9 @@ impl Fragments {
         }
         let mut seen = ArrayVec::new();
         let _ = seen.try_push((piece.start, piece.end));
-        let reverse = SessionKey { zone: piece.key.zone | REVERSE, ..piece.key };
+        let reverse = Piece::reverse(piece.datagram);
         let new = NewSession {
-            forward: piece.key,
+            forward: piece.datagram,
             reverse,
             class: Class::Established,
             timeout: self.timeout,

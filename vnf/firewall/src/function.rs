@@ -5,16 +5,15 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use throughway_packet::parse::TCP;
 use throughway_packet::{Flags, Headers};
-use throughway_session::{
-    Class, InsertError, NewSession, Probe, QuotaFull, SessionId, SessionKey, Side, SourceError,
-};
+use throughway_session::fragment::Piece;
+use throughway_session::{Class, InsertError, NewSession, Probe, QuotaFull, SessionId, Side, SourceError};
 use throughway_vnf::{
     Answer as Reply, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
 };
 
 use crate::ask::{Answer, Purpose, Question};
 use crate::embedded::session_key;
-use crate::fragments::{Entered, Fate, Piece};
+use crate::fragments::{Entered, Fate};
 use crate::limits::{HOLDS, Holds, Limit};
 use crate::policy::Policy;
 use crate::rule::{Ending, Fields, PacketFields, RejectWith, State};
@@ -201,7 +200,7 @@ impl Firewall {
                     }
                     policed = side == Side::Forward;
                 }
-                None => match self.open(policy, packet, headers, probe.key(), upper, now) {
+                None => match self.open(policy, packet, headers, probe, upper, now) {
                     Some(judged) => return judged,
                     // Another worker was faster: the packet belongs to its session.
                     None => continue,
@@ -294,11 +293,11 @@ impl Firewall {
         policy: &Policy,
         packet: &mut Packet<'_>,
         headers: &Headers,
-        key: &SessionKey,
+        probe: &Probe,
         upper: &Upper,
         now: Now,
     ) -> Option<Judged> {
-        let shared = &self.shared;
+        let (shared, key) = (&self.shared, probe.key());
         let track = Track::open(upper, &shared.options).filter(|_| *key != key.reversed());
         let Some(track) = track else {
             return Some((self.alone(policy, packet, headers, State::Invalid, now), None));
@@ -349,7 +348,8 @@ impl Firewall {
         };
         tracked.packets = [1, 0];
         tracked.bytes = [len, 0];
-        let new = NewSession { forward: *key, reverse: key.reversed(), class, timeout, state: tracked };
+        let (forward, reverse) = (*probe, probe.reversed());
+        let new = NewSession { forward, reverse, class, timeout, state: tracked };
         let reason = match shared.sessions.insert(new, now, |removed| shared.gone(&removed)) {
             Ok(id) => {
                 answer.state.add(1, len);
@@ -440,6 +440,10 @@ impl Function for Firewall {
             let verdict = self.judge_by(&policy, packet, subject, context.now);
             packet.settle(verdict);
         }
+    }
+
+    fn foresee(&self, id: u64) {
+        self.shared.sessions.fetch(from_credit(id).0);
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

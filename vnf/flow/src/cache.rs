@@ -11,14 +11,16 @@
 //! So a flood of flows that never send a second packet fights for the ways on probation among itself.
 
 use throughway_packet::PortId;
-use throughway_shared::action::Action;
+use throughway_shared::action::{Action, Rewrite};
 
+use crate::absorb::Elsewhere;
 use crate::bucket::{Bucket, CREDITED, ESTABLISHED, Matches, WAYS, elapsed, scale, tag, tick, ticks};
 use crate::entry::{Cold, ENDLESS, Entry};
 use crate::generation::Epoch;
 use crate::key::{Hasher, Key};
 use crate::own::Records;
-use crate::peek::{Probe, peek};
+use crate::peek::{self, Probe};
+use crate::plan::{Done, Plan};
 use crate::sweep::Standing;
 use crate::template::Templates;
 
@@ -26,6 +28,9 @@ use crate::template::Templates;
 const FLOWS_PER_TEMPLATE: usize = 64;
 /// See [`FLOWS_PER_TEMPLATE`].
 const FEWEST_TEMPLATES: usize = 1024;
+
+/// A flow that has proven itself is nominated for being executed elsewhere once in so many packets.
+const NOMINATING: u16 = 64;
 
 /// No place.
 const NOWHERE: u32 = u32::MAX;
@@ -132,10 +137,11 @@ pub struct FlowCache {
     pub(crate) ageing: usize,
     pub(crate) harvesting: Standing,
     pub(crate) marking: Standing,
-    /// The action of the last hit, made whole.
-    composed: Action,
+    pub(crate) elsewhere: Elsewhere,
+    /// The action of the last hit that needed it, made whole.
+    composed: Rewrite,
     /// Where loads that only fetch go, so that nobody thinks them useless.
-    fetched: u64,
+    pub(crate) fetched: u64,
 }
 
 impl FlowCache {
@@ -163,7 +169,8 @@ impl FlowCache {
             ageing: 0,
             harvesting: Standing::default(),
             marking: Standing::default(),
-            composed: Action::nothing(),
+            elsewhere: Elsewhere::default(),
+            composed: Rewrite::nothing(),
             fetched: 0,
         }
     }
@@ -203,12 +210,13 @@ impl FlowCache {
         &self.policy
     }
 
-    /// The flow of a frame, as [`peek()`](crate::peek()) tells, and hashed: for [`FlowCache::fetch`].
+    /// Reads the flow of a frame into `probe`, as [`peek()`](crate::peek()) tells, and hashes it: for [`FlowCache::fetch`]. A
+    /// packet that is not a common one leaves the probe [unreadable](Probe::is_readable).
     #[inline(always)]
-    pub fn peek(&self, frame: &[u8], ingress: PortId) -> Option<Probe> {
-        let mut probe = peek(frame, ingress)?;
-        probe.hash = self.hasher.hash(&probe.key);
-        Some(probe)
+    pub fn read(&self, frame: &[u8], ingress: PortId, probe: &mut Probe) {
+        if !peek::read(frame, ingress, &self.hasher, probe) {
+            probe.len = 0;
+        }
     }
 
     /// Hashes a batch of flows, and fetches them.
@@ -225,7 +233,8 @@ impl FlowCache {
     #[inline]
     pub fn fetch(&mut self, probes: &mut [Probe]) {
         // Passes of a few instructions a packet, so that the loads of many packets fit into the processor's window together.
-        // A load that is used for nothing does what a prefetch would.
+        // A load that is used for nothing does what a prefetch would. Probes of packets that could not be read are left over
+        // from earlier batches: fetching for them does no harm.
         let mut fetched = 0u64;
         for probe in probes.iter() {
             if let Some(bucket) = self.buckets.get(self.first(probe.hash)) {
@@ -244,55 +253,132 @@ impl FlowCache {
     }
 
     /// What to do with a packet, and counts it; `None`: let it walk the chain.
-    #[inline(always)]
     pub fn lookup(&mut self, probe: &Probe, round: &Round<'_>) -> Option<&Action> {
-        let mut place = probe.place as usize;
-        if !self.is_at(place, &probe.key) {
-            place = self.search(probe)?;
+        let place = self.locate(probe)?;
+        self.settle_on(place, probe, round)?;
+        self.compose(place).map(|rewrite| &rewrite.action)
+    }
+
+    /// [Looks up](FlowCache::lookup) what to do with the packet in `frame`, and does it, unless the front of the frame moves:
+    /// says what became of it. `None`: let it walk the chain.
+    #[inline(always)]
+    pub fn execute(&mut self, probe: &Probe, round: &Round<'_>, frame: &mut [u8]) -> Option<Done> {
+        // One branch for the family, and everything behind it knows.
+        if probe.key.is_ipv4() {
+            self.execute_at_sight::<true>(probe, round, frame)
+        } else {
+            self.execute_at_sight::<false>(probe, round, frame)
         }
-        let stamp = self.buckets.get_mut(place / WAYS)?.stamps.get_mut(place % WAYS)?;
-        let entry = self.entries.get_mut(place)?;
-        let template = self.templates.get(entry.template)?;
-        if entry.generation != round.epoch.generation() {
-            if !round.epoch.unchanged(entry.generation, &entry.dependencies) {
-                self.stats.stale += 1;
-                return None;
-            }
-            entry.generation = round.epoch.generation();
-            self.stats.revalidated += 1;
-        }
-        if (elapsed(*stamp, round.tick) > u16::from(entry.silence)) & (entry.silence != ENDLESS) {
-            self.stats.silent += 1;
+    }
+
+    #[inline(always)]
+    fn execute_at_sight<const IPV4: bool>(
+        &mut self,
+        probe: &Probe,
+        round: &Round<'_>,
+        frame: &mut [u8],
+    ) -> Option<Done> {
+        let place = probe.place as usize;
+        let bucket = self.buckets.get_mut(place / WAYS);
+        let (Some(entry), Some(bucket)) = (self.entries.get_mut(place), bucket) else {
+            return self.execute_elsewhere(probe, round, frame);
+        };
+        let Some(plan) = self.templates.plan(entry.template).filter(|plan| {
+            if IPV4 { entry.is_of_ipv4(&probe.key, plan) } else { entry.is_of(&probe.key, plan) }
+        }) else {
+            return self.execute_elsewhere(probe, round, frame);
+        };
+        let stamp = &mut bucket.stamps[place % WAYS];
+        if !entry.holds(plan, *stamp, probe, round, &mut self.stats) {
             return None;
         }
-        if (probe.len > template.limit) | (probe.hop_limit <= template.action.hops) {
-            self.stats.unfit += 1;
-            return None;
+        if entry.count(probe.len) {
+            carry(self.cold.get_mut(place), *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
         }
-        if !entry.compose(template, &self.records, &mut self.composed) {
-            return None;
-        }
-        let (packets, many) = entry.packets.overflowing_add(1);
-        let (bytes, much) = entry.bytes.overflowing_add(u32::from(probe.len));
-        entry.packets = packets;
-        entry.bytes = bytes;
-        if many | much
-            && let Some(cold) = self.cold.get_mut(place)
-        {
-            carry(cold, *stamp & CREDITED != 0, many, much);
-        }
-        if *stamp & !CREDITED != round.tick | ESTABLISHED {
-            let proven = *stamp & ESTABLISHED != 0 || packets >= self.policy.prove;
-            *stamp = round.tick | *stamp & CREDITED | if proven { ESTABLISHED } else { 0 };
+        *stamp = renewed(*stamp, round.tick, entry.packets >= self.policy.prove);
+        if entry.packets % NOMINATING == self.policy.prove % NOMINATING {
+            self.elsewhere.nominate(place);
         }
         self.stats.hits += 1;
+        let done = plan.done();
+        let executed = if IPV4 {
+            plan.execute_ipv4(entry, probe, frame)
+        } else {
+            plan.execute_ipv6(entry, &self.records, probe, frame)
+        };
+        if !executed && done.is_to_be_executed() {
+            self.execute_whole(place, probe, frame)?;
+        }
+        Some(done)
+    }
+
+    /// For a probe whose flow is not where it seemed to be.
+    #[cold]
+    #[inline(never)]
+    fn execute_elsewhere(&mut self, probe: &Probe, round: &Round<'_>, frame: &mut [u8]) -> Option<Done> {
+        let place = self.search(probe)?;
+        self.settle_on(place, probe, round)?;
+        let done = self.templates.plan(self.entries.get(place)?.template)?.done();
+        if done.is_to_be_executed() {
+            self.execute_whole(place, probe, frame)?;
+        }
+        Some(done)
+    }
+
+    #[inline(never)]
+    fn execute_whole(&mut self, place: usize, probe: &Probe, frame: &mut [u8]) -> Option<()> {
+        let action = &self.compose(place)?.action;
+        probe.apply(action, frame);
+        Some(())
+    }
+
+    /// The whole of what is done to a packet whose front [moves](Done::moves_front), which [`FlowCache::execute`] has found.
+    #[inline(never)]
+    pub fn rewrite(&mut self, probe: &Probe) -> Option<&Rewrite> {
+        let place = self.locate(probe)?;
+        self.compose(place)
+    }
+
+    /// The action of the flow at a place, made whole.
+    fn compose(&mut self, place: usize) -> Option<&Rewrite> {
+        let entry = self.entries.get(place)?;
+        let template = self.templates.get(entry.template)?;
+        let action = entry.action(template, &self.records)?;
+        self.composed = Rewrite { action, tunnel: self.templates.tunnel(template) };
         Some(&self.composed)
+    }
+
+    /// Where the flow of a prepared probe is.
+    fn locate(&mut self, probe: &Probe) -> Option<usize> {
+        let place = probe.place as usize;
+        if self.is_at(place, &probe.key) { Some(place) } else { self.search(probe) }
+    }
+
+    /// Whether what is said of the flow at a place holds for a packet, which is then counted.
+    fn settle_on(&mut self, place: usize, probe: &Probe, round: &Round<'_>) -> Option<()> {
+        let stamp = self.buckets.get_mut(place / WAYS)?.stamps.get_mut(place % WAYS)?;
+        let entry = self.entries.get_mut(place)?;
+        let plan = self.templates.plan(entry.template)?;
+        if !entry.holds(plan, *stamp, probe, round, &mut self.stats) {
+            return None;
+        }
+        if entry.count(probe.len) {
+            carry(self.cold.get_mut(place), *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
+        }
+        *stamp = renewed(*stamp, round.tick, entry.packets >= self.policy.prove);
+        if entry.packets % NOMINATING == self.policy.prove % NOMINATING {
+            self.elsewhere.nominate(place);
+        }
+        self.stats.hits += 1;
+        Some(())
     }
 
     /// Whether the flow of this key is at a place.
     #[inline(always)]
     fn is_at(&self, place: usize, key: &Key) -> bool {
-        self.entries.get(place).is_some_and(|entry| entry.is_of(key, self.templates.get(entry.template)))
+        self.entries.get(place).is_some_and(|entry| {
+            self.templates.plan(entry.template).is_some_and(|plan| entry.is_of(key, plan))
+        })
     }
 
     /// The bucket that a flow's place is sought in first.
@@ -323,6 +409,7 @@ impl FlowCache {
     /// For a probe that did not find its flow where it seemed to be: another one had the same tag, it came in meanwhile, or it
     /// is not here.
     #[cold]
+    #[inline(never)]
     fn search(&mut self, probe: &Probe) -> Option<usize> {
         let found = self.find(probe.hash, &probe.key);
         self.stats.misses += u64::from(found.is_none());
@@ -349,9 +436,65 @@ impl FlowCache {
     }
 }
 
-/// Every 65536 packets, and every 4 GiB: to what is to be told, if somebody is, else to the totals.
+impl Entry {
+    /// Whether what is said of the flow still holds, and for this packet; `stamp` is when the flow was last seen.
+    #[inline(always)]
+    fn holds(
+        &mut self,
+        plan: &Plan,
+        stamp: u16,
+        probe: &Probe,
+        round: &Round<'_>,
+        stats: &mut Stats,
+    ) -> bool {
+        if self.generation != round.epoch.generation() && !self.revalidate(round, stats) {
+            return false;
+        }
+        if self.silence != ENDLESS && elapsed(stamp, round.tick) > u16::from(self.silence) {
+            stats.silent += 1;
+            return false;
+        }
+        if probe.len > plan.limit || probe.hop_limit <= plan.hops {
+            stats.unfit += 1;
+            return false;
+        }
+        true
+    }
+
+    /// For an entry of an earlier generation: whether nothing that it was made from has changed since.
+    #[inline(never)]
+    fn revalidate(&mut self, round: &Round<'_>, stats: &mut Stats) -> bool {
+        if !round.epoch.unchanged(self.generation, &self.dependencies) {
+            stats.stale += 1;
+            return false;
+        }
+        self.generation = round.epoch.generation();
+        stats.revalidated += 1;
+        true
+    }
+
+    /// Counts a packet; whether one of the counters ran over.
+    #[inline(always)]
+    fn count(&mut self, len: u16) -> bool {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u32::from(len));
+        self.packets == 0 || self.bytes < u32::from(len)
+    }
+}
+
+/// The stamp of a flow that was just seen. Without a branch: in a large table, stamps are new as often as not.
+#[inline(always)]
+fn renewed(stamp: u16, tick: u16, proven: bool) -> u16 {
+    tick | stamp & (CREDITED | ESTABLISHED) | u16::from(proven) << 15
+}
+
+/// Every 65536 packets, and every 4 GiB: to what is to be told, if somebody is, else to the totals. `bytes` is what the counter
+/// shows after the packet of `probe`.
 #[cold]
-fn carry(cold: &mut Cold, credited: bool, packets: bool, bytes: bool) {
+#[inline(never)]
+fn carry(cold: Option<&mut Cold>, credited: bool, packets: bool, bytes: u32, probe: &Probe) {
+    let Some(cold) = cold else { return };
+    let bytes = bytes < u32::from(probe.len);
     if credited {
         cold.packets_carried = cold.packets_carried.saturating_add(u16::from(packets));
         cold.bytes_carried = cold.bytes_carried.saturating_add(u16::from(bytes));

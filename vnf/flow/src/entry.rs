@@ -7,19 +7,22 @@
 
 use throughway_shared::action::Action;
 use throughway_shared::flow::FlowKey;
+use throughway_shared::tunnel::Tunnel;
 
 use crate::bucket::{Bucket, WAYS};
 use crate::generation::Dependencies;
-use crate::key::{Key, unpair};
-use crate::own::{Form, Record, Records};
+use crate::key::Key;
+use crate::own::{Form, Own, Record, Records};
+use crate::plan::Plan;
 use crate::template::{self, Template};
 
 /// One flow, as far as a hit needs it: one cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
-    /// The key's addresses. Of IPv4 these are in the first word; in the second the new addresses, in the third the delta of
-    /// the header checksum.
+    /// The key's addresses. Of IPv4 these are in the first word; in the second those that packets leave with, in the third the
+    /// delta of the header checksum and, in its upper half, that with the hops in the machine's byte order (see
+    /// [`Own::final_sum`]).
     pub(crate) addresses: [u64; 4],
     /// The key's ports.
     pub(crate) ports: u32,
@@ -33,10 +36,10 @@ pub(crate) struct Entry {
     pub(crate) packets: u16,
     /// The rest of key and action.
     pub(crate) template: u16,
-    /// The new ports, or the number of the flow's [`Record`].
+    /// The ports that packets leave with, or the number of the flow's [`Record`].
     pub(crate) own: u32,
-    /// Delta of the upper layer's checksum.
-    pub(crate) l4_delta: u16,
+    /// Delta of the upper layer's checksum, as it lies in the packet.
+    pub(crate) l4_delta: [u8; 2],
     /// For so many ticks without a packet it stays true; [`ENDLESS`]: for any time.
     pub(crate) silence: u8,
     /// Where the flow's own part of the action is.
@@ -51,13 +54,20 @@ pub(crate) const ENDLESS: u8 = u8::MAX;
 impl Entry {
     /// Whether it is of the flow with this key.
     #[inline(always)]
-    pub(crate) fn is_of(&self, key: &Key, template: Option<&Template>) -> bool {
+    pub(crate) fn is_of(&self, key: &Key, plan: &Plan) -> bool {
         let [a0, a1, a2, a3] = self.addresses;
         let [b0, b1, b2, b3, b4, context] = key.0;
         // Of IPv4, only the first word; without branches, as families come mixed.
         let more = if key.is_ipv4() { 0 } else { u64::MAX };
         let differ = (a0 ^ b0) | (((a1 ^ b1) | (a2 ^ b2) | (a3 ^ b3)) & more) | (u64::from(self.ports) ^ b4);
-        template.is_some_and(|template| (differ | (template.context ^ context)) == 0)
+        (differ | (plan.context ^ context)) == 0
+    }
+
+    /// [`Entry::is_of`] for a key of IPv4.
+    #[inline(always)]
+    pub(crate) fn is_of_ipv4(&self, key: &Key, plan: &Plan) -> bool {
+        let ([addresses, ..], [wanted, .., ports, context]) = (self.addresses, key.0);
+        (addresses ^ wanted) | (u64::from(self.ports) ^ ports) | (plan.context ^ context) == 0
     }
 
     /// The key, with the rest of it from the template.
@@ -67,40 +77,19 @@ impl Entry {
         if whole.is_ipv4() { Key([a, 0, 0, 0, u64::from(self.ports), template.context]) } else { whole }
     }
 
-    /// Makes the action whole again, in `action`: a template, and a few words into it. Passing it by value would cost more
-    /// than everything else here. Says whether it could (it can).
-    #[inline(always)]
-    pub(crate) fn compose(&self, template: &Template, records: &Records, action: &mut Action) -> bool {
-        *action = template.action;
-        if self.form == Form::Apart {
-            return self.compose_apart(records, action);
-        }
-        // What is not edited is zero, here as there.
-        let narrow = if self.form == Form::Narrow { u64::MAX } else { 0 };
-        let [_, addresses, l3_delta, _] = self.addresses;
-        let (source, destination) = unpair(addresses & narrow);
-        if let Some(last) = action.source.last_chunk_mut() {
-            *last = source;
-        }
-        if let Some(last) = action.destination.last_chunk_mut() {
-            *last = destination;
-        }
-        let [a, b, c, d] = self.own.to_ne_bytes();
-        action.source_port = [a, b];
-        action.destination_port = [c, d];
-        action.l3_delta = (l3_delta & narrow) as u16;
-        action.l4_delta = self.l4_delta;
-        true
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn compose_apart(&self, records: &Records, action: &mut Action) -> bool {
-        let own = records.get(self.own);
-        if let Some(own) = own {
-            *action = own.with(action);
-        }
-        own.is_some()
+    /// The whole action again.
+    pub(crate) fn action(&self, template: &Template, records: &Records) -> Option<Action> {
+        let [_, addresses, sum, _] = self.addresses;
+        let (made, l4_delta) = (template.action.edits, u16::from_be_bytes(self.l4_delta));
+        let own = match self.form {
+            Form::Apart => records.get(self.own)?,
+            Form::Plain => Own { l4_delta, ..Own::of_final(self.own, None, made) },
+            Form::Narrow => {
+                let own = Own::of_final(self.own, Some(addresses), made);
+                Own { l3_delta: sum as u16, l4_delta, ..own }
+            }
+        };
+        Some(own.with(&template.action))
     }
 }
 
@@ -171,6 +160,8 @@ pub struct Credits(pub [u64; 3]);
 pub struct NewFlow<'a> {
     /// What the chain did; a drop with its reason is as good as any.
     pub action: &'a Action,
+    /// What an action that encapsulates puts the packet into.
+    pub tunnel: Option<&'a Tunnel>,
     /// What it was made from.
     pub dependencies: Dependencies,
     /// Whom to credit.
@@ -217,4 +208,6 @@ pub struct Flow {
     pub age: u64,
     /// Whether it has proven itself, and a flood of others cannot drive it out.
     pub established: bool,
+    /// Whether its action is executed elsewhere, too: see [`absorb`](crate::absorb).
+    pub elsewhere: bool,
 }

@@ -15,15 +15,30 @@
 //!
 //! Several things share a slot by hashing, which can make an entry stale too early and never keep it true too long.
 
+//!
+//! The generation and the slots are plain words, and they may lie in memory that others read too ([`Generations::over`]): the
+//! XDP program then sees a change in the same instant as the workers.
+
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use throughway_packet::PortId;
 use throughway_packet::headers::octets;
+use throughway_shared::fast;
 use throughway_shared::flow::MAPPED_PREFIX;
 
 /// How many slots there are.
 pub const SLOTS: usize = 1 << 16;
+
+/// How many words the slots and the generation are: slot *n* is word *n*, the generation is the last.
+const WORDS: usize = SLOTS + 1;
+
+// What the XDP program reads is what is written here.
+const _: () = assert!(fast::SLOTS == SLOTS && fast::CURRENT == SLOTS && fast::HORIZON == HORIZON);
+const _: () =
+    assert!(fast::SLOT_CONFIG == Slot::CONFIG.0 as usize && fast::SLOT_ROUTES == Slot::ROUTES.0 as usize);
 
 /// How many blocks of addresses one change may name before it counts as a change of all routes.
 const MOST_BLOCKS: u32 = 256;
@@ -131,6 +146,12 @@ impl Dependencies {
         }
     }
 
+    /// The numbers of the slots; zero, the configuration's, stands for none.
+    pub const fn numbers(&self) -> [u16; 4] {
+        let [a, b, c, d] = self.0;
+        [a.number(), b.number(), c.number(), d.number()]
+    }
+
     /// The slots.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
         self.0.into_iter().filter(|slot| *slot != Slot::CONFIG)
@@ -153,12 +174,17 @@ const fn after(change: u32, then: u32) -> bool {
     change.wrapping_sub(then) as i32 > 0
 }
 
-/// The generation and the slots: one for the whole data plane, shared by the control side and the workers.
-#[derive(Debug)]
-pub struct Generations {
-    current: AtomicU32,
-    slots: Box<[AtomicU32; SLOTS]>,
+/// Memory that others read too, of [`throughway_shared::fast::GENERATION_WORDS`] words.
+pub type SharedWords = Arc<dyn AsRef<[AtomicU32]> + Send + Sync>;
+
+/// Where the words are.
+enum Words {
+    Own(Box<[AtomicU32; WORDS]>),
+    Shared(SharedWords),
 }
+
+/// The generation and the slots: one for the whole data plane, shared by the control side and the workers.
+pub struct Generations(Words);
 
 impl Default for Generations {
     fn default() -> Self {
@@ -166,12 +192,43 @@ impl Default for Generations {
     }
 }
 
+impl fmt::Debug for Generations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generations").field("current", &self.read()).finish_non_exhaustive()
+    }
+}
+
 impl Generations {
     /// Starts with this generation, at which everything is as if just changed. The number has no meaning of its own.
     pub fn starting_at(generation: u32) -> Self {
-        Generations {
-            current: AtomicU32::new(generation),
-            slots: Box::new(std::array::from_fn(|_| AtomicU32::new(generation))),
+        Generations(Words::Own(Box::new(std::array::from_fn(|_| AtomicU32::new(generation)))))
+    }
+
+    /// As [`Generations::starting_at`] zero, in memory that others read too. Nobody else may write to it. `None` when there are
+    /// fewer than [`throughway_shared::fast::GENERATION_WORDS`] words.
+    pub fn over(words: SharedWords) -> Option<Self> {
+        let all = (*words).as_ref();
+        if all.len() < fast::GENERATION_WORDS {
+            return None;
+        }
+        for word in all {
+            word.store(0, Ordering::Relaxed);
+        }
+        Some(Generations(Words::Shared(words)))
+    }
+
+    /// The generation, and the slots.
+    fn parts(&self) -> (&AtomicU32, &[AtomicU32; SLOTS]) {
+        /// Instead of memory that has become shorter, which does not happen.
+        static NOTHING: ([AtomicU32; SLOTS], AtomicU32) =
+            ([const { AtomicU32::new(0) }; SLOTS], AtomicU32::new(0));
+        let words = match &self.0 {
+            Words::Own(words) => words.as_slice(),
+            Words::Shared(words) => (**words).as_ref(),
+        };
+        match words.split_first_chunk() {
+            Some((slots, [current, ..])) => (current, slots),
+            _ => (&NOTHING.1, &NOTHING.0),
         }
     }
 
@@ -206,24 +263,25 @@ impl Generations {
     /// As this is a read-modify-write, that holds for what came before in other threads too.
     fn commit(&self, seen: u32) -> Result<(), u32> {
         let next = seen.wrapping_add(1);
-        self.current.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+        self.parts().0.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
     }
 
     /// Never lowers a slot: of two bumps at once the later one stays.
     fn raise(&self, slot: u16, to: u32) {
         let later = |value| after(to, value).then_some(to);
         // An error only says that the slot is there already.
-        let _ = self.slots[usize::from(slot)].fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        let _ = self.parts().1[usize::from(slot)].fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
     fn read(&self) -> u32 {
-        self.current.load(Ordering::Acquire)
+        self.parts().0.load(Ordering::Acquire)
     }
 
     /// The present, for one batch. To be taken **before** any table is read.
     #[inline]
     pub fn epoch(&self) -> Epoch<'_> {
-        Epoch { generation: self.read(), slots: &self.slots }
+        let (current, slots) = self.parts();
+        Epoch { generation: current.load(Ordering::Acquire), slots }
     }
 }
 

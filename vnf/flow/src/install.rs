@@ -5,7 +5,8 @@ use crate::cache::{FlowCache, Installed, Round};
 use crate::entry::{Cold, Credits, ENDLESS, Entry, NewFlow, Settled};
 use crate::own::{Form, Own};
 use crate::peek::Probe;
-use crate::template::{Template, VOID};
+use crate::shared::VOID;
+use crate::template::Template;
 
 /// With so few free ways in its first bucket, a flow goes to the one of its two with more: late enough that most flows are
 /// found at first sight, early enough that buckets fill evenly.
@@ -28,8 +29,9 @@ impl FlowCache {
             return Installed::Refused;
         };
         let (own, form, rest) = Own::divide(new.action, &probe.key);
-        let template = Template { context: probe.key.context(), action: rest, limit: new.limit };
-        let Some(template) = self.templates.acquire(&template, &self.hasher) else {
+        let (edits, hops) = (rest.edits, rest.hops);
+        let template = Template { context: probe.key.context(), action: rest, limit: new.limit, tunnel: 0 };
+        let Some(template) = self.templates.acquire(template, new.tunnel, &self.hasher) else {
             self.stats.diverse += 1;
             return Installed::Refused;
         };
@@ -44,14 +46,15 @@ impl FlowCache {
         if let Some(settled) = self.take(place, round.now) {
             settle(settled);
         }
-        let base = self.base(probe, &own, form);
+        let base = self.base(probe, &own, form, edits, hops);
+        let wanted = self.elsewhere.is_wanted(known);
         self.give_up(place);
         let entry = Entry {
             ports: probe.key.ports(),
             generation: round.epoch.generation(),
             dependencies: new.dependencies,
             template,
-            l4_delta: own.l4_delta,
+            l4_delta: own.l4_delta.to_be_bytes(),
             silence,
             ..base
         };
@@ -70,6 +73,9 @@ impl FlowCache {
             bucket.tags[place % WAYS] = tag(hash);
             let credited = if new.credits == Credits::default() { 0 } else { CREDITED };
             bucket.stamps[place % WAYS] = round.tick | established | credited;
+        }
+        if wanted {
+            self.elsewhere.nominate(place);
         }
         if known.is_some() {
             self.stats.replaced += 1;
@@ -103,6 +109,7 @@ impl FlowCache {
     /// Gives back what the flow at a place has elsewhere. A batch that was prepared before may still look here: what it finds
     /// is no packet's.
     fn give_up(&mut self, place: usize) {
+        self.elsewhere.end(place);
         let Some(entry) = self.entries.get_mut(place) else { return };
         if std::mem::take(&mut entry.form) == Form::Apart {
             self.records.remove(entry.own);
@@ -111,14 +118,16 @@ impl FlowCache {
     }
 
     /// An entry with the key's addresses and what is the flow's own of its action.
-    fn base(&mut self, probe: &Probe, own: &Own, form: Form) -> Entry {
+    fn base(&mut self, probe: &Probe, own: &Own, form: Form, edits: u16, hops: u8) -> Entry {
         let [a, b, c, d, ..] = probe.key.0;
-        let plain = Entry { addresses: [a, b, c, d], own: own.ports, ..Entry::default() };
+        let ports = own.final_ports(&probe.key, edits);
+        let plain = Entry { addresses: [a, b, c, d], own: ports, ..Entry::default() };
         match form {
             Form::Plain => plain,
             Form::Narrow => {
-                let [new, l3_delta] = own.narrow();
-                Entry { addresses: [a, new, l3_delta, 0], form: Form::Narrow, ..plain }
+                let sum = u64::from(own.final_sum(hops)) << 32 | u64::from(own.l3_delta);
+                let addresses = own.final_addresses(&probe.key, edits);
+                Entry { addresses: [a, addresses, sum, 0], form: Form::Narrow, ..plain }
             }
             // There is room for one more than there are ways.
             Form::Apart => {

@@ -7,6 +7,9 @@ use throughway_shared::flow::{FAMILY_IPV4, FAMILY_IPV6, FlowKey, mapped};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Key(pub(crate) [u64; 6]);
 
+/// Where a packet came in: ingress, and the identifiers of its tags.
+pub(crate) type Way = (u16, [u16; 2]);
+
 impl PartialEq for Key {
     /// Word by word without branches: comparing the array would be a call of `memcmp`, for a third of the price of a hit.
     #[inline(always)]
@@ -20,25 +23,19 @@ impl PartialEq for Key {
 impl Eq for Key {}
 
 impl Key {
-    /// Of IPv4, untagged, from what is in the packet.
+    /// Of IPv4, from addresses and ports in memory order, and where the packet came in.
     #[inline(always)]
-    pub(crate) fn ipv4(
-        source: [u8; 4],
-        destination: [u8; 4],
-        ports: [u8; 4],
-        ingress: u16,
-        protocol: u8,
-    ) -> Self {
-        let context = context(ingress, [0; 2], protocol, FAMILY_IPV4);
-        Key([pair(source, destination), 0, 0, 0, u64::from(u32::from_ne_bytes(ports)), context])
+    pub(crate) fn ipv4(addresses: u64, ports: u32, (ingress, tags): Way, protocol: u8) -> Self {
+        let context = context(ingress, tags, protocol, FAMILY_IPV4);
+        Key([addresses, 0, 0, 0, u64::from(ports), context])
     }
 
-    /// Of IPv6, untagged, from addresses as two words each in memory order, and the rest.
+    /// Of IPv6, from addresses as two words each in memory order, and the rest.
     #[inline(always)]
-    pub(crate) fn ipv6(addresses: [u64; 4], ports: [u8; 4], ingress: u16, protocol: u8) -> Self {
+    pub(crate) fn ipv6(addresses: [u64; 4], ports: u32, (ingress, tags): Way, protocol: u8) -> Self {
         let [w0, w1, w2, w3] = addresses;
-        let context = context(ingress, [0; 2], protocol, FAMILY_IPV6);
-        Key([w0, w1, w2, w3, u64::from(u32::from_ne_bytes(ports)), context])
+        let context = context(ingress, tags, protocol, FAMILY_IPV6);
+        Key([w0, w1, w2, w3, u64::from(ports), context])
     }
 
     /// Whether the addresses are in the first word.
@@ -149,31 +146,49 @@ pub(crate) fn join(first: u64, second: u64) -> [u8; 16] {
 /// Each factor is masked by a secret word, so nobody outside can aim flows at one bucket without learning the seed, which
 /// never leaves the process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hasher([u64; 7]);
+pub(crate) struct Hasher {
+    secret: [u64; 7],
+    /// The product of the two words that are zero in all keys of IPv4.
+    zeros: u64,
+}
 
 impl Hasher {
     /// Spreads the seed over the words (SplitMix64).
     pub(crate) fn new(seed: u128) -> Self {
         let mut state = seed as u64;
         let other = (seed >> 64) as u64;
-        Hasher(std::array::from_fn(|_| {
+        let secret: [u64; 7] = std::array::from_fn(|_| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ other;
             let mut z = state;
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             z ^ (z >> 31)
-        }))
+        });
+        Hasher { secret, zeros: fold(secret[1], secret[2]) }
     }
+
+    /// Hashes everything to some number: for who needs none.
+    pub(crate) const NONE: Hasher = Hasher { secret: [0; 7], zeros: 0 };
 
     #[inline(always)]
     pub(crate) fn hash(&self, key: &Key) -> u64 {
-        let [s0, s1, s2, s3, s4, s5, s6] = self.0;
+        let [s0, s1, s2, s3, s4, s5, s6] = self.secret;
         let [w0, w1, w2, w3, w4, w5] = key.0;
         // The halves of an address in different products; of IPv4 two are constants then, and the last one still mixes.
         let a = fold(w0 ^ s0, w3 ^ s3);
         let b = fold(w1 ^ s1, w2 ^ s2);
         let c = fold(w4 ^ s4, w5 ^ s5);
         fold(a ^ c ^ s6, b ^ c.rotate_left(32) ^ s0)
+    }
+
+    /// [`Hasher::hash`] of a key of IPv4, with one product less.
+    #[inline(always)]
+    pub(crate) fn hash_ipv4(&self, key: &Key) -> u64 {
+        let [s0, _, _, s3, s4, s5, s6] = self.secret;
+        let [w0, .., w4, w5] = key.0;
+        let a = fold(w0 ^ s0, s3);
+        let c = fold(w4 ^ s4, w5 ^ s5);
+        fold(a ^ c ^ s6, self.zeros ^ c.rotate_left(32) ^ s0)
     }
 }
 
@@ -240,6 +255,7 @@ mod tests {
         let hasher = Hasher::new(7);
         let key = keys().next().unwrap_or_default();
         for word in 0..6 {
+            assert_eq!(hasher.hash_ipv4(&key), hasher.hash(&key));
             for bit in 0..if word == 4 { 32 } else { 64 } {
                 let mut other = key;
                 other.0[word] ^= 1 << bit;

@@ -1,9 +1,12 @@
 //! What of an action is a flow's own, and where it is kept: new addresses, new ports, checksum deltas.
+//!
+//! An entry holds addresses and ports as packets leave with them, whether they are new or not, so that a hit need not ask; the
+//! edits of the template say which of them the action has.
 
 use throughway_shared::action::{Action, edits};
 use throughway_shared::flow::mapped;
 
-use crate::key::{Key, join, pair, split};
+use crate::key::{Key, join, split, unpair};
 
 /// Where a flow's own part of its action is.
 #[repr(u8)]
@@ -43,14 +46,7 @@ impl Own {
             l3_delta: action.l3_delta,
             l4_delta: action.l4_delta,
         };
-        let form = own.form(key, action.edits);
-        let mut rest = Own::default().with(action);
-        if form == Form::Narrow {
-            // The entry has the last four bytes only.
-            rest.source = narrow_address([0; 4], action.has(edits::SOURCE));
-            rest.destination = narrow_address([0; 4], action.has(edits::DESTINATION));
-        }
-        (own, form, rest)
+        (own, own.form(key, action.edits), Own::default().with(action))
     }
 
     /// `rest` with these fields: the whole action again.
@@ -69,6 +65,11 @@ impl Own {
 
     /// The form that can hold it, for a flow of this key and with these edits.
     fn form(&self, key: &Key, made: u16) -> Form {
+        let [a, b, c, d] = self.ports.to_ne_bytes();
+        let port = |port: [u8; 2], edit| made & edit != 0 || port == [0; 2];
+        if !port([a, b], edits::SOURCE_PORT) || !port([c, d], edits::DESTINATION_PORT) {
+            return Form::Apart;
+        }
         let narrow = |address: [u8; 16], edit| address == narrow_address(last(address), made & edit != 0);
         if key.is_ipv4() {
             let fits = narrow(self.source, edits::SOURCE) && narrow(self.destination, edits::DESTINATION);
@@ -86,6 +87,7 @@ impl Own {
         [a, b, c, d, last]
     }
 
+    #[inline(always)]
     pub(crate) fn of_record([a, b, c, d, last]: Record) -> Own {
         Own {
             source: join(a, b),
@@ -96,9 +98,19 @@ impl Own {
         }
     }
 
-    /// The addresses as [`Form::Narrow`] has them, and the delta of the header checksum.
-    pub(crate) fn narrow(&self) -> [u64; 2] {
-        [pair(last(self.source), last(self.destination)), u64::from(self.l3_delta)]
+    /// From what an entry holds: the ports that packets leave with, and of [`Form::Narrow`] their addresses.
+    pub(crate) fn of_final(ports: u32, addresses: Option<u64>, made: u16) -> Own {
+        let [a, b, c, d] = ports.to_ne_bytes();
+        let [a, b] = if made & edits::SOURCE_PORT != 0 { [a, b] } else { [0; 2] };
+        let [c, d] = if made & edits::DESTINATION_PORT != 0 { [c, d] } else { [0; 2] };
+        let (source, destination) = unpair(addresses.unwrap_or(0));
+        let new = |address, edit| narrow_address(address, addresses.is_some() && made & edit != 0);
+        Own {
+            source: new(source, edits::SOURCE),
+            destination: new(destination, edits::DESTINATION),
+            ports: u32::from_ne_bytes([a, b, c, d]),
+            ..Own::default()
+        }
     }
 }
 
@@ -127,6 +139,7 @@ impl Records {
         Records { records: vec![[0; 5]; capacity].into_boxed_slice(), free: 0, fresh: 0 }
     }
 
+    #[inline(always)]
     pub(crate) fn get(&self, number: u32) -> Option<Own> {
         self.records.get(number as usize).copied().map(Own::of_record)
     }

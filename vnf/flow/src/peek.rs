@@ -1,7 +1,7 @@
 //! A frame's bytes straight to its flow, for the common packets.
 //!
-//! Whatever is said here of a packet, [`throughway_packet::parse()`] says too; what is not common is left to it: tags, options
-//! and extension headers, fragments, ICMP, SCTP, TCP that opens or closes a connection, a hop limit about to run out, and
+//! Whatever is said here of a packet, [`throughway_packet::parse()`] says too; what is not common is left to it: options and
+//! extension headers, fragments, ICMP, SCTP, TCP that opens or closes a connection, a hop limit about to run out, and
 //! everything malformed.
 
 use throughway_packet::headers::{Flags, Headers, PortId};
@@ -9,14 +9,14 @@ use throughway_packet::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP, UDP};
 use throughway_shared::action::Action;
 use throughway_shared::flow::{FAMILY_IPV4, FAMILY_IPV6, FlowKey, MAPPED_PREFIX};
 
-use crate::key::Key;
+use crate::key::{Hasher, Key, Way};
 
 /// Where the IP header starts in an untagged frame.
-const L3: usize = 14;
-/// Where the upper layer starts behind IPv4 without options.
-const L4_IPV4: usize = L3 + 20;
-/// Where the upper layer starts behind IPv6 without extension headers.
-const L4_IPV6: usize = L3 + 40;
+pub(crate) const L3: usize = 14;
+/// Bytes of an IPv4 header without options.
+pub(crate) const IPV4: usize = 20;
+/// Bytes of an IPv6 header without extensions.
+pub(crate) const IPV6: usize = 40;
 /// FIN, SYN and RST in TCP's flags byte.
 const TCP_CONTROL: u8 = 0x07;
 
@@ -29,12 +29,12 @@ pub struct Probe {
     pub(crate) hash: u64,
     /// Where the entry seems to be, or `u32::MAX`.
     pub(crate) place: u32,
-    /// Length of the IP packet.
+    /// Length of the IP packet; zero: the packet could not be read.
     pub(crate) len: u16,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
-    /// Whether the upper layer has a checksum: all but some UDP.
-    checksum: bool,
+    /// Where the IP header starts.
+    pub(crate) l3: u8,
 }
 
 const _: () = assert!(size_of::<Probe>() == 64);
@@ -46,7 +46,8 @@ impl Probe {
             key: Key::from(&headers.key),
             len: headers.packet_len(),
             hop_limit: headers.hop_limit,
-            checksum: headers.flags.has(Flags::L4_CHECKSUM),
+            // With two tags it is 22.
+            l3: headers.l3 as u8,
             hash: 0,
             place: u32::MAX,
         }
@@ -63,29 +64,33 @@ impl Probe {
         self.len
     }
 
-    /// Executes an action on the frame that was peeked at: [`throughway_packet::apply()`] with what is known of its headers.
+    /// Whether it holds a packet that could be read.
     #[inline(always)]
+    pub const fn is_readable(&self) -> bool {
+        self.len != 0
+    }
+
+    /// Executes an action on the frame that was peeked at: [`throughway_packet::apply()`] with what is known of its headers.
     pub fn apply(&self, action: &Action, frame: &mut [u8]) {
-        let protocol = self.key.protocol();
-        if self.key.is_ipv4() {
-            throughway_packet::apply(action, &self.headers(L4_IPV4 as u16, protocol, FAMILY_IPV4), frame);
-        } else {
-            throughway_packet::apply(action, &self.headers(L4_IPV6 as u16, protocol, FAMILY_IPV6), frame);
-        }
+        throughway_packet::apply(action, &self.headers(frame), frame);
     }
 
     /// As much of the headers as executing an action needs: offsets, family, protocol and what there is to be edited.
-    #[inline(always)]
-    fn headers(&self, l4: u16, protocol: u8, family: u8) -> Headers {
-        let protocol = if protocol == TCP { TCP } else { UDP };
-        let checksum = if self.checksum { Flags::L4_CHECKSUM } else { Flags::UDP_NO_CHECKSUM };
+    fn headers(&self, frame: &[u8]) -> Headers {
+        let (header, family) = if self.key.is_ipv4() { (IPV4, FAMILY_IPV4) } else { (IPV6, FAMILY_IPV6) };
+        let l3 = u16::from(self.l3);
+        let l4 = l3 + header as u16;
+        let protocol = if self.key.protocol() == TCP { TCP } else { UDP };
+        let l4_checksum = l4 + if protocol == TCP { 16 } else { 6 };
+        let field = frame.get(usize::from(l4_checksum)..).and_then(|field| field.first_chunk());
+        let none = protocol == UDP && field == Some(&[0; 2]);
         Headers {
             key: FlowKey { protocol, family, ..FlowKey::default() },
-            flags: Flags::PORTS | checksum,
-            l3: L3 as u16,
+            flags: Flags::PORTS | if none { Flags::UDP_NO_CHECKSUM } else { Flags::L4_CHECKSUM },
+            l3,
             l4,
-            end: (L3 as u16).saturating_add(self.len),
-            l4_checksum: l4 + if protocol == TCP { 16 } else { 6 },
+            end: l3.saturating_add(self.len),
+            l4_checksum,
             ..Headers::default()
         }
     }
@@ -96,9 +101,8 @@ impl Probe {
 pub fn cacheable(headers: &Headers) -> bool {
     const NEVER: Flags =
         Flags(Flags::FRAGMENT.0 | Flags::LATER_FRAGMENT.0 | Flags::OPTIONS.0 | Flags::TCP_CONTROL.0);
-    let l4 = if headers.is_ipv4() { L4_IPV4 } else { L4_IPV6 };
-    usize::from(headers.l3) == L3
-        && usize::from(headers.l4) == l4
+    let header = if headers.is_ipv4() { IPV4 } else { IPV6 };
+    usize::from(headers.l4 - headers.l3) == header
         && matches!(headers.key.protocol, TCP | UDP)
         && !headers.flags.any(NEVER)
         && headers.hop_limit > 1
@@ -106,97 +110,133 @@ pub fn cacheable(headers: &Headers) -> bool {
 
 /// The flow of a frame that came in on `ingress`, if the packet is a common one. `None` says nothing but that somebody has
 /// to take a full look.
-#[inline(always)]
 pub fn peek(frame: &[u8], ingress: PortId) -> Option<Probe> {
-    // The shortest of all is IPv4 with UDP.
-    let head = frame.first_chunk::<{ L4_IPV4 + 8 }>()?;
-    match u16::from_be_bytes([head[12], head[13]]) {
-        ETHERTYPE_IPV4 => ipv4(frame, head, ingress),
-        ETHERTYPE_IPV6 => ipv6(frame, ingress),
-        _ => None,
+    let mut probe = Probe { place: u32::MAX, ..Probe::default() };
+    read(frame, ingress, &Hasher::NONE, &mut probe).then_some(Probe { hash: 0, ..probe })
+}
+
+/// Reads a frame into `probe`, where that lies, and hashes its flow. `false`: somebody has to take a full look.
+#[inline(always)]
+pub(crate) fn read(frame: &[u8], ingress: PortId, hasher: &Hasher, probe: &mut Probe) -> bool {
+    let Some((ethernet, packet)) = frame.split_first_chunk::<L3>() else { return false };
+    let way = (ingress.0, [0; 2]);
+    match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
+        ETHERTYPE_IPV4 => ipv4(packet, L3, way, hasher, probe),
+        ETHERTYPE_IPV6 => ipv6(packet, L3, way, hasher, probe),
+        tag @ (0x8100 | 0x88a8 | 0x9100) => tagged(packet, tag, ingress, hasher, probe),
+        _ => false,
+    }
+}
+
+/// As the others, behind one or two tags.
+#[inline(never)]
+fn tagged(mut rest: &[u8], tag: u16, ingress: PortId, hasher: &Hasher, probe: &mut Probe) -> bool {
+    let (mut tags, mut l3, mut ether_type) = ([0; 2], L3, tag);
+    for tag in &mut tags {
+        if !matches!(ether_type, 0x8100 | 0x88a8 | 0x9100) {
+            break;
+        }
+        let Some(([c0, c1, e0, e1], after)) = rest.split_first_chunk::<4>() else { return false };
+        *tag = u16::from_be_bytes([*c0, *c1]) & 0x0fff;
+        ether_type = u16::from_be_bytes([*e0, *e1]);
+        rest = after;
+        l3 += 4;
+    }
+    match ether_type {
+        ETHERTYPE_IPV4 => ipv4(rest, l3, (ingress.0, tags), hasher, probe),
+        ETHERTYPE_IPV6 => ipv6(rest, l3, (ingress.0, tags), hasher, probe),
+        _ => false,
     }
 }
 
 #[inline(always)]
-fn ipv4(frame: &[u8], head: &[u8; L4_IPV4 + 8], ingress: PortId) -> Option<Probe> {
-    let (_, header) = head.split_first_chunk::<L3>()?;
-    let (header, upper) = header.split_first_chunk::<20>()?;
-    let [first, _, t0, t1, _, _, f0, f1, hop_limit, protocol, ..] = *header;
-    let len = u16::from_be_bytes([t0, t1]);
-    let end = L3 + usize::from(len);
-    let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff;
-    let (words, _) = header.as_chunks::<4>();
-    let [w0, w1, w2, w3, w4] = *words.first_chunk::<5>()?;
-    // The machine's own byte order serves (RFC 1071, section 2). A valid sum is a multiple of 0xffff, and no header is all
-    // zeros.
-    let sum: u64 = [w0, w1, w2, w3, w4].map(|word| u64::from(u32::from_ne_bytes(word))).iter().sum();
-    let fits = (first == 0x45) & (fragment == 0) & (hop_limit > 1) & (end <= frame.len()) & (end <= 0xffff);
-    if !fits || !sum.is_multiple_of(0xffff) {
-        return None;
+fn ipv4(packet: &[u8], l3: usize, way: Way, hasher: &Hasher, probe: &mut Probe) -> bool {
+    // The shortest of all is UDP.
+    let Some(head) = packet.first_chunk::<{ IPV4 + 8 }>() else { return false };
+    let len = u16::from_be_bytes([head[2], head[3]]);
+    let end = usize::from(len);
+    let fragment = u16::from_ne_bytes([head[6], head[7]]) & 0x3fff_u16.to_be();
+    let (hop_limit, protocol) = (head[8], head[9]);
+    if head[0] != 0x45 || fragment != 0 || hop_limit <= 1 || end > packet.len() || end + l3 > 0xffff {
+        return false;
     }
-    let [p0, p1, p2, p3, l0, l1, c0, c1] = *upper.first_chunk::<8>()?;
-    let checksum = match protocol {
-        UDP => udp([l0, l1, c0, c1], end.checked_sub(L4_IPV4)?)?,
-        TCP => tcp(frame.get(L4_IPV4..end)?)?,
-        _ => return None,
+    // The machine's own byte order serves (RFC 1071, section 2), and so do words of 64 bits with the carry brought around, as
+    // 2¹⁶ − 1 divides 2⁶⁴ − 1. A valid sum is a multiple of 0xffff, and no header is all zeros.
+    let (sum, carry) = word(head, 0).overflowing_add(word(head, 8));
+    let (sum, carry) = sum.overflowing_add(u64::from(half_word(head, 16)) + u64::from(carry));
+    if !(sum + u64::from(carry)).is_multiple_of(0xffff) {
+        return false;
+    }
+    let fits = match protocol {
+        UDP => udp([head[24], head[25]], end, IPV4),
+        TCP => tcp(packet, end, IPV4),
+        _ => false,
     };
-    Some(Probe {
-        key: Key::ipv4(w3, w4, [p0, p1, p2, p3], ingress.0, protocol),
-        hash: 0,
-        place: u32::MAX,
-        len,
-        hop_limit,
-        checksum,
-    })
+    if !fits {
+        return false;
+    }
+    probe.key = Key::ipv4(word(head, 12), half_word(head, 20), way, protocol);
+    probe.hash = hasher.hash_ipv4(&probe.key);
+    probe.len = len;
+    probe.hop_limit = hop_limit;
+    probe.l3 = l3 as u8;
+    true
+}
+
+/// Eight bytes from `at` on, which is known to the compiler, as is that they are there.
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// Four bytes, likewise.
+#[inline(always)]
+fn half_word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
 }
 
 #[inline(always)]
-fn ipv6(frame: &[u8], ingress: PortId) -> Option<Probe> {
-    let head = frame.first_chunk::<{ L4_IPV6 + 8 }>()?;
-    let (_, header) = head.split_first_chunk::<L3>()?;
-    let (header, upper) = header.split_first_chunk::<40>()?;
-    let [first, _, _, _, n0, n1, protocol, hop_limit, addresses @ ..] = *header;
-    let payload = usize::from(u16::from_be_bytes([n0, n1]));
-    let end = L4_IPV6 + payload;
-    let (words, _) = addresses.as_chunks::<8>();
-    let words = words.first_chunk::<4>()?.map(u64::from_ne_bytes);
+fn ipv6(packet: &[u8], l3: usize, way: Way, hasher: &Hasher, probe: &mut Probe) -> bool {
+    let Some(head) = packet.first_chunk::<{ IPV6 + 8 }>() else { return false };
+    let end = IPV6 + usize::from(u16::from_be_bytes([head[4], head[5]]));
+    let (protocol, hop_limit) = (head[6], head[7]);
+    if head[0] >> 4 != 6 || hop_limit <= 1 || end > packet.len() || end + l3 > 0xffff {
+        return false;
+    }
+    let words = [word(head, 8), word(head, 16), word(head, 24), word(head, 32)];
     let mapped = |high: u64, low: u64| {
         let [.., m0, m1, m2, m3] = MAPPED_PREFIX;
         high == 0 && low.to_ne_bytes().starts_with(&[m0, m1, m2, m3])
     };
     let [s0, s1, d0, d1] = words;
-    let fits = (first >> 4 == 6) & (hop_limit > 1) & (end <= frame.len()) & (end <= 0xffff);
-    if !fits || mapped(s0, s1) || mapped(d0, d1) {
-        return None;
-    }
-    let [p0, p1, p2, p3, l0, l1, c0, c1] = *upper.first_chunk::<8>()?;
-    let checksum = match protocol {
-        UDP => udp([l0, l1, c0, c1], payload)?,
-        TCP => tcp(frame.get(L4_IPV6..end)?)?,
-        _ => return None,
+    let fits = match protocol {
+        UDP => udp([head[44], head[45]], end, IPV6),
+        TCP => tcp(packet, end, IPV6),
+        _ => false,
     };
-    Some(Probe {
-        key: Key::ipv6(words, [p0, p1, p2, p3], ingress.0, protocol),
-        hash: 0,
-        place: u32::MAX,
-        // At most 0xffff, as `end` is.
-        len: (end - L3) as u16,
-        hop_limit,
-        checksum,
-    })
+    if !fits || mapped(s0, s1) || mapped(d0, d1) {
+        return false;
+    }
+    probe.key = Key::ipv6(words, half_word(head, 40), way, protocol);
+    probe.hash = hasher.hash(&probe.key);
+    // At most 0xffff, as with what comes before.
+    probe.len = end as u16;
+    probe.hop_limit = hop_limit;
+    probe.l3 = l3 as u8;
+    true
 }
 
-/// UDP's length and checksum: whether there is a checksum, if the length is right.
+/// Whether UDP's length is right: a header at least, and no more than the packet that ends at `end` has behind `header`.
 #[inline(always)]
-fn udp([l0, l1, c0, c1]: [u8; 4], payload: usize) -> Option<bool> {
-    let len = usize::from(u16::from_be_bytes([l0, l1]));
-    ((len >= 8) & (len <= payload)).then_some((c0, c1) != (0, 0))
+fn udp(len: [u8; 2], end: usize, header: usize) -> bool {
+    let len = usize::from(u16::from_be_bytes(len));
+    len >= 8 && header + len <= end
 }
 
-/// TCP from its header on: there is always a checksum, if the packet is whole and neither opens nor closes anything.
+/// Whether TCP behind `header` is whole in the packet that ends at `end`, and neither opens nor closes anything.
 #[inline(always)]
-fn tcp(payload: &[u8]) -> Option<bool> {
-    let header = payload.first_chunk::<20>()?;
-    let len = usize::from(header[12] >> 4) * 4;
-    ((len >= 20) & (len <= payload.len()) & (header[13] & TCP_CONTROL == 0)).then_some(true)
+fn tcp(packet: &[u8], end: usize, header: usize) -> bool {
+    let Some(segment) = packet.get(header..).and_then(|rest| rest.first_chunk::<20>()) else { return false };
+    let len = usize::from(segment[12] >> 4) * 4;
+    len >= 20 && header + len <= end && segment[13] & TCP_CONTROL == 0
 }

@@ -1,11 +1,12 @@
 //! Ageing, harvesting of counters and showing: each in slices, so that none of them holds up packets.
 
-use throughway_shared::action::Action;
-
 use crate::bucket::{CREDITED, ESTABLISHED, TICK, WAYS, elapsed, tick};
 use crate::cache::FlowCache;
 use crate::entry::{Flow, Settled};
 use crate::generation::Dependencies;
+
+/// Flows that are looked at together when what they are credited for is taken.
+const TOGETHER: usize = 64;
 
 impl FlowCache {
     /// Looks at the next `budget` buckets of sixteen flows and forgets those that were silent for
@@ -42,6 +43,8 @@ impl FlowCache {
     /// To be called often enough to get round within some minutes: the counters hold 2³² packets and 2⁴⁸ bytes.
     pub fn harvest(&mut self, time: u64, budget: usize, mut settle: impl FnMut(Settled)) {
         let now = tick(time);
+        // Taken together, so that the memory answers for many flows side by side.
+        let (mut places, mut count) = ([0u32; TOGETHER], 0);
         for _ in 0..budget.min(self.buckets.len()) {
             let number = self.harvesting.next;
             self.harvesting.next = (number + 1) % self.buckets.len();
@@ -57,14 +60,32 @@ impl FlowCache {
             let since =
                 (time >> 28).saturating_sub(self.harvesting.rounds[1] >> 28).min(u64::from(TICK)) as u16;
             for (way, stamp) in stamps.iter().enumerate() {
-                let place = number * WAYS + way;
                 if stamp & CREDITED != 0
                     && elapsed(*stamp, now) <= since
-                    && let Some(settled) = self.take(place, time)
+                    && let Some(place) = places.get_mut(count)
                 {
-                    self.promote(place);
-                    settle(settled);
+                    *place = (number * WAYS + way) as u32;
+                    count += 1;
                 }
+            }
+            if count + WAYS > TOGETHER {
+                self.take_all(places.get(..count).unwrap_or_default(), time, &mut settle);
+                count = 0;
+            }
+        }
+        self.take_all(places.get(..count).unwrap_or_default(), time, &mut settle);
+    }
+
+    fn take_all(&mut self, places: &[u32], time: u64, settle: &mut impl FnMut(Settled)) {
+        for place in places.iter().map(|place| *place as usize) {
+            let entry = self.entries.get(place).map_or(0, |entry| entry.ports);
+            let cold = self.cold.get(place).map_or(0, |cold| cold.packets_carried);
+            self.fetched ^= u64::from(entry) ^ u64::from(cold);
+        }
+        for place in places.iter().map(|place| *place as usize) {
+            if let Some(settled) = self.take(place, time) {
+                self.promote(place);
+                settle(settled);
             }
         }
     }
@@ -114,10 +135,7 @@ impl FlowCache {
                     continue;
                 };
                 let Some(template) = self.templates.get(entry.template) else { continue };
-                let mut action = Action::nothing();
-                if !entry.compose(template, &self.records, &mut action) {
-                    continue;
-                }
+                let Some(action) = entry.action(template, &self.records) else { continue };
                 let stamp = bucket.stamps[way];
                 let (told, carried) = (cold.told(), cold.carried());
                 visit(Flow {
@@ -129,6 +147,7 @@ impl FlowCache {
                     idle: u64::from(elapsed(stamp, now)) << 28,
                     age: u64::from(elapsed(cold.installed, now)) << 28,
                     established: stamp & ESTABLISHED != 0,
+                    elsewhere: self.elsewhere.at(place).is_some(),
                 });
             }
         }

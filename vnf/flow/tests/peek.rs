@@ -56,6 +56,10 @@ fn common_packets_of_both_families_are_taken() {
         v6().padded(100),
         v4().traffic_class(0xff),
         v6().hop_limit(2),
+        v4().vlan(10),
+        v6().vlan(0),
+        v4().tag(0x88a8, 2).vlan(3),
+        v6().tag(0x9100, 0xe002).tag(0x8100, 0x1003),
     ] {
         for payload in [0usize, 1, 18, 1400] {
             let shape = shape.clone().payload(&vec![7; payload]);
@@ -71,9 +75,8 @@ fn common_packets_of_both_families_are_taken() {
 #[test]
 fn everything_else_is_left_to_the_full_parser() {
     let refused = [
-        ("tag", v4().vlan(10).udp(1, 2)),
-        ("priority tag", v4().vlan(0).udp(1, 2)),
-        ("two tags", v6().tag(0x88a8, 2).vlan(3).udp(1, 2)),
+        ("three tags", v6().tag(0x88a8, 2).vlan(3).vlan(4).udp(1, 2)),
+        ("tag and options", v4().vlan(10).options(&[7, 7, 4, 0, 0, 0, 0]).udp(1, 2)),
         ("IPv4 options", v4().options(&[7, 7, 4, 0, 0, 0, 0]).udp(1, 2)),
         ("hop-by-hop", v6().extension(0, &[5, 2, 0, 0, 1, 0]).udp(1, 2)),
         ("destination options", v6().extension(60, &[0; 6]).tcp(1, 2, 0x10)),
@@ -133,7 +136,9 @@ fn repair(frame: &mut [u8]) {
 #[test]
 fn both_readers_agree_on_millions_of_damaged_frames() {
     let mut seeds = Vec::new();
-    for shape in [v4(), v4(), v4().vlan(5), v4().options(&[1; 4]), v6(), v6(), v6().extension(60, &[0; 6])] {
+    let tagged = [v4().vlan(5), v6().tag(0x88a8, 2).vlan(3)];
+    let plain = [v4(), v4(), v4().options(&[1; 4]), v6(), v6(), v6().extension(60, &[0; 6])];
+    for shape in tagged.into_iter().chain(plain) {
         let shape = shape.payload(b"sixteen bytes...");
         seeds.extend([
             shape.clone().udp(5000, 53).finish(),

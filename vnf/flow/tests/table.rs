@@ -164,6 +164,7 @@ fn packets_that_the_action_does_not_hold_for_walk_the_chain() {
         let action = Action { hops, ..action(1) };
         let new = NewFlow {
             action: &action,
+            tunnel: None,
             dependencies: Dependencies::NONE,
             credits: Credits::default(),
             limit,

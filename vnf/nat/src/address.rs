@@ -13,7 +13,7 @@ use throughway_packet::parse::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::ports::{Parity, Ports};
 
 /// Protocols with ports of their own (IANA numbers). ICMP and ICMPv6 have identifiers.
-const PROTOCOLS: [u8; 5] = [ICMP, TCP, UDP, ICMPV6, SCTP];
+pub const PROTOCOLS: [u8; 5] = [ICMP, TCP, UDP, ICMPV6, SCTP];
 
 /// Which of its tables a protocol has.
 fn side(protocol: u8) -> Option<usize> {
@@ -94,15 +94,17 @@ impl Address {
         self.with(protocol, |ports| ports.exclude_only(excluded));
     }
 
-    /// The use of its ports, after waking those that have rested long enough.
-    pub fn usage(&self, now: u64) -> PortUse {
-        let mut sum = PortUse::default();
-        for ports in lock(&self.ports).iter_mut().flatten() {
-            ports.wake(now, usize::MAX);
-            sum.taken += ports.owned() - ports.available() - ports.resting();
-            sum.resting += ports.resting();
+    /// The use of its ports by protocol, in the order of [`PROTOCOLS`], after waking those that have rested long enough.
+    pub fn usage(&self, now: u64) -> [PortUse; PROTOCOLS.len()] {
+        let mut of = [PortUse::default(); PROTOCOLS.len()];
+        for (usage, ports) in of.iter_mut().zip(lock(&self.ports).iter_mut()) {
+            if let Some(ports) = ports {
+                ports.wake(now, usize::MAX);
+                usage.resting = ports.resting();
+                usage.taken = ports.owned() - ports.available() - usage.resting;
+            }
         }
-        sum
+        of
     }
 }
 
@@ -141,6 +143,12 @@ impl Addresses {
     pub fn exclude(&self, address: IpAddr, protocol: u8, ports: &BTreeSet<u16>) -> bool {
         let found = lock(&self.known).get(&address).and_then(Weak::upgrade);
         found.map(|found| found.exclude_only(protocol, ports)).is_some()
+    }
+
+    /// Whether an address is in use, and not lost.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        let found = lock(&self.known).get(&address).and_then(Weak::upgrade);
+        found.is_some_and(|found| !found.is_lost())
     }
 
     /// The host has lost an address: its mappings take no more sessions.

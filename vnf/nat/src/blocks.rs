@@ -7,18 +7,22 @@
 //!
 //! With `hosts` the blocks are computed from the host's place in the list (RFC 7422): no state, nothing to log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::address::lock;
+use crate::pool::{PoolConfig, Refusal};
 
 /// Parts of the table of hosts, each with its lock.
 const PARTS: usize = 64;
 /// How often (ns) one part is looked at for blocks that have become free: all of them within 2.1 s.
 const SWEEP: u64 = 1 << 25;
+
+/// How often another address is tried for a host's first block.
+const TRIES: usize = 4;
 
 /// How hosts get ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,13 +76,17 @@ pub(crate) struct Blocks {
     size: u16,
     per_host: u16,
     first: u16,
-    /// Of one address.
+    /// Of one address, those included that hold ports which are left to the host.
     count: usize,
+    /// Of one address, without those.
+    usable: usize,
     /// How long (ns) a block is kept after its last mapping.
     hold: u64,
     holders: Box<[Mutex<BTreeMap<IpAddr, Holder>>]>,
     /// Of each address, the numbers of the free ones.
     free: Box<[Mutex<Vec<u16>>]>,
+    /// The addresses that have a free one: so that a pool that is nearly used up need not be searched.
+    some: Mutex<BTreeSet<usize>>,
     /// When (ns) a part was last looked at, and which is next.
     swept: AtomicU64,
     part: AtomicUsize,
@@ -88,25 +96,30 @@ pub(crate) struct Blocks {
 pub(crate) type Ask<'a> = dyn FnMut(usize, RangeInclusive<u16>) -> Option<u16> + 'a;
 
 impl Blocks {
-    /// All free. `ports` of `addresses` addresses.
-    pub(crate) fn new(
-        config: &BlockConfig,
-        ports: &RangeInclusive<u16>,
-        addresses: usize,
-        hold: u64,
-    ) -> Blocks {
+    /// All free, of `addresses` addresses. A block has no port that is left to the host.
+    pub(crate) fn new(config: &BlockConfig, pool: &PoolConfig, addresses: usize, hold: u64) -> Blocks {
         let size = config.size.max(1);
+        let ports = &pool.ports;
         let count = ports.len() / usize::from(size);
-        let numbers = || Mutex::new((0..count).map(|number| number as u16).collect());
-        let none = config.hosts.is_empty();
+        let first = *ports.start();
+        let is_ours = |number: &u16| {
+            let from = first.wrapping_add(number.wrapping_mul(size));
+            let to = from.wrapping_add(size - 1);
+            pool.left_to_host.as_ref().is_none_or(|left| to < *left.start() || *left.end() < from)
+        };
+        let numbers: Vec<u16> = (0..count).map(|number| number as u16).filter(is_ours).collect();
+        let usable = numbers.len();
+        let own = if config.hosts.is_empty() { addresses } else { 0 };
         Blocks {
             size,
             per_host: config.per_host.max(1),
-            first: *ports.start(),
+            first,
             count,
+            usable,
             hold,
             holders: (0..PARTS).map(|_| Mutex::default()).collect(),
-            free: (0..if none { addresses } else { 0 }).map(|_| numbers()).collect(),
+            free: (0..own).map(|_| Mutex::new(numbers.clone())).collect(),
+            some: Mutex::new((0..own).filter(|_| usable > 0).collect()),
             swept: AtomicU64::new(0),
             part: AtomicUsize::new(0),
         }
@@ -121,47 +134,55 @@ impl Blocks {
         &self.holders[part_of(inside)]
     }
 
-    /// Takes a port for a host out of one of its blocks, or of a new one. `addresses`: the ones it may have, the one it is paired
-    /// with first. Returns address, port, and the block if it is new.
+    /// Takes a port for a host out of one of its blocks, or of a new one. `family`: the addresses that it may have; `home`: the one it is
+    /// paired with. Returns address, port, and the block if it is new.
     pub(crate) fn take(
         &self,
         inside: IpAddr,
-        mut addresses: impl Iterator<Item = usize>,
+        family: Range<usize>,
+        home: usize,
         random: u64,
         ask: &mut Ask<'_>,
-    ) -> Option<(usize, u16, Option<RangeInclusive<u16>>)> {
+    ) -> Result<(usize, u16, Option<RangeInclusive<u16>>), Refusal> {
         let mut holders = lock(self.part_with(inside));
         if let Some(holder) = holders.get_mut(&inside) {
             let address = holder.address;
             for held in &mut holder.blocks {
                 if let Some(port) = ask(address, self.ports(held.number, 1)) {
                     held.mappings += 1;
-                    return Some((address, port, None));
+                    return Ok((address, port, None));
                 }
             }
             if holder.blocks.len() >= usize::from(self.per_host) {
-                return None;
+                return Err(Refusal::HostBlocks);
             }
             // The last ones are for those who have none.
-            let number = self.grab(address, self.count / 16, random)?;
+            let number = self.grab(address, self.usable / 16, random).ok_or(Refusal::NoBlock)?;
             let ports = self.ports(number, 1);
             let Some(port) = ask(address, ports.clone()) else {
                 self.put_back(address, number);
-                return None;
+                return Err(Refusal::NoPort);
             };
             holder.blocks.push(Held { number, mappings: 1, idle: 0 });
-            return Some((address, port, Some(ports)));
+            return Ok((address, port, Some(ports)));
         }
-        let (address, number) =
-            addresses.find_map(|address| Some((address, self.grab(address, 0, random)?)))?;
+        if family.is_empty() {
+            return Err(Refusal::NoAddress);
+        }
+        // Another worker may take the last one of an address meanwhile.
+        let found = (0..TRIES).find_map(|_| {
+            let address = self.with_some(&family, home)?;
+            Some((address, self.grab(address, 0, random)?))
+        });
+        let (address, number) = found.ok_or(Refusal::NoBlock)?;
         let ports = self.ports(number, 1);
         let Some(port) = ask(address, ports.clone()) else {
             self.put_back(address, number);
-            return None;
+            return Err(Refusal::NoPort);
         };
         let blocks = vec![Held { number, mappings: 1, idle: 0 }];
         holders.insert(inside, Holder { address, blocks });
-        Some((address, port, Some(ports)))
+        Ok((address, port, Some(ports)))
     }
 
     /// A free block of an address, if more than `reserve` are.
@@ -171,12 +192,27 @@ impl Blocks {
             return None;
         }
         let at = random as usize % free.len();
-        Some(free.swap_remove(at))
+        let number = free.swap_remove(at);
+        if free.is_empty() {
+            lock(&self.some).remove(&address);
+        }
+        Some(number)
+    }
+
+    /// The first address from `home` on, around the end, that has a free block.
+    fn with_some(&self, family: &Range<usize>, home: usize) -> Option<usize> {
+        let some = lock(&self.some);
+        let first = |range: Range<usize>| some.range(range).next().copied();
+        first(home..family.end).or_else(|| first(family.start..home))
     }
 
     fn put_back(&self, address: usize, number: u16) {
         if let Some(free) = self.free.get(address) {
-            lock(free).push(number);
+            let mut free = lock(free);
+            if free.is_empty() {
+                lock(&self.some).insert(address);
+            }
+            free.push(number);
         }
     }
 
@@ -238,7 +274,7 @@ impl Blocks {
     /// How many blocks there are, and how many are free.
     pub(crate) fn usage(&self) -> (usize, usize) {
         let free = self.free.iter().map(|free| lock(free).len()).sum();
-        (self.count * self.free.len(), free)
+        (self.usable * self.free.len(), free)
     }
 
     /// Shows who has which.

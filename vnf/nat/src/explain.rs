@@ -1,15 +1,18 @@
 //! What the NAT would do with a packet now, and why, a line each. Nothing changes by asking.
 
 use throughway_packet::Flags;
+use throughway_session::fragment::Piece;
 use throughway_session::{SessionKey, Side};
-use throughway_vnf::{Now, Packet};
+use throughway_vnf::{DropReason, Now, Packet};
 
-use crate::fragments::{Fate, datagram_key};
+use crate::address::has_ports;
+use crate::fragments::Fate;
 use crate::function::Nat;
 use crate::plan::{Planner, Source, ends, opening, redirect};
+use crate::pool::Pool;
 use crate::related::session_of;
-use crate::rule::Filtering;
-use crate::shared::{Shared, end_of, peer_key};
+use crate::rule::{Filtering, SourceRule};
+use crate::shared::{Shared, peer_key};
 use crate::show::state_name;
 
 pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
@@ -19,8 +22,8 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
     let key = SessionKey::of(&headers.key, 0);
     let mut lines = Vec::new();
     if packet.received().flags.has(Flags::LATER_FRAGMENT) {
-        let fate = datagram_key(packet.bytes(), packet.received())
-            .and_then(|datagram| shared.fragments.find(&datagram, now));
+        let fate = Piece::of(packet.bytes(), packet.received())
+            .and_then(|piece| shared.fragments.find(&piece.datagram, now));
         lines.push(match fate {
             None => "a later fragment, and its first one was not seen: dropped".into(),
             Some(Fate::Untouched) => "a later fragment; its first one was not translated".into(),
@@ -70,7 +73,7 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
     let mut turned = false;
     if let Some((number, rule)) = planner.destination_rule() {
         redirect(rule, &headers, &mut translated);
-        lines.push(format!("destination rule {number}: would be {translated}"));
+        lines.push(format!("destination rule {}: would be {translated}", count(number)));
         turned = true;
     } else if let Some(outside) = planner.called() {
         let mapping = shared.mappings.lookup(&outside, now).and_then(|found| {
@@ -96,17 +99,46 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
             lines.push(same.into());
         }
         Ok(Source::Moved(number, address)) => {
-            lines.push(format!("source rule {number}: source becomes {address}"))
+            lines.push(format!("source rule {}: source becomes {address}", count(number)))
         }
-        Ok(Source::Of(number, _, pool)) => {
-            let inside = end_of(&key.source, key.source_port).0;
-            let address = pool.address_for(inside).map_or("none".into(), |address| address.to_string());
-            lines.push(format!("source rule {number}: a port of the pool, address {address}"));
+        Ok(Source::Of(number, rule, pool)) => {
+            let made = of_pool(shared, &planner, rule, pool, now);
+            lines.push(format!("source rule {}: {made}", count(number)));
         }
         Err(reason) => lines.push(format!("dropped: {}", reason.label())),
+    }
+    if !turned && let Err(reason) = planner.stray() {
+        let own = if reason == DropReason::LocalDestination { ", which is for the host itself" } else { "" };
+        lines.push(format!("nobody inside has this end: {}{own}", reason.label()));
     }
     if let (Err(reason), true) = (opening(&headers), lines.len() > 3 || turned) {
         lines.push(format!("it opens no connection: dropped, {}", reason.label()));
     }
     lines
+}
+
+/// The outside end that a packet has, or would get, of a pool.
+fn of_pool(shared: &Shared, planner: &Planner<'_>, rule: &SourceRule, pool: &Pool, now: Now) -> String {
+    let inside = planner.headers.source();
+    let address = || pool.address_for(inside).map_or("none".into(), |address| address.to_string());
+    if !has_ports(planner.key.protocol) {
+        return format!("address {}", address());
+    }
+    let known = shared.mappings.lookup(&planner.inside_of(rule), now);
+    if let Some(keys) = known.and_then(|found| shared.mappings.keys(found.id)) {
+        let (_, (address, port)) = ends(&keys);
+        return format!("its mapping {address} port {port}");
+    }
+    match (pool.block_of(inside), &pool.config().blocks) {
+        (Some(block), _) => {
+            format!("a new port of its block {} ports {} to {}", block.outside, block.first, block.last)
+        }
+        (None, Some(_)) => "a new port of its blocks, or of a new block".into(),
+        (None, None) => format!("a new port of address {}", address()),
+    }
+}
+
+/// A rule as people count: from one, as `show sessions` does.
+fn count(number: u16) -> u32 {
+    u32::from(number) + 1
 }

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use throughway_packet::checksum::verify;
 use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
+use throughway_session::fragment::Piece;
 use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
@@ -13,7 +14,7 @@ use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Snapshot, Verdict,
 };
 
-use crate::fragments::{Fate, datagram_key};
+use crate::fragments::Fate;
 use crate::plan::{Planner, answered};
 use crate::related::{session_of, translate_error};
 use crate::shared::{Rules, Session, Shared, end_of, flags, inside_key};
@@ -95,7 +96,7 @@ impl Nat {
 
     /// First fragments are judged as whole packets are, later ones get the same addresses.
     fn fragment(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Verdict {
-        let Some(datagram) = datagram_key(packet.bytes(), &view_of(packet)) else {
+        let Some(Piece { datagram, .. }) = Piece::of(packet.bytes(), &view_of(packet)) else {
             return Verdict::Drop(DropReason::BadFragment);
         };
         if !packet.received().flags.has(Flags::LATER_FRAGMENT) {
@@ -141,7 +142,11 @@ impl Nat {
         }
         let headers = *packet.headers();
         let ours = if rules.outside.contains(&headers.ingress()) {
-            rules.pool_with(headers.destination()).is_some_and(|pool| !pool.config().local)
+            match rules.pool_with(headers.destination()) {
+                // About a packet of the host's own.
+                Some(pool) if pool.config().local => return Verdict::Drop(DropReason::LocalDestination),
+                pool => pool.is_some(),
+            }
         } else {
             let key = SessionKey::of(&headers.key, 0);
             let egress = packet.egress();
@@ -295,7 +300,14 @@ impl Nat {
                 planner.abandon(&plan);
                 return None;
             }
-            // The answer's key belongs to somebody else, or cannot be told from the question's.
+            // To itself by its own outside end, as STUN clients try: each packet is an answer to itself, so there is nothing to remember.
+            // Not so later fragments, which are told apart by what is remembered.
+            Err(InsertError::SameKey) if !packet.received().flags.has(Flags::FRAGMENT) => {
+                planner.abandon(&plan);
+                translate(packet, &plan.translated);
+                return Some((Verdict::Continue, None));
+            }
+            // The answer's key belongs to somebody else.
             Err(InsertError::Conflict { .. } | InsertError::SameKey) => DropReason::NatConflict,
             Err(InsertError::Full | InsertError::Quota(_)) => DropReason::NatSessionTableFull,
         };
@@ -360,6 +372,10 @@ impl Function for Nat {
             let verdict = self.judge_by(&rules, packet, probe, context.now);
             packet.settle(verdict);
         }
+    }
+
+    fn foresee(&self, id: u64) {
+        self.shared.sessions.fetch_credit(id);
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

@@ -7,6 +7,7 @@
 //! * [`pool`]: outside addresses, and who gets their ports; [`blocks`]: ports in blocks.
 //! * [`address`]: outside addresses themselves.
 //! * [`ports`]: the ports of one address: taken at random in constant time, at rest for a while after use.
+//! * [`rate`]: how fast a host may open connections.
 //! * [`show`]: sessions, mappings and pools as plain values; `explain`: what would become of a packet.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod function;
 mod plan;
 pub mod pool;
 pub mod ports;
+pub mod rate;
 mod related;
 pub mod rule;
 pub mod shared;
@@ -26,8 +28,9 @@ pub mod show;
 pub use address::{Address, Addresses};
 pub use blocks::{Block, BlockConfig};
 pub use function::Nat;
-pub use pool::{Pool, PoolConfig, PoolUse, Pooling};
+pub use pool::{Pool, PoolConfig, PoolUse, Pooling, Refusal};
 pub use ports::{Parity, Ports};
+pub use rate::HostRate;
 pub use shared::{Options, Rules, Shared};
 pub use show::{Filter, MappingView, RuleNumber, SessionView};
 

@@ -107,6 +107,12 @@ impl<'a> Planner<'a> {
         // Before anything is taken: who sends stray segments takes no port.
         let connection = opening(self.headers)?;
         let state = if self.is_inbound() { flags::INBOUND } else { 0 };
+        // Strangers use up nobody's rate.
+        if let Some(rate) = self.rules.rate_per_host.filter(|_| !self.is_inbound())
+            && !self.shared.rates.admit(&self.key.source, rate, self.now)
+        {
+            return Err(DropReason::NatHostRate);
+        }
         let mut plan = Plan {
             translated: *self.key,
             session: Session { connection, flags: state, rule: NO_RULE, mapping: 0, target: 0 },
@@ -176,12 +182,17 @@ impl<'a> Planner<'a> {
     }
 
     /// A packet that is not translated: dropped if it would come to nobody.
-    fn stray(&self) -> Result<Option<Plan>, DropReason> {
+    pub(crate) fn stray(&self) -> Result<Option<Plan>, DropReason> {
         if self.is_inbound()
             && let Some(pool) = self.rules.pool_with(self.headers.destination())
-            && !pool.config().local
         {
-            return Err(DropReason::NatNoMapping);
+            if !pool.config().local {
+                return Err(DropReason::NatNoMapping);
+            }
+            // An answer to a ping of the host's own: pings to it never come here.
+            if self.headers.flags.has(Flags::ICMP_QUERY) && !is_request(self.headers) {
+                return Err(DropReason::LocalDestination);
+            }
         }
         Ok(None)
     }
@@ -197,6 +208,8 @@ impl<'a> Planner<'a> {
             ..*self.key
         };
         let may = match filtering {
+            // Who sends to his own outside end has sent to it.
+            _ if plan.session.mapping == id.to_bits() => true,
             Filtering::EndpointIndependent => true,
             Filtering::AddressDependent => shared.is_permitted(&peer_key(self.key, &sender.source), self.now),
             // Who has been sent to has a session; of hosts inside, perhaps one that was refused.
@@ -248,13 +261,23 @@ impl<'a> Planner<'a> {
             plan.translated.destination_port = outside.destination_port;
         }
         if rule.filtering == Filtering::AddressDependent {
-            let answer = SessionKey { destination: outside.destination, ..outside };
-            if !self.shared.permit(&peer_key(&answer, &self.key.destination), fresh, self.now) {
+            if !self.shared.permit(&peer_key(&outside, &self.key.destination), fresh, self.now) {
                 return Err(DropReason::NatSessionTableFull);
             }
             plan.session.flags |= flags::PEER;
         }
         Ok(())
+    }
+
+    /// The key of the mapping that the packet's source has by a rule.
+    pub(crate) fn inside_of(&self, rule: &SourceRule) -> SessionKey {
+        let key = self.key;
+        let peer = match rule.mapping {
+            Mapping::EndpointIndependent => None,
+            Mapping::AddressDependent => Some((key.destination, [0; 2])),
+            Mapping::AddressAndPortDependent => Some((key.destination, key.destination_port)),
+        };
+        inside_key(key, peer)
     }
 
     /// The mapping for the packet's source, counted up, with its outside end, and whether it is new.
@@ -264,13 +287,7 @@ impl<'a> Planner<'a> {
         pool: &Arc<Pool>,
     ) -> Result<(SessionId, SessionKey, bool), DropReason> {
         let (shared, key, now) = (self.shared, self.key, self.now);
-        let peer = match rule.mapping {
-            Mapping::EndpointIndependent => None,
-            Mapping::AddressDependent => Some((key.destination, [0; 2])),
-            Mapping::AddressAndPortDependent => Some((key.destination, key.destination_port)),
-        };
-        let inside = inside_key(key, peer);
-        let probe = shared.mappings.probe(inside);
+        let probe = shared.mappings.probe(self.inside_of(rule));
         // Twice at most: another worker may map the same inside end between our look and our insertion.
         for _ in 0..2 {
             if let Some((id, _)) = shared.join(&probe, true, now)
@@ -287,7 +304,7 @@ impl<'a> Planner<'a> {
                 random: self.random,
                 now: now.0,
             };
-            let taken = pool.take(&wanted).ok_or(DropReason::NatNoPort)?;
+            let taken = pool.take(&wanted).map_err(|_| DropReason::NatNoPort)?;
             if let Some(block) = &taken.block {
                 shared.tell(block, true, now);
             }
@@ -352,6 +369,14 @@ fn first<'a, R>(
     Some((u16::try_from(at).unwrap_or(NO_RULE), rules.get(at)?))
 }
 
+/// Whether a query of ICMP asks, else it answers (RFC 5508, section 3.1): echo, timestamp, information, address mask, extended echo.
+fn is_request(headers: &Headers) -> bool {
+    match headers.key.protocol {
+        ICMP => matches!(headers.icmp_type, 8 | 13 | 15 | 17 | 42),
+        _ => matches!(headers.icmp_type, 128 | 160),
+    }
+}
+
 /// The connection that a packet opens, if it may.
 pub(crate) fn opening(headers: &Headers) -> Result<Connection, DropReason> {
     let protocol = headers.key.protocol;
@@ -359,12 +384,7 @@ pub(crate) fn opening(headers: &Headers) -> Result<Connection, DropReason> {
         if !headers.flags.has(Flags::ICMP_QUERY) {
             return Err(DropReason::NatNotTranslatable);
         }
-        // Requests only (RFC 5508, section 3.1): echo, timestamp, information, address mask, extended echo.
-        let request = match protocol {
-            ICMP => matches!(headers.icmp_type, 8 | 13 | 15 | 17 | 42),
-            _ => matches!(headers.icmp_type, 128 | 160),
-        };
-        if !request {
+        if !is_request(headers) {
             return Err(DropReason::NatNoSession);
         }
     }

@@ -8,13 +8,17 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::address::{Address, Addresses, PortUse};
+use crate::address::{Address, Addresses, PROTOCOLS, PortUse};
 use crate::blocks::{Block, BlockConfig, Blocks, Computed, spread};
 use crate::ports::Parity;
 
 /// The most addresses that a pool uses of each range: of larger ones (IPv6) the first.
 pub const MOST_OF_RANGE: usize = 1 << 16;
+
+/// The most addresses that are asked for a port for one connection, with [`Pooling::Arbitrary`]: that of the host, and those after it.
+pub const MOST_TRIED: usize = 64;
 
 /// What happens when a host's address has no port left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,12 +43,33 @@ pub struct PoolConfig {
     pub blocks: Option<BlockConfig>,
     /// Whether the addresses are also the host's own (masquerading): what no mapping wants is left to it.
     pub local: bool,
+    /// Of `ports`, those that are left to the host: what its kernel gives to sockets.
+    pub left_to_host: Option<RangeInclusive<u16>>,
 }
 
 impl PoolConfig {
     /// A pool of these addresses with all the ports that are not well known.
     pub fn new(addresses: Vec<IpAddr>) -> PoolConfig {
-        PoolConfig { addresses, ports: 1024..=65535, pooling: Pooling::Paired, blocks: None, local: false }
+        PoolConfig {
+            addresses,
+            ports: 1024..=65535,
+            pooling: Pooling::Paired,
+            blocks: None,
+            local: false,
+            left_to_host: None,
+        }
+    }
+
+    /// The ports below those that are left to the host, and above them; ranges without a port are empty.
+    #[expect(clippy::reversed_empty_ranges, reason = "an empty range is meant")]
+    pub fn usable(&self) -> [RangeInclusive<u16>; 2] {
+        let (first, last) = (*self.ports.start(), *self.ports.end());
+        let Some(left) = self.left_to_host.as_ref().filter(|left| !left.is_empty()) else {
+            return [first..=last, 1..=0];
+        };
+        let below = left.start().checked_sub(1).map_or(1..=0, |end| first..=end.min(last));
+        let above = left.end().checked_add(1).map_or(1..=0, |start| start.max(first)..=last);
+        [below, above]
     }
 }
 
@@ -86,17 +111,59 @@ pub struct Taken {
     pub block: Option<Block>,
 }
 
+/// Why a pool gives no port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The pool has no address of the host's family, or, where blocks are computed, none for this host.
+    NoAddress,
+    /// The addresses that the host may have are used up.
+    NoPort,
+    /// All blocks are taken, or the last ones are left to hosts that have none.
+    NoBlock,
+    /// The host has as many blocks as it may, and they are used up.
+    HostBlocks,
+}
+
+impl Refusal {
+    /// All, in the order of [`PoolUse::refused`].
+    pub const ALL: [Refusal; 4] =
+        [Refusal::NoAddress, Refusal::NoPort, Refusal::NoBlock, Refusal::HostBlocks];
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Refusal::NoAddress => "no-address",
+            Refusal::NoPort => "no-port",
+            Refusal::NoBlock => "no-block",
+            Refusal::HostBlocks => "host-blocks",
+        }
+    }
+}
+
 /// The use of a pool, for output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUse {
     /// Addresses.
     pub addresses: usize,
-    /// Ports of each that the pool may use.
+    /// Ports of each that the pool may use, for each protocol.
     pub ports: usize,
-    /// Ports in use and at rest, of all addresses and protocols, by whomever.
-    pub of_addresses: PortUse,
+    /// Ports in use and at rest, of all its addresses, by whomever; in the order of [`PROTOCOLS`].
+    pub of_addresses: [PortUse; PROTOCOLS.len()],
     /// Blocks, and how many of them are free; zeros without blocks.
     pub blocks: (usize, usize),
+    /// How often no port was given, in the order of [`Refusal::ALL`].
+    pub refused: [u64; Refusal::ALL.len()],
+}
+
+impl PoolUse {
+    /// Ports in use and at rest, of all protocols.
+    pub fn total(&self) -> PortUse {
+        let add = |sum: PortUse, of: &PortUse| PortUse {
+            taken: sum.taken + of.taken,
+            resting: sum.resting + of.resting,
+        };
+        self.of_addresses.iter().fold(PortUse::default(), add)
+    }
 }
 
 /// A pool that all workers share. A lock for each address: only the first packet of a mapping takes one.
@@ -107,6 +174,7 @@ pub struct Pool {
     /// How many of them, the first, are IPv4.
     ipv4: usize,
     blocks: Option<Blocks>,
+    refused: [AtomicU64; Refusal::ALL.len()],
 }
 
 impl Pool {
@@ -117,8 +185,8 @@ impl Pool {
         let addresses: Box<[_]> = config.addresses.iter().map(|address| known.get(*address)).collect();
         let ipv4 = config.addresses.partition_point(IpAddr::is_ipv4);
         let blocks =
-            config.blocks.as_ref().map(|blocks| Blocks::new(blocks, &config.ports, addresses.len(), quiet));
-        Pool { config, addresses, ipv4, blocks }
+            config.blocks.as_ref().map(|blocks| Blocks::new(blocks, &config, addresses.len(), quiet));
+        Pool { config, addresses, ipv4, blocks, refused: Default::default() }
     }
 
     /// How it was made.
@@ -145,7 +213,7 @@ impl Pool {
     fn choices(&self, inside: IpAddr, all: bool) -> impl Iterator<Item = usize> + use<> {
         let (first, count) = self.family(inside);
         let home = ((spread(inside) * count as u64) >> 32) as usize;
-        let tries = if all { count } else { count.min(1) };
+        let tries = count.min(if all { MOST_TRIED } else { 1 });
         (home..home + tries).map(move |at| first + at % count.max(1))
     }
 
@@ -158,35 +226,70 @@ impl Pool {
         self.addresses.get(address).map(|address| address.address())
     }
 
-    /// Takes a port for a host. `None`: no port is left for it, or the protocol has none.
-    pub fn take(&self, wanted: &Wanted) -> Option<Taken> {
-        let mut ask = |at: usize, ports: RangeInclusive<u16>| {
+    /// Takes a port for a host; counts refusals.
+    ///
+    /// # Errors
+    /// No port is left for it.
+    pub fn take(&self, wanted: &Wanted) -> Result<Taken, Refusal> {
+        self.try_take(wanted).inspect_err(|refusal| {
+            let counter = Refusal::ALL.iter().zip(&self.refused).find(|(known, _)| *known == refusal);
+            if let Some((_, counter)) = counter {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn try_take(&self, wanted: &Wanted) -> Result<Taken, Refusal> {
+        // The very port, if it is free.
+        let keep = |at: usize, ports: &[RangeInclusive<u16>]| {
             let address = self.addresses.get(at)?;
-            let preferred = wanted
-                .preferred
-                .filter(|port| ports.contains(port) && address.take(wanted.protocol, *port, wanted.now));
-            // Parity is recommended, a port is needed (RFC 4787, REQ-4).
-            let any =
+            let ours = |port: &u16| ports.iter().any(|ports| ports.contains(port));
+            let port = wanted.preferred.filter(ours)?;
+            address.take(wanted.protocol, port, wanted.now).then_some(port)
+        };
+        let any = |at: usize, ports: &RangeInclusive<u16>| {
+            let address = self.addresses.get(at)?;
+            let of =
                 |parity| address.take_in(wanted.protocol, ports.clone(), parity, wanted.random, wanted.now);
-            preferred.or_else(|| any(wanted.parity)).or_else(|| any(Parity::Any))
+            // Parity is recommended, a port is needed (RFC 4787, REQ-4).
+            of(wanted.parity).or_else(|| of(Parity::Any))
+        };
+        let mut ask = |at: usize, ports: RangeInclusive<u16>| {
+            keep(at, std::slice::from_ref(&ports)).or_else(|| any(at, &ports))
         };
         let (at, port, ports) = match (&self.blocks, &self.config.blocks) {
             (Some(_), Some(config)) if !config.hosts.is_empty() => {
-                let Computed { address, ports } = self.computed(wanted.inside)?;
-                (address, ask(address, ports)?, None)
+                let Computed { address, ports } = self.computed(wanted.inside).ok_or(Refusal::NoAddress)?;
+                (address, ask(address, ports).ok_or(Refusal::HostBlocks)?, None)
             }
             (Some(blocks), _) => {
-                blocks.take(wanted.inside, self.choices(wanted.inside, true), wanted.random, &mut ask)?
+                let (first, count) = self.family(wanted.inside);
+                let home = self.choices(wanted.inside, false).next().unwrap_or(first);
+                blocks.take(wanted.inside, first..first + count, home, wanted.random, &mut ask)?
             }
             _ => {
                 let all = self.config.pooling == Pooling::Arbitrary;
-                self.choices(wanted.inside, all)
-                    .find_map(|at| Some((at, ask(at, self.config.ports.clone())?, None)))?
+                let mut refusal = Refusal::NoAddress;
+                let mut of = |at| {
+                    refusal = Refusal::NoPort;
+                    let sides = self.either_side(wanted.random);
+                    keep(at, &sides).or_else(|| sides.iter().find_map(|ports| any(at, ports)))
+                };
+                let mut choices = self.choices(wanted.inside, all);
+                let found = choices.find_map(|at| Some((at, of(at)?, None)));
+                found.ok_or(refusal)?
             }
         };
-        let address = Arc::clone(self.addresses.get(at)?);
+        let address = Arc::clone(self.addresses.get(at).ok_or(Refusal::NoAddress)?);
         let block = ports.map(|ports| block(wanted.inside, address.address(), &ports));
-        Some(Taken { address, port, block })
+        Ok(Taken { address, port, block })
+    }
+
+    /// The ports below and above those that are left to the host, in random order: each port is as likely as any other.
+    fn either_side(&self, random: u64) -> [RangeInclusive<u16>; 2] {
+        let [below, above] = self.config.usable();
+        let (few, all) = (below.len() as u64, (below.len() + above.len()) as u64);
+        if (u64::from(random as u32) * all) >> 32 < few { [below, above] } else { [above, below] }
     }
 
     /// The computed ports of a host.
@@ -259,19 +362,26 @@ impl Pool {
         }
     }
 
+    /// How many blocks there are, and how many of them are free; zeros without blocks.
+    pub(crate) fn usage_of_blocks(&self) -> (usize, usize) {
+        self.blocks.as_ref().map(Blocks::usage).unwrap_or_default()
+    }
+
     /// How much of it is in use.
     pub fn usage(&self, now: u64) -> PoolUse {
-        let mut of_addresses = PortUse::default();
+        let mut of_addresses = [PortUse::default(); PROTOCOLS.len()];
         for address in &self.addresses {
-            let usage = address.usage(now);
-            of_addresses.taken += usage.taken;
-            of_addresses.resting += usage.resting;
+            for (sum, usage) in of_addresses.iter_mut().zip(address.usage(now)) {
+                sum.taken += usage.taken;
+                sum.resting += usage.resting;
+            }
         }
         PoolUse {
             addresses: self.addresses.len(),
-            ports: self.config.ports.len(),
+            ports: self.config.usable().iter().map(RangeInclusive::len).sum(),
             of_addresses,
-            blocks: self.blocks.as_ref().map(Blocks::usage).unwrap_or_default(),
+            blocks: self.usage_of_blocks(),
+            refused: self.refused.each_ref().map(|refused| refused.load(Ordering::Relaxed)),
         }
     }
 }

@@ -11,13 +11,15 @@
 //! lives as long as the sessions that sent there.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use throughway_packet::headers::octets;
 use throughway_packet::parse::UDP;
 use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
+use throughway_session::fragment::Datagrams;
 use throughway_session::{
     Class, Config, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId, SessionKey,
     SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
@@ -25,10 +27,11 @@ use throughway_session::{
 use throughway_vnf::events::{Events, PortBlock, What};
 use throughway_vnf::{Generations, Now, Slot};
 
-use crate::address::{Address, Addresses};
+use crate::address::{Address, Addresses, lock};
 use crate::blocks::Block;
-use crate::fragments::Fragments;
+use crate::fragments::{Fate, WAIT};
 use crate::pool::{Pool, PoolConfig};
+use crate::rate::{HostRate, Rates};
 use crate::rule::{DestinationRule, Filtering, SourceRule};
 
 /// A mapping never ends by time, only with its last session.
@@ -86,6 +89,8 @@ pub struct Rules {
     pub hairpin: bool,
     /// The most sessions of one host inside (an IPv4 address, an IPv6 /64).
     pub sessions_per_host: Option<u32>,
+    /// How fast one host inside may open connections, once [`Shared::limit_rates`] was called.
+    pub rate_per_host: Option<HostRate>,
 }
 
 impl Rules {
@@ -100,6 +105,7 @@ impl Rules {
             outside,
             hairpin: true,
             sessions_per_host: None,
+            rate_per_host: None,
         }
     }
 
@@ -183,9 +189,13 @@ pub struct Shared {
     pub(crate) mappings: SessionTable<Mapped>,
     /// How many sessions of a mapping have sent to an address.
     pub(crate) peers: SessionTable<u32>,
-    pub(crate) fragments: Fragments,
+    pub(crate) fragments: Datagrams<Fate>,
     pub(crate) hosts: SourceCounter,
+    pub(crate) rates: Rates,
     addresses: Addresses,
+    /// Pools that no rule names any more and that hosts still have blocks of.
+    retired: Mutex<Vec<Arc<Pool>>>,
+    has_retired: AtomicBool,
     generations: Arc<Generations>,
     events: Option<Events>,
 }
@@ -205,9 +215,12 @@ impl Shared {
             sessions: SessionTable::new(sessions),
             mappings: SessionTable::new(mappings),
             peers: SessionTable::new(peers),
-            fragments: Fragments::new(options.datagrams, Seed([!b, a])),
+            fragments: Datagrams::new(options.datagrams, WAIT, Seed([!b, a])),
             hosts: SourceCounter::new(hosts),
+            rates: Rates::new(options.hosts, Seed([!a, !b])),
             addresses: Addresses::new(quiet),
+            retired: Mutex::default(),
+            has_retired: AtomicBool::new(false),
             options,
             generations,
             events: None,
@@ -227,6 +240,27 @@ impl Shared {
         let quiet = u64::try_from(self.options.quiet.as_nanos()).unwrap_or(u64::MAX);
         let made = Arc::new(Pool::new(config, &self.addresses, quiet));
         before.iter().find(|pool| pool.config() == made.config()).map_or(made, Arc::clone)
+    }
+
+    /// Other pools are in force than `before`: blocks of those that are not used any more are given back one by one, as their ports
+    /// are.
+    pub fn retire(&self, before: &[Arc<Pool>], now: &[Arc<Pool>]) {
+        let is_used = |pool: &Arc<Pool>| now.iter().any(|used| Arc::ptr_eq(used, pool));
+        let gone = before.iter().filter(|pool| pool.keeps_blocks() && !is_used(pool));
+        let mut retired = lock(&self.retired);
+        for pool in gone {
+            if !retired.iter().any(|known| Arc::ptr_eq(known, pool)) {
+                retired.push(Arc::clone(pool));
+            }
+        }
+        // One that has come back is looked after by whose it is.
+        retired.retain(|pool| !is_used(pool));
+        self.has_retired.store(!retired.is_empty(), Ordering::Release);
+    }
+
+    /// Makes room to keep account of how fast hosts open connections ([`Rules::rate_per_host`]).
+    pub fn limit_rates(&self) {
+        self.rates.prepare();
     }
 
     /// The outside addresses.
@@ -294,8 +328,11 @@ impl Shared {
     /// Gives back what was taken for a session; `unused`: nothing was sent.
     pub(crate) fn give_back(&self, keys: &[SessionKey; 2], session: &Session, unused: bool, now: Now) {
         let [forward, reverse] = keys;
-        if session.has(flags::PEER) {
-            self.forbid(&peer_key(reverse, &forward.destination));
+        // By the mapping's own end: the session's has another identifier where a query was turned round.
+        if session.has(flags::PEER)
+            && let Some([_, outside]) = self.mappings.keys(SessionId::from_bits(session.mapping))
+        {
+            self.forbid(&peer_key(&outside, &forward.destination));
         }
         if session.has(flags::TARGET_PEER) {
             self.forbid(&peer_key(forward, &reverse.destination));
@@ -387,7 +424,7 @@ impl Shared {
                 return true;
             }
             // The reverse key is never looked up. It has a source port, which no forward key has, and lies in the same bucket.
-            let reverse = self.peers.probe(key.reversed());
+            let reverse = probe.reversed();
             let (class, timeout) = (Class::Established, FOREVER);
             let new = NewSession { forward: probe, reverse, class, timeout, state: 1 };
             match self.peers.insert(new, now, |_| ()) {
@@ -435,8 +472,19 @@ impl Shared {
     pub(crate) fn tick(&self, pools: &[Arc<Pool>], now: Now, budget: usize) {
         self.sessions.expire(now, budget, |gone| self.closed(&gone, now));
         self.fragments.expire(now);
+        self.rates.expire(now);
         for pool in pools {
             pool.tick(now.0, |block| self.tell(&block, false, now));
+        }
+        if self.has_retired.load(Ordering::Acquire)
+            && let Ok(mut retired) = self.retired.try_lock()
+        {
+            retired.retain(|pool| {
+                pool.tick(now.0, |block| self.tell(&block, false, now));
+                let (all, free) = pool.usage_of_blocks();
+                free < all
+            });
+            self.has_retired.store(!retired.is_empty(), Ordering::Release);
         }
     }
 }

@@ -136,6 +136,18 @@ impl Shared {
         )
     }
 
+    /// Ends the sessions on an address that the host has [lost](Shared::lose), and says how many; stops if the host has it again. `now`
+    /// is asked before each slice.
+    pub fn end_lost(&self, address: IpAddr, now: impl Fn() -> Now) -> usize {
+        let lost = Filter { outside: Some(address..=address), ..Filter::default() };
+        let mut ended = 0;
+        let mut cursor = Some(Cursor::default());
+        while let Some(at) = cursor.filter(|_| !self.addresses().has(address)) {
+            cursor = self.clear(at, &lost, now(), |_| ended += 1);
+        }
+        ended
+    }
+
     /// Shows the mappings of a slice, and where to go on; `None` at the end.
     pub fn mappings(&self, cursor: Cursor, mut show: impl FnMut(MappingView)) -> Option<Cursor> {
         self.mappings.walk(cursor, |keys, mapped, _| {

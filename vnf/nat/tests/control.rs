@@ -291,12 +291,16 @@ fn explaining_says_what_would_happen_and_changes_nothing() {
     };
     let out = between(HOST, SERVER).udp(5000, 53).finish();
     let said = ask(&world, INSIDE, &out);
-    assert!(said.contains("no session") && said.contains("source rule 0"), "{said}");
+    assert!(said.contains("no session") && said.contains("source rule 1: a new port of address"), "{said}");
     assert!(said.contains("203.0.113.8"), "{said}");
     assert_eq!(world.shared.len(), (0, 0));
     world.pass(INSIDE, &out);
     let said = ask(&world, INSIDE, &out);
     assert!(said.contains("unanswered") && said.contains("leaves as protocol 17 203.0.113.8:5000"), "{said}");
+    let said = ask(&world, INSIDE, &between(HOST, "198.51.100.9").udp(5000, 53).finish());
+    assert!(said.contains("source rule 1: its mapping 203.0.113.8 port 5000"), "{said}");
+    let nobodys = between(SERVER, "203.0.113.8").udp(9, 5001).finish();
+    assert!(ask(&world, OUTSIDE, &nobodys).contains("nobody inside has this end: nat-no-mapping"));
     let stranger = between("192.0.2.7", "203.0.113.8").udp(9, 5000).finish();
     let said = ask(&world, OUTSIDE, &stranger);
     assert!(said.contains("address-dependent: keeps it out"), "{said}");
@@ -336,4 +340,106 @@ fn tables_are_bounded_and_say_why() {
     assert_eq!(world.shared.len().0, 16);
     assert_eq!(world.shared.count(Class::Established), 16);
     world.drops(INSIDE, &between(HOST, SERVER).udp(6000, 99), DropReason::NatSessionTableFull);
+}
+
+#[test]
+fn the_ports_that_the_kernel_gives_to_sockets_are_left_to_it() {
+    let left = |left| PoolConfig { left_to_host: Some(left), ..local("203.0.113.8") };
+    let rule = || SourceRule { preserve_parity: false, ..masquerade(&[(OUTSIDE, 0)]) };
+    let mut world = World::new(rules(vec![rule()], vec![left(20_000..=40_000)]));
+    let mut seen = BTreeSet::new();
+    for port in [19_999, 20_000, 30_000, 40_000, 40_001] {
+        let outside = world.passes(INSIDE, &between(HOST, SERVER).udp(port, 53)).source_port();
+        assert_eq!(outside == port, !(20_000..=40_000).contains(&port), "{port} became {outside}");
+    }
+    for number in 0..2000 {
+        let host = format!("10.1.{}.{}", number / 250, number % 250 + 1);
+        let outside = world.passes(INSIDE, &between(&host, SERVER).udp(30_000, 53)).source_port();
+        assert!(!(20_000..=40_000).contains(&outside) && outside >= 1024);
+        seen.insert(outside / 1000);
+    }
+    assert!(
+        seen.contains(&5) && seen.contains(&19) && seen.contains(&41) && seen.contains(&64),
+        "both sides"
+    );
+    let usage = world.rules.read().pools[0].usage(world.now);
+    assert_eq!(usage.ports, 65_536 - 1024 - 20_001);
+
+    // Nor is any of them in a block.
+    let blocks = Some(BlockConfig { size: 1000, per_host: 1, hosts: Vec::new() });
+    let config = PoolConfig { ports: 10_000..=19_999, blocks, ..left(12_500..=16_000) };
+    let mut world = World::new(rules(vec![rule()], vec![config]));
+    assert_eq!(world.rules.read().pools[0].usage(world.now).blocks, (5, 5));
+    for number in 1..=5 {
+        let outside = world.passes(INSIDE, &between(&format!("10.0.0.{number}"), SERVER).udp(7, 53));
+        assert!(!(12_000..17_000).contains(&outside.source_port()));
+    }
+    world.drops(INSIDE, &between("10.0.0.6", SERVER).udp(7, 53), DropReason::NatNoPort);
+}
+
+#[test]
+fn answers_to_the_hosts_own_pings_are_the_hosts() {
+    let mut world = World::new(rules(vec![masquerade(&[(OUTSIDE, 0)])], vec![local("203.0.113.8")]));
+    let ping = |from: &str, to: &str, kind, id: u8| between(from, to).icmp(kind, 0, [8, id, 0, 1]);
+    world.passes(INSIDE, &ping(HOST, SERVER, 8, 7));
+    assert_eq!(world.passes(OUTSIDE, &ping(SERVER, "203.0.113.8", 0, 7)).destination(), ip(HOST));
+    world.drops(OUTSIDE, &ping(SERVER, "203.0.113.8", 0, 8), DropReason::LocalDestination);
+    // An error about a packet that no host inside has sent.
+    let own = between("203.0.113.8", SERVER).udp(33_000, 33_434).finish();
+    let mut frame = vec![0; 1500];
+    let error = throughway_packet::icmp::IcmpError::PortUnreachable;
+    let headers = parse(&own, INSIDE).unwrap();
+    let len = throughway_packet::icmp::build_error(&own, &headers, error, ip(SERVER), &mut frame).unwrap();
+    frame.truncate(len);
+    let verdict = world.judge(OUTSIDE, &frame).0;
+    assert_eq!(verdict, Verdict::Drop(DropReason::LocalDestination));
+    // Where the address is the NAT's alone, nobody wants them.
+    let mut world = World::new(rules(vec![to_pool()], vec![pool(&["203.0.113.8"], 1024..=65535)]));
+    world.drops(OUTSIDE, &ping(SERVER, "203.0.113.8", 0, 8), DropReason::NatNoMapping);
+    assert_eq!(world.judge(OUTSIDE, &frame).0, Verdict::Drop(DropReason::NatUnrelatedError));
+}
+
+#[test]
+fn blocks_of_a_pool_that_is_gone_are_given_back_one_by_one() {
+    let config = |size| {
+        let blocks = Some(BlockConfig { size, per_host: 2, hosts: Vec::new() });
+        PoolConfig { blocks, ..pool(&["203.0.113.8"], 1024..=5119) }
+    };
+    let mut world = World::new(rules(vec![to_pool()], vec![config(64)]));
+    world.passes(INSIDE, &between(HOST, SERVER).udp(1000, 53));
+    let events = |world: &World| {
+        std::iter::from_fn(|| world.events.take())
+            .map(|event| match event.what {
+                throughway_vnf::events::What::Block(block) => (block.allocated, block.first, block.last),
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    let given = events(&world);
+    assert!(matches!(given[..], [(true, ..)]));
+    let before = world.rules.read_owned();
+    world.reload(rules(vec![to_pool()], vec![config(128)]));
+    world.shared.retire(&before.pools, &world.rules.read_owned().pools);
+    world.wait(200);
+    assert_eq!(events(&world), [], "its mapping is still there");
+    world.wait(301 - 200 + 122 + 20);
+    assert_eq!(events(&world), [(false, given[0].1, given[0].2)]);
+}
+
+#[test]
+fn sessions_on_a_lost_address_end_unless_it_comes_back() {
+    let with = |address| rules(vec![masquerade(&[(OUTSIDE, 0)])], vec![local(address)]);
+    let mut world = World::new(with("203.0.113.8"));
+    (0..100).for_each(|port| {
+        world.passes(INSIDE, &between(HOST, SERVER).udp(1000 + port, 53));
+    });
+    let now = Now(world.now);
+    world.reload(with("203.0.113.77"));
+    world.shared.lose(ip("203.0.113.8"));
+    world.reload(with("203.0.113.8"));
+    assert_eq!(world.shared.end_lost(ip("203.0.113.8"), || now), 0, "it is back");
+    world.reload(with("203.0.113.77"));
+    world.shared.lose(ip("203.0.113.8"));
+    assert_eq!(world.shared.end_lost(ip("203.0.113.8"), || now), 100);
+    assert_eq!(world.shared.len(), (0, 0));
 }

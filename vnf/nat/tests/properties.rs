@@ -124,7 +124,7 @@ fn check(world: &World) {
     }
     let rules = world.rules.read();
     let usage = rules.pools[0].usage(world.now);
-    assert_eq!(usage.of_addresses.taken, all.len(), "ports in use and mappings");
+    assert_eq!(usage.total().taken, all.len(), "ports in use and mappings");
     assert_eq!(world.shared.len().1 as usize, all.len());
     let mut sum = 0;
     rules.pools[0].blocks(|_, mappings| sum += mappings as usize);
@@ -254,7 +254,7 @@ proptest! {
         prop_assert_eq!(world.shared.len(), (0, 0));
         prop_assert_eq!(world.shared.peers(), 0);
         let usage = world.rules.read().pools[0].usage(world.now);
-        prop_assert_eq!((usage.of_addresses.taken, usage.of_addresses.resting), (0, 0));
+        prop_assert_eq!((usage.total().taken, usage.total().resting), (0, 0));
         prop_assert_eq!(usage.blocks.0, usage.blocks.1);
     }
 

@@ -60,7 +60,7 @@ fn run(filtering: Filtering, blocks: Option<BlockConfig>) {
         });
     }
     let usage = world.rules.read().pools[0].usage(world.now);
-    assert_eq!(usage.of_addresses.taken, ends.len());
+    assert_eq!(usage.total().taken, ends.len());
     assert!(!ends.is_empty());
     world.now += 9000 * SECOND;
     world.wait(10);
@@ -68,7 +68,7 @@ fn run(filtering: Filtering, blocks: Option<BlockConfig>) {
     world.wait(20);
     assert_eq!((world.shared.len(), world.shared.peers()), ((0, 0), 0));
     let usage = world.rules.read().pools[0].usage(world.now);
-    assert_eq!((usage.of_addresses.taken, usage.of_addresses.resting), (0, 0));
+    assert_eq!((usage.total().taken, usage.total().resting), (0, 0));
     assert_eq!(usage.blocks.0, usage.blocks.1);
 }
 

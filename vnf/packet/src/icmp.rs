@@ -134,8 +134,8 @@ pub fn build_error(
 /// The longest frame that [`build_error`] writes: an ICMPv6 error behind two tags.
 pub const MAX_FRAME: usize = 14 + 2 * 4 + MAX_IPV6;
 
-/// Whether the sender of a packet may be told at all.
-fn answerable(received: &[u8], headers: &Headers, error: IcmpError) -> bool {
+/// Whether the sender of a packet may be told at all: the rules that [`build_error`] names.
+pub fn answerable(received: &[u8], headers: &Headers, error: IcmpError) -> bool {
     let Some(&[destination_mac, _, _, _, _, _, source_mac, ..]) = received.first_chunk::<12>() else {
         return false;
     };

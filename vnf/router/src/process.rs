@@ -202,7 +202,15 @@ fn forward(
         Some(Route::Local) => return Verdict::Drop(DropReason::LocalDestination),
         Some(Route::Broadcast) => return Verdict::Drop(DropReason::MartianAddress),
         Some(Route::Blackhole) => return Verdict::Drop(DropReason::BlackholeRoute),
-        Some(Route::Unreachable) => return reject(DropReason::UnreachableRoute, IcmpError::HostUnreachable),
+        Some(Route::Unreachable) => {
+            // As Linux says it: host unreachable (RFC 792), but no route to the destination in ICMPv6.
+            let told = if packet.headers().is_ipv4() {
+                IcmpError::HostUnreachable
+            } else {
+                IcmpError::NetUnreachable
+            };
+            return reject(DropReason::UnreachableRoute, told);
+        }
         Some(Route::Prohibit) => return reject(DropReason::ProhibitRoute, IcmpError::AdminProhibited),
         Some(Route::Throw) | None => {
             counters.misses.add(1);
@@ -276,8 +284,8 @@ fn send(
     Verdict::Continue
 }
 
-/// What becomes of a packet that is larger than the egress MTU. Without DF an IPv4 packet may be fragmented (RFC 1812,
-/// section 5.2.6). This version does not: it tells every sender.
+/// What becomes of a packet that is larger than the egress MTU and may not be cut: its sender is told what fits (RFC 1191,
+/// RFC 8201).
 const fn too_big(mtu: u16) -> Verdict {
     reject(DropReason::TooBig, IcmpError::TooBig { mtu })
 }

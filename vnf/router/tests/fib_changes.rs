@@ -153,7 +153,7 @@ proptest! {
 /// A FIB that is too small says so, stays as it was, and has room again when prefixes go.
 #[test]
 fn a_full_table_refuses_and_stays_right() {
-    let mut writer = FibWriter::new(Limits { ipv4: 16 << 10, ipv6: 32 << 10, routes: 64 });
+    let mut writer = FibWriter::new(Limits { ipv4: 16 << 10, ipv6: 6 << 10, routes: 64 });
     let mut routes = Reference::new();
     let mut refused = 0;
     let mut random = Random(9);
@@ -396,10 +396,10 @@ fn readers_see_what_was_true_meanwhile() {
     println!("{moving} lookups while the answer changed");
 }
 
-/// More /16 of IPv6 than there are wide tables: those that get none are found nevertheless.
+/// Inside 2000::/3 and, further on, outside of it.
 #[test]
 fn any_number_of_blocks_of_ipv6_is_right() {
-    let blocks = 0x2000u128..0x2000 + 300;
+    let blocks = (0x2000u128..0x2000 + 300).chain([0, 0x64, 0x1fff, 0x3fff, 0x4000, 0xfd00, 0xffff]);
     let prefixes = blocks.flat_map(|block| {
         let at = |bits: u128, len| {
             Prefix::containing(Ipv6Addr::from_bits(block << 112 | bits).into(), len).unwrap()
@@ -412,7 +412,9 @@ fn any_number_of_blocks_of_ipv6_is_right() {
             at(7, 128),
         ]
     });
-    let prefixes: Vec<Prefix> = prefixes.chain([prefix("2000::/4"), prefix("2001::/16")]).collect();
+    let prefixes: Vec<Prefix> = prefixes
+        .chain(["::/1", "::/2", "2000::/3", "2000::/4", "2001::/16", "c000::/2"].map(prefix))
+        .collect();
     let mut routes: Reference =
         (0u16..).zip(&prefixes).map(|(number, at)| (*at, via(number % 900))).collect();
     let mut grown = FibWriter::default();
@@ -428,6 +430,52 @@ fn any_number_of_blocks_of_ipv6_is_right() {
         assert_eq!(built.remove(*prefix), routes.remove(prefix).is_some());
     }
     agree(&built, &routes, &addresses);
+}
+
+/// So many prefixes side by side and in one another that no node of ranges holds them, below each bound that IPv6 has; then
+/// they go again, one by one.
+#[test]
+fn crowds_of_ipv6_prefixes_come_and_go() {
+    let mut random = Random(5);
+    let regions = [
+        ("2001:db8::", 26u8, 16u32),
+        ("2001:db8::", 54, 14),
+        ("2001:db8:0:100::", 78, 20),
+        ("fd00::", 12, 30),
+    ];
+    for (base, from, bits) in regions {
+        let IpAddr::V6(base) = ip(base) else { unreachable!() };
+        let mut one = || {
+            let len = u32::from(from) + 1 + random.below(u64::from(bits)) as u32;
+            // Few values: equal neighbours are one run until one of them goes.
+            let at = u128::from(random.below(1 << bits)) << (128 - u32::from(from) - bits);
+            let prefix = Prefix::containing(Ipv6Addr::from_bits(base.to_bits() | at).into(), len as u8);
+            (prefix.unwrap(), random.below(3) as u16)
+        };
+        let all: Vec<(Prefix, u16)> = (0..400).map(|_| one()).collect();
+        let mut writer = FibWriter::default();
+        let mut routes = Reference::new();
+        let addresses: Vec<IpAddr> = all.iter().flat_map(|(prefix, _)| edges(prefix)).collect();
+        for (step, (prefix, number)) in all.iter().enumerate() {
+            routes.insert(*prefix, via(*number));
+            writer.insert(*prefix, via(*number)).unwrap();
+            if step % 20 == 0 {
+                agree(&writer, &routes, &addresses);
+            }
+        }
+        let mut built = FibWriter::default();
+        assert_eq!(built.replace_all(routes.clone()), Ok(routes.len()));
+        agree(&built, &routes, &addresses);
+        for (step, (prefix, _)) in all.iter().rev().enumerate() {
+            let there = routes.remove(prefix).is_some();
+            assert_eq!([writer.remove(*prefix), built.remove(*prefix)], [there; 2]);
+            if step % 20 == 0 {
+                agree(&writer, &routes, &addresses);
+                agree(&built, &routes, &addresses);
+            }
+        }
+        assert!(writer.is_empty() && writer.routes() == 0);
+    }
 }
 
 #[test]

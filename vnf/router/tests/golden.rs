@@ -71,6 +71,7 @@ fn cases() -> Vec<(&'static str, &'static str, &'static str, Expected)> {
     let host = || Sent(LAN, HOST_MAC, LAN_MAC);
     let no_route = || Rejected(DropReason::NoRoute, IcmpError::NetUnreachable);
     let unreachable = || Rejected(DropReason::UnreachableRoute, IcmpError::HostUnreachable);
+    let unreachable6 = || Rejected(DropReason::UnreachableRoute, IcmpError::NetUnreachable);
     let prohibited = || Rejected(DropReason::ProhibitRoute, IcmpError::AdminProhibited);
     let down = || Rejected(DropReason::EgressDown, IcmpError::HostUnreachable);
     vec![
@@ -89,7 +90,7 @@ fn cases() -> Vec<(&'static str, &'static str, &'static str, Expected)> {
         ("blackhole", "192.0.2.77", "10.0.0.1", Dropped(DropReason::BlackholeRoute)),
         ("blackhole, IPv6", "2001:db8:1::77", "2001:db8:a0::1", Dropped(DropReason::BlackholeRoute)),
         ("unreachable", "192.0.2.77", "10.1.0.1", unreachable()),
-        ("unreachable, IPv6", "2001:db8:1::77", "2001:db8:a1::1", unreachable()),
+        ("unreachable, IPv6", "2001:db8:1::77", "2001:db8:a1::1", unreachable6()),
         ("prohibit", "192.0.2.77", "10.2.0.1", prohibited()),
         ("prohibit, IPv6", "2001:db8:1::77", "2001:db8:a2::1", prohibited()),
         ("throw, though there is a default route", "192.0.2.77", "10.3.0.1", no_route()),

@@ -46,6 +46,24 @@ impl Entry {
     }
 }
 
+/// Cells of a bucket: in bit 16 × lane + word those of each word's lanes.
+#[derive(Clone, Copy)]
+struct Cells(u64);
+
+impl Iterator for Cells {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(bit % 16 * 4 + bit / 16)
+    }
+}
+
 impl Bucket {
     pub(crate) fn new() -> Self {
         Bucket(std::array::from_fn(|_| AtomicU64::new(0)))
@@ -59,24 +77,14 @@ impl Bucket {
 
     /// The cells with this tag; 0 finds those that are vacant.
     #[inline]
-    fn cells(&self, tag: u16) -> impl Iterator<Item = usize> {
+    fn cells(&self, tag: u16) -> Cells {
         let pattern = u64::from(tag) * 0x0001_0001_0001_0001;
-        let mut masks = [0; TAGS];
-        for (mask, word) in masks.iter_mut().zip(&self.0) {
-            let differing = word.load(Ordering::Acquire) ^ pattern;
+        let equal = |word: usize| {
+            let differing = self.0[word].load(Ordering::Acquire) ^ pattern;
             // The top bit of each 16 that are all zero, exactly.
-            *mask = !(((differing & LOW) + LOW) | differing | LOW);
-        }
-        masks[LAST] &= 0xffff_ffff;
-        masks.into_iter().enumerate().flat_map(|(word, mut mask)| {
-            std::iter::from_fn(move || {
-                (mask != 0).then(|| {
-                    let lane = mask.trailing_zeros() as usize / 16;
-                    mask &= mask - 1;
-                    word * 4 + lane
-                })
-            })
-        })
+            !(((differing & LOW) + LOW) | differing | LOW)
+        };
+        Cells(equal(0) >> 15 | equal(1) >> 14 | (equal(2) & 0xffff_ffff) >> 13)
     }
 
     /// The entries with this tag.

@@ -195,21 +195,17 @@ impl Words {
     #[inline]
     pub(crate) fn hash(&self, seed: &Seed) -> u64 {
         let [a, b, c, d, tail] = self.0;
-        let turned = self.reversed();
         match self.narrow() {
             Some(addresses) => {
-                let there = (addresses as u32, tail as u16);
-                let back = ((addresses >> 32) as u32, (tail >> 16) as u16);
-                let (addresses, tail) = if there <= back {
-                    (addresses, tail)
-                } else {
-                    (addresses.rotate_left(32), turned.tail())
-                };
-                seed.hash([addresses, tail])
+                // An end with the zone or the protocol above it: ordered without a branch, which nobody could foresee.
+                let there = addresses & 0xffff_ffff | (tail & 0xffff) << 32;
+                let back = addresses >> 32 | (tail >> 16 & 0xffff) << 32;
+                let (zone, protocol) = (tail >> 32 & 0xffff, tail >> 48);
+                seed.hash([there.min(back) | zone << 48, there.max(back) | protocol << 48])
             }
             None => {
                 let ordered = (a, b, tail as u16) <= (c, d, (tail >> 16) as u16);
-                seed.hash(if ordered { self.0 } else { turned.0 })
+                seed.hash(if ordered { self.0 } else { self.reversed().0 })
             }
         }
     }
@@ -228,6 +224,12 @@ impl Probe {
     /// The key.
     pub const fn key(&self) -> &SessionKey {
         &self.key
+    }
+
+    /// That of the answers when nobody translates, without hashing: a key and its reverse have the same hash.
+    #[must_use]
+    pub const fn reversed(&self) -> Probe {
+        Probe { key: self.key.reversed(), hash: self.hash }
     }
 }
 

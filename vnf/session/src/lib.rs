@@ -5,6 +5,7 @@
 //! * [`translate()`]: edits a packet of one side into what the other side sees.
 //! * [`SourceCounter`]: exact counts per source address or network, for limits per source.
 //! * [`connection`]: the state of a connection of any protocol.
+//! * [`fragment`]: which datagram a fragment is of, and what became of that datagram's first one.
 //! * [`tcp`]: the states of a TCP connection as somebody in the middle sees them.
 //! * [`timeouts`]: default timeouts with the RFCs they come from.
 //!
@@ -17,6 +18,7 @@ mod bucket;
 mod card;
 mod chunks;
 pub mod connection;
+pub mod fragment;
 mod hash;
 mod insert;
 #[cfg(all(test, loom))]

@@ -85,7 +85,19 @@ impl<S> Shard<S> {
     /// A bucket and those it leads to.
     #[inline]
     pub(crate) fn chain(&self, bucket: usize) -> impl Iterator<Item = &Bucket> {
-        std::iter::successors(self.at(bucket), |bucket| self.reserve.get(bucket.next()?)).take(LONGEST_CHAIN)
+        // The way on is asked for only when the bucket has been looked through: most are the only ones of their chain.
+        let (mut last, mut length): (Option<&Bucket>, usize) = (None, 0);
+        std::iter::from_fn(move || {
+            let next = match last {
+                None if length == 0 => self.at(bucket),
+                None => None,
+                Some(_) if length == LONGEST_CHAIN => None,
+                Some(last) => last.next().and_then(|number| self.reserve.get(number)),
+            };
+            length += 1;
+            last = next;
+            next
+        })
     }
 
     /// A spare key by its number.
@@ -209,7 +221,9 @@ pub(crate) struct Locks<'a, S>(ArrayVec<(usize, MutexGuard<'a, Slab<S>>), 3>);
 
 impl<'a, S> Locks<'a, S> {
     pub(crate) fn take(shards: &'a [Shard<S>], mut wanted: [usize; 3]) -> Self {
-        wanted.sort_unstable();
+        let [a, b, c] = wanted;
+        let (low, high) = (a.min(b), a.max(b));
+        wanted = [low.min(c), high.min(low.max(c)), high.max(c)];
         let mut locks = ArrayVec::new();
         let mut last = usize::MAX;
         for number in wanted {

@@ -285,6 +285,21 @@ impl<S> SessionTable<S> {
         self.credited(credit).is_some_and(|id| self.keep_alive(id, last_seen))
     }
 
+    /// Fetches what [`SessionTable::keep_alive`] and work on the session will need into the processor's cache, without waiting
+    /// for it: for many sessions, one after the other, before the first is worked on.
+    #[inline]
+    pub fn fetch(&self, id: SessionId) {
+        if let Some((shard, slot)) = self.place(id) {
+            black_box(shard.cards.get(slot).map(|card| card.life().seen));
+        }
+    }
+
+    /// [`SessionTable::fetch`] for a credit.
+    #[inline]
+    pub fn fetch_credit(&self, credit: u64) {
+        self.fetch(SessionId { index: credit as u32, generation: 0 });
+    }
+
     /// The living session of a credit, without a lock. Of the lives of a slot 24 bits are compared: a credit that is kept while
     /// 16,777,216 sessions come and go in one slot is taken for that of another.
     #[inline]

@@ -4,14 +4,13 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use throughway_config::value::Protocol;
-use throughway_flow::entry::Flow;
 use throughway_packet::{Action, FlowKey, edits};
 use throughway_shared::flow::FAMILY_IPV4;
 use throughway_vnf::DropReason;
 
 use super::{Options, USUAL_LIMIT};
 use crate::app::Service;
-use crate::worker::inspect::FlowFilter;
+use crate::worker::inspect::{FlowFilter, Found};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -28,18 +27,18 @@ pub(super) fn flows(service: &Service, options: &Options) -> Result<Value, Strin
         FlowFilter { address: options.address, port: options.port, protocol: options.protocol, ingress };
     let limit = options.limit.unwrap_or(USUAL_LIMIT);
     let found = service.flows(filter, limit).map_err(|error| error.to_string())?;
-    let mut all: Vec<(usize, Flow)> = found
+    let mut all: Vec<(usize, Found)> = found
         .into_iter()
         .flat_map(|(worker, flows)| flows.into_iter().map(move |flow| (worker, flow)))
         .collect();
-    all.sort_by_key(|(_, flow)| std::cmp::Reverse(flow.packets));
+    all.sort_by_key(|(_, found)| std::cmp::Reverse(found.flow.packets));
     all.truncate(limit);
-    Ok(all.iter().map(|(worker, flow)| row(service, *worker, flow)).collect())
+    Ok(all.iter().map(|(worker, found)| row(service, *worker, found)).collect())
 }
 
-fn row(service: &Service, worker: usize, flow: &Flow) -> Value {
+fn row(service: &Service, worker: usize, Found { flow, stays }: &Found) -> Value {
     let name = |port: u16| service.interfaces().get(usize::from(port)).map(|view| view.name.clone());
-    let Flow { key, action, .. } = flow;
+    let (key, action) = (&flow.key, &flow.action);
     let dropped = action.has(edits::DROP);
     let reason = dropped.then(|| DropReason::ALL.get(usize::from(action.drop)).map(|reason| reason.label()));
     let vlan: Vec<u16> = [key.outer_vlan, key.inner_vlan].into_iter().filter(|id| *id != 0).collect();
@@ -57,7 +56,8 @@ fn row(service: &Service, worker: usize, flow: &Flow) -> Value {
         "idle_seconds": flow.idle / SECOND,
         "age_seconds": flow.age / SECOND,
         "proven": flow.established,
-        "runs_in": format!("worker {worker}"),
+        "runs_in": if stays.is_none() { format!("xdp {worker}") } else { format!("worker {worker}") },
+        "not_in_xdp": stays.map(|stays| stays.label()),
     })
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn object() -> Vec<u8> {
 
 /// The program under test, loaded.
 pub(crate) fn load() -> Steering {
-    Steering::load_object(&object()).unwrap()
+    Steering::load_object(&object(), None).unwrap()
 }
 
 /// Runs `test` in a network namespace of its own, which goes when the test ends; skips it without root.

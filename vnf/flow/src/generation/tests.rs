@@ -108,7 +108,7 @@ fn what_is_very_old_is_neither_true_forever_nor_false_forever() {
     let made = generations.epoch().generation();
     // Three quarters of the way round in eight jumps, with the bumps that would have come to every slot between.
     for step in 1..=8u32 {
-        generations.current.store(step * (HORIZON / 8 * 3), Ordering::Release);
+        generations.parts().0.store(step * (HORIZON / 8 * 3), Ordering::Release);
         for _ in 0..SLOTS {
             generations.bump([]);
         }
@@ -175,14 +175,14 @@ fn every_interleaving_of_publishers_and_a_worker() {
     let cells = [SLOT[0].0, SLOT[1].0, Slot::ANY.0];
     while let Some(world) = stack.pop() {
         let restore = |world: &World| {
-            generations.current.store(world.current, Ordering::Relaxed);
+            generations.parts().0.store(world.current, Ordering::Relaxed);
             for (cell, value) in cells.iter().zip(world.slots) {
-                generations.slots[usize::from(*cell)].store(value, Ordering::Relaxed);
+                generations.parts().1[usize::from(*cell)].store(value, Ordering::Relaxed);
             }
         };
         let save = |world: &mut World| {
-            world.current = generations.current.load(Ordering::Relaxed);
-            world.slots = cells.map(|cell| generations.slots[usize::from(cell)].load(Ordering::Relaxed));
+            world.current = generations.parts().0.load(Ordering::Relaxed);
+            world.slots = cells.map(|cell| generations.parts().1[usize::from(cell)].load(Ordering::Relaxed));
         };
         for (number, slot) in SLOT.into_iter().enumerate() {
             let mut next = world.clone();
@@ -221,7 +221,7 @@ fn every_interleaving_of_publishers_and_a_worker() {
                 next.reader = Reader::Validate(generations.read());
             }
             Reader::Validate(generation) => {
-                let epoch = Epoch { generation, slots: &generations.slots };
+                let epoch = Epoch { generation, slots: generations.parts().1 };
                 next.reader = Reader::Make(generation);
                 if let Some((made, tables)) = next.entry
                     && (made == generation || epoch.unchanged(made, &both))
@@ -291,4 +291,23 @@ fn no_worker_keeps_what_a_finished_bump_made_untrue() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(generations.epoch().generation(), 2 * CHANGES as u32);
+}
+
+#[test]
+fn who_shares_the_words_sees_a_change_where_the_workers_see_it() {
+    let words: Arc<Box<[AtomicU32]>> =
+        Arc::new((0..fast::GENERATION_WORDS).map(|_| AtomicU32::new(77)).collect());
+    let generations = Generations::over(words.clone()).unwrap();
+    let see = |word: usize| words[word].load(Ordering::Relaxed);
+    assert!((0..words.len()).all(|word| see(word) == 0), "what lay there does not count");
+    let slot = Slot::session(5);
+    let made = generations.epoch().generation();
+    assert_eq!(generations.bump([slot]), 1);
+    assert_eq!((see(fast::CURRENT), see(usize::from(slot.number()))), (1, 1));
+    assert_eq!(see(fast::SLOT_CONFIG), 0);
+    assert!(!generations.epoch().unchanged(made, &Dependencies::from_iter([slot])));
+    generations.bump([Slot::CONFIG]);
+    assert_eq!((see(fast::CURRENT), see(fast::SLOT_CONFIG)), (2, 2));
+    let short: Arc<Box<[AtomicU32]>> = Arc::new((0..SLOTS).map(|_| AtomicU32::new(0)).collect());
+    assert!(Generations::over(short).is_none());
 }

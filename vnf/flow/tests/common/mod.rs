@@ -87,7 +87,7 @@ pub fn mark(action: &Action) -> u32 {
 
 pub fn new_flow<'a>(action: &'a Action, dependencies: Dependencies, credit: u32) -> NewFlow<'a> {
     let credits = Credits([u64::from(credit), 0, 0]);
-    NewFlow { action, dependencies, credits, limit: u16::MAX, silence: u64::MAX }
+    NewFlow { action, tunnel: None, dependencies, credits, limit: u16::MAX, silence: u64::MAX }
 }
 
 /// Installs a flow that depends on nothing.

@@ -12,7 +12,7 @@ mod rfc7857;
 use std::net::IpAddr;
 
 use throughway_nat::rule::{Filtering, Mapping, SourceRule, SourceTarget};
-use throughway_nat::{BlockConfig, Options, PoolConfig, Pooling, Rules};
+use throughway_nat::{BlockConfig, HostRate, Options, PoolConfig, Pooling, Rules};
 use throughway_packet::icmp::{IcmpError, MAX_FRAME, build_error};
 use throughway_packet::{Headers, checksum, embedded, parse};
 use throughway_session::WhenFull;

@@ -354,3 +354,22 @@ fn req14_fragments_are_bounded() {
     assert_eq!(world.pass(INSIDE, &datagram(0)[1]).0, Verdict::Drop(DropReason::FragmentBeforeFirst));
     assert_eq!(world.pass(INSIDE, &datagram(999)[1]).0, Verdict::Continue);
 }
+
+#[test]
+fn req9_a_host_reaches_itself_by_its_own_outside_end() {
+    for kind in
+        [Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent]
+    {
+        let mut world = one(filtering(kind));
+        world.passes(INSIDE, &between(HOST, SERVER).udp(5004, 53));
+        for _ in 0..3 {
+            let seen = world.passes(INSIDE, &between(HOST, POOL).udp(5004, 5004));
+            assert_eq!((source_of(&seen), destination_of(&seen)), ((ip(POOL), 5004), (ip(HOST), 5004)));
+        }
+        assert_eq!(world.shared.len(), (1, 1), "nothing is kept for it");
+        // It opens nothing for others.
+        world.drops(INSIDE, &between(NEIGHBOUR, SERVER).tcp(1, 2, ACK), DropReason::NatNoSession);
+        world.wait(301);
+        assert_eq!((world.shared.len(), world.shared.peers()), ((0, 0), 0));
+    }
+}

@@ -139,3 +139,15 @@ fn req7_queries_are_hairpinned() {
     let seen = world.passes(INSIDE, &between(NEIGHBOUR, POOL).echo_reply(77, 1));
     assert_eq!((source_of(&seen).0, destination_of(&seen)), (ip(POOL), (ip(HOST), id)));
 }
+
+#[test]
+fn req7_hairpinned_queries_leave_nothing_behind() {
+    let mut world = one(SourceRule { preserve_port: false, ..to_pool() });
+    let outside = source_of(&world.passes(INSIDE, &between(NEIGHBOUR, SERVER).echo_request(900, 1))).1;
+    // Refused or not: the neighbour has not called this host.
+    let frame = between(HOST, POOL).echo_request(outside, 1).finish();
+    world.judge(INSIDE, &frame);
+    assert_eq!(world.shared.peers(), 2);
+    world.wait(70);
+    assert_eq!((world.shared.len(), world.shared.peers()), ((0, 0), 0));
+}

@@ -32,6 +32,29 @@ fn req3_and_4_a_host_has_a_limit_of_ports_and_sessions() {
 }
 
 #[test]
+fn req4_hosts_open_connections_no_faster_than_they_may() {
+    let (made, pools) = rules(vec![to_pool()], vec![pool(&[POOL], 1024..=65535)]);
+    let rate = Some(HostRate::new(10, std::time::Duration::from_secs(1), 20));
+    let mut world = World::new((Rules { rate_per_host: rate, ..made }, pools));
+    world.shared.limit_rates();
+    let opened = |world: &mut World, host: &str, from: u16| {
+        let asks = (from..from + 50).map(|port| between(host, SERVER).udp(port, 53).finish());
+        let verdicts: Vec<_> = asks.map(|frame| world.judge(INSIDE, &frame).0).collect();
+        let refused = Verdict::Drop(DropReason::NatHostRate);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Continue || *verdict == refused));
+        verdicts.iter().filter(|verdict| **verdict == Verdict::Continue).count()
+    };
+    assert_eq!(opened(&mut world, HOST, 1000), 20, "the burst");
+    assert_eq!(opened(&mut world, NEIGHBOUR, 1000), 20, "each host has its own");
+    world.now += SECOND;
+    assert_eq!(opened(&mut world, HOST, 2000), 10, "and then the rate");
+    // What is open goes on, whatever is asked for.
+    for _ in 0..100 {
+        world.passes(INSIDE, &between(HOST, SERVER).udp(1000, 53));
+    }
+}
+
+#[test]
 fn req8_ports_rest_for_two_minutes() {
     let small = pool(&[POOL], 7000..=7000);
     let mut world = World::new(rules(vec![no_preference()], vec![small]));
@@ -80,7 +103,7 @@ fn blocks_are_logged_when_given_and_when_given_back() {
         back.iter().all(|block| !block.allocated && given.iter().any(|given| given.first == block.first))
     );
     let usage = world.rules.read().pools[0].usage(world.now);
-    assert_eq!((usage.blocks, usage.of_addresses.taken), ((128, 128), 0));
+    assert_eq!((usage.blocks, usage.total().taken), ((128, 128), 0));
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn section_2_2_a_reset_ends_a_session_four_minutes_later() {
 }
 
 #[test]
-fn section_8_errors_and_resets_from_inside_refresh_nothing() {
+fn section_7_1_errors_and_resets_from_inside_refresh_nothing() {
     let mut world = one(filtering(Filtering::EndpointIndependent));
     world.passes(INSIDE, &between(HOST, SERVER).udp(5004, 53));
     world.passes(INSIDE, &between(HOST, SERVER).tcp(5004, 80, SYN));

@@ -4,12 +4,16 @@
 //! beside the old one. Nothing is written to a node that cannot be found any more, so who still reads there reads what was
 //! true when it was taken out.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::memory::{LARGEST, Memory};
+use super::node::{Head, Run, cut, depth, leaf, paint, units, with_depth, word_of};
+use super::rib::Rib;
 use super::trie::{
-    DEPTH_SHIFT, HEAD, Key, MARKS, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, WIDE, WIDE_SLOTS, WIDE_STRIDE, run,
+    BLOCK, HEAD, Key, MARKS, MOST_BITS, MOST_RANGES, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, is_ranges,
+    ranges_of, room, stride,
 };
 
 /// There is no memory for another node.
@@ -24,87 +28,43 @@ pub(super) struct Entry<K> {
     pub(super) value: u32,
 }
 
-type Slots = [u32; SLOTS];
-
-const fn leaf(value: u32, depth: u8) -> u32 {
-    value & VALUE | (depth as u32) << DEPTH_SHIFT
-}
-
-const fn depth(word: u32) -> u8 {
-    (word >> DEPTH_SHIFT & 31) as u8
-}
-
-const fn with_depth(word: u32, depth: u8) -> u32 {
-    word & (NODE | VALUE) | (depth as u32) << DEPTH_SHIFT
-}
-
 /// The slots of a level that starts at bit `offset` and is `stride` wide that a prefix covers which ends in it.
-fn span<K: Key>(key: K, len: u8, offset: u8, stride: u8) -> std::ops::Range<usize> {
-    let first = key.bits(offset, stride);
+fn span<K: Key>(key: K, len: u8, offset: u8, stride: u8) -> Range<u32> {
+    let first = key.bits(offset, stride) as u32;
     first..first + (1 << (offset + stride - len))
 }
 
-/// A node before it is written.
-struct Image {
-    marks: [u32; MARKS],
-    before: [u32; 2],
-    runs: Slots,
-    count: usize,
-}
-
-impl Image {
-    fn of(slots: &Slots) -> Image {
-        let mut image = Image { marks: [0; MARKS], before: [0; 2], runs: [0; SLOTS], count: 0 };
-        let mut previous = !slots[0];
-        for (word, chunk) in slots.chunks_exact(32).enumerate() {
-            image.before[word / 4] |= (image.count as u32) << (8 * (word % 4));
-            for (bit, &slot) in chunk.iter().enumerate() {
-                if slot != previous {
-                    image.marks[word] |= 1 << bit;
-                    image.runs[image.count] = slot;
-                    image.count += 1;
-                    previous = slot;
-                }
-            }
-        }
-        image
-    }
-
-    fn units(&self) -> usize {
-        units(self.count)
-    }
-}
-
-const fn units(runs: usize) -> usize {
-    (HEAD + runs).div_ceil(UNIT)
-}
-
 /// Where a word lies.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Place {
     Root(usize),
-    Wide(usize),
     Node(usize),
+}
+
+/// A node that was found: the word that leads to it, that word's place, and the first bit that the node consumes.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    above: Place,
+    word: u32,
+    offset: u8,
 }
 
 /// Changes a [`Trie`]; there is one for each.
 #[derive(Debug)]
-pub(super) struct Grower<K, const ROOT: u8> {
-    trie: Arc<Trie<K, ROOT>>,
+pub(super) struct Grower<K> {
+    trie: Arc<Trie<K>>,
     memory: Memory,
-    /// How many wide tables are in use. One that is stays in use.
-    tables: usize,
 }
 
-impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
-    /// An empty trie with room for so many bytes of nodes, and for so many wide tables.
-    pub(super) fn new(bytes: usize, tables: usize) -> Self {
-        let trie = Arc::new(Trie::with_room(bytes / (4 * UNIT), tables));
+impl<K: Key> Grower<K> {
+    /// An empty trie with room for so many bytes of nodes.
+    pub(super) fn new(bytes: usize) -> Self {
+        let trie = Arc::new(Trie::with_room(bytes / (4 * UNIT)));
         let memory = Memory::new(trie.nodes.len() / UNIT);
-        Grower { trie, memory, tables: 0 }
+        Grower { trie, memory }
     }
 
-    pub(super) fn trie(&self) -> &Arc<Trie<K, ROOT>> {
+    pub(super) fn trie(&self) -> &Arc<Trie<K>> {
         &self.trie
     }
 
@@ -118,287 +78,336 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
         self.memory.recycle();
     }
 
-    /// Adds a prefix or changes its value. When it fails, nothing has changed.
-    pub(super) fn insert(&mut self, entry: Entry<K>) -> Result<(), Full> {
+    /// Adds a prefix or changes its value. `rib` has it already. When it fails, nothing has changed.
+    pub(super) fn insert(&mut self, entry: Entry<K>, rib: &Rib<K>) -> Result<(), Full> {
         let Entry { key, len, value } = entry;
         // There was no address space for it.
         if self.trie.root.is_empty() {
             return Err(Full);
         }
-        if len <= ROOT {
-            for slot in span(key, len, 0, ROOT) {
-                let word = self.load(Place::Root(slot));
+        let (slot, mut offset) = key.first();
+        if len <= offset {
+            for slot in key.covered(len).into_iter().flatten() {
+                let place = Place::Root(slot);
+                let word = self.load(place);
                 if depth(word) <= len {
-                    self.paint(Place::Root(slot), word, value, len);
+                    self.repaint(place, word, K::consumed(slot), value, len);
                 }
             }
             return Ok(());
         }
-        let (mut place, mut offset) = (Place::Root(key.bits(0, ROOT)), ROOT);
-        if let Some(table) = self.table(key) {
-            offset += WIDE_STRIDE;
-            if len <= offset {
-                for slot in span(key, len, ROOT, WIDE_STRIDE) {
-                    let word = self.load(Place::Wide(table + slot));
-                    if depth(word) <= len - ROOT {
-                        self.paint(Place::Wide(table + slot), word, value, len - ROOT);
-                    }
-                }
-                return Ok(());
-            }
-            place = Place::Wide(table + key.bits(ROOT, WIDE_STRIDE));
-        }
+        let mut place = Place::Root(slot);
         // Down to the node in which the prefix ends, or to where it has to be made.
         loop {
             let word = self.load(place);
             if word & NODE == 0 {
-                // A slot of a table: below that, `insert_below` has seen to it.
+                // A slot of the first table: below that, `insert_below` has seen to it.
                 let new = self.chain(entry, offset, word & VALUE)?;
                 self.store(place, with_depth(new, depth(word)));
                 break;
             }
-            let block = word & VALUE;
-            if len <= offset + STRIDE {
-                self.insert_here(entry, place, block, offset)?;
+            let found = Found { above: place, word, offset };
+            let stride = stride::<K>(word, offset);
+            if len <= offset + stride {
+                self.insert_here(entry, found, rib)?;
                 break;
             }
-            let slot = key.bits(offset, STRIDE);
-            let below = self.place_of(block, slot);
+            let below = self.place_of(word, key.bits(offset, stride));
             if self.load(below) & NODE == 0 {
-                self.insert_below(entry, place, block, offset, slot)?;
+                self.insert_below(entry, found, rib)?;
                 break;
             }
             place = below;
-            offset += STRIDE;
+            offset += stride;
         }
         self.account();
         Ok(())
     }
 
     /// The prefix ends in this node.
-    fn insert_here(&mut self, entry: Entry<K>, above: Place, block: u32, offset: u8) -> Result<(), Full> {
-        let ends = entry.len - offset;
-        let mut slots = self.slots(block);
-        let old = slots;
+    fn insert_here(&mut self, entry: Entry<K>, found: Found, rib: &Rib<K>) -> Result<(), Full> {
+        let Found { word, offset, .. } = found;
+        let (ends, stride) = (entry.len - offset, stride::<K>(word, offset));
+        let mut runs = self.runs(word);
         let mut children = Vec::new();
-        for slot in &mut slots[span(entry.key, entry.len, offset, STRIDE)] {
-            if depth(*slot) <= ends {
-                if *slot & NODE != 0 {
-                    children.push(*slot & VALUE);
-                    *slot = with_depth(*slot, ends);
-                } else {
-                    *slot = leaf(entry.value, ends);
-                }
+        paint(&mut runs, stride, span(entry.key, entry.len, offset, stride), |word| {
+            if depth(word) > ends {
+                word
+            } else if word & NODE != 0 {
+                children.push(word);
+                with_depth(word, ends)
+            } else {
+                leaf(entry.value, ends)
             }
-        }
-        self.replace(above, block, &old, &slots)?;
+        });
+        self.replace(found, entry.key, &runs, rib)?;
         for child in children {
-            self.inherit(child, entry.value);
+            self.inherit(child, offset + stride, entry.value);
         }
         Ok(())
     }
 
     /// The prefix ends below a slot of this node that leads to a value so far.
-    fn insert_below(
-        &mut self,
-        entry: Entry<K>,
-        above: Place,
-        block: u32,
-        offset: u8,
-        slot: usize,
-    ) -> Result<(), Full> {
-        let mut slots = self.slots(block);
-        let old = slots;
-        let word = slots[slot];
-        let child = self.chain(entry, offset + STRIDE, word & VALUE)?;
-        slots[slot] = with_depth(child, depth(word));
-        self.replace(above, block, &old, &slots).inspect_err(|_| self.discard(child))
+    fn insert_below(&mut self, entry: Entry<K>, found: Found, rib: &Rib<K>) -> Result<(), Full> {
+        let Found { word, offset, .. } = found;
+        let stride = stride::<K>(word, offset);
+        let slot = entry.key.bits(offset, stride) as u32;
+        let mut runs = self.runs(word);
+        let old = self.load(self.place_of(word, slot as usize));
+        let child = self.chain(entry, offset + stride, old & VALUE)?;
+        paint(&mut runs, stride, slot..slot + 1, |old| with_depth(child, depth(old)));
+        let result = self.replace(found, entry.key, &runs, rib);
+        result.inspect_err(|_| self.discard(child, offset + stride))
     }
 
     /// New nodes from `offset` down to where the prefix ends, with nothing but it and what they inherit.
     fn chain(&mut self, entry: Entry<K>, offset: u8, inherited: u32) -> Result<u32, Full> {
-        let mut slots = [leaf(inherited, 0); SLOTS];
-        // The level in which the prefix ends.
-        let mut level = offset + (entry.len - offset - 1) / STRIDE * STRIDE;
-        slots[span(entry.key, entry.len, level, STRIDE)].fill(leaf(entry.value, entry.len - level));
-        let mut word = self.write(&Image::of(&slots))?;
-        while level > offset {
-            level -= STRIDE;
-            slots = [leaf(inherited, 0); SLOTS];
-            slots[entry.key.bits(level, STRIDE)] = word;
-            word = self.write(&Image::of(&slots)).inspect_err(|_| self.discard(word))?;
+        let mut levels = vec![(offset, new_stride::<K>(offset))];
+        while let Some(&(level, stride)) = levels.last()
+            && entry.len > level + stride
+        {
+            levels.push((level + stride, new_stride::<K>(level + stride)));
         }
-        Ok(word)
+        let mut below: Option<(u32, u8)> = None;
+        for (level, stride) in levels.into_iter().rev() {
+            let mut runs = vec![Run { start: 0, word: leaf(inherited, 0) }];
+            match below {
+                None => paint(&mut runs, stride, span(entry.key, entry.len, level, stride), |_| {
+                    leaf(entry.value, entry.len - level)
+                }),
+                Some((word, _)) => {
+                    let slot = entry.key.bits(level, stride) as u32;
+                    paint(&mut runs, stride, slot..slot + 1, |_| word);
+                }
+            }
+            let written = self.write(&runs, K::HAS_RANGES);
+            let word = written.inspect_err(|_| {
+                if let Some((word, level)) = below {
+                    self.discard(word, level);
+                }
+            })?;
+            below = Some((word, level));
+        }
+        Ok(below.map_or(0, |(word, _)| word))
     }
 
-    /// Takes back nodes that were never shown: the one that `word` leads to and all below it.
-    fn discard(&mut self, word: u32) {
+    /// Takes back nodes that were never shown: the one that `word` leads to, at `offset`, and all below it.
+    fn discard(&mut self, word: u32, offset: u8) {
         if word & NODE == 0 {
             return;
         }
-        let block = word & VALUE;
-        let words = self.words(block);
-        self.memory.give_back(block, units(words.len()));
+        let words = self.words(word);
+        self.memory.give_back(word & BLOCK, self.units(word));
         for place in words {
-            self.discard(self.load(place));
+            self.discard(self.load(place), offset + stride::<K>(word, offset));
         }
     }
 
-    /// Takes out a prefix. `covering` is the next shorter one that contains it, with its value.
-    pub(super) fn remove(&mut self, key: K, len: u8, covering: Option<(u8, u32)>) {
-        let (cover, value) = covering.unwrap_or((0, 0));
-        if len <= ROOT {
-            for slot in span(key, len, 0, ROOT) {
-                let word = self.load(Place::Root(slot));
+    /// Takes out a prefix, which `rib` has no longer; `covering` is the next shorter one that contains it, with its value. When
+    /// it fails, nothing has changed.
+    pub(super) fn remove(&mut self, key: K, len: u8, rib: &Rib<K>) -> Result<(), Full> {
+        let (cover, value) = rib.covering(key, len).unwrap_or((0, 0));
+        let (slot, mut offset) = key.first();
+        if len <= offset {
+            for slot in key.covered(len).into_iter().flatten() {
+                let place = Place::Root(slot);
+                let word = self.load(place);
                 if depth(word) == len {
-                    self.paint(Place::Root(slot), word, value, cover);
+                    self.repaint(place, word, K::consumed(slot), value, cover);
                 }
             }
-            return;
+            return Ok(());
         }
-        let (mut place, mut offset) = (Place::Root(key.bits(0, ROOT)), ROOT);
-        if let Some(table) = self.table_of(self.load(place)) {
-            offset += WIDE_STRIDE;
-            if len <= offset {
-                for slot in span(key, len, ROOT, WIDE_STRIDE) {
-                    let word = self.load(Place::Wide(table + slot));
-                    if depth(word) == len - ROOT {
-                        self.paint(Place::Wide(table + slot), word, value, cover.saturating_sub(ROOT));
-                    }
-                }
-                return;
-            }
-            place = Place::Wide(table + key.bits(ROOT, WIDE_STRIDE));
-        }
-        // The way down: above each node, the word that leads to it.
-        let mut way: Vec<(Place, u32, u8)> = Vec::new();
+        let mut place = Place::Root(slot);
+        // The way down.
+        let mut way: Vec<Found> = Vec::new();
         loop {
             let word = self.load(place);
             if word & NODE == 0 {
                 // It is not there.
-                return;
+                return Ok(());
             }
-            way.push((place, word & VALUE, offset));
-            if len <= offset + STRIDE {
+            way.push(Found { above: place, word, offset });
+            let stride = stride::<K>(word, offset);
+            if len <= offset + stride {
                 break;
             }
-            place = self.place_of(word & VALUE, key.bits(offset, STRIDE));
-            offset += STRIDE;
+            place = self.place_of(word, key.bits(offset, stride));
+            offset += stride;
         }
-        let Some((_, block, offset)) = way.last().copied() else { return };
-        let (ends, left) = (len - offset, cover.saturating_sub(offset));
-        let mut slots = self.slots(block);
-        let mut old = slots;
-        for slot in &mut slots[span(key, len, offset, STRIDE)] {
-            if depth(*slot) == ends {
-                if *slot & NODE != 0 {
-                    self.inherit(*slot & VALUE, value);
-                    *slot = with_depth(*slot, left);
-                } else {
-                    *slot = leaf(value, left);
-                }
+        let Some(&Found { word, offset, .. }) = way.last() else { return Ok(()) };
+        let (ends, left, stride_here) =
+            (len - offset, cover.saturating_sub(offset), stride::<K>(word, offset));
+        let mut runs = self.runs(word);
+        let mut children = Vec::new();
+        paint(&mut runs, stride_here, span(key, len, offset, stride_here), |word| {
+            if depth(word) != ends {
+                word
+            } else if word & NODE != 0 {
+                children.push(word);
+                with_depth(word, left)
+            } else {
+                leaf(value, left)
             }
-        }
+        });
         // A node without a prefix of its own or below it is not needed: the slot above it leads to what it inherits.
-        while let Some((above, block, _)) = way.pop() {
-            let first = slots[0];
-            let empty = depth(first) == 0 && first & NODE == 0 && slots.iter().all(|slot| *slot == first);
+        let mut gone = Vec::new();
+        while let Some(found) = way.pop() {
+            let empty = match runs.as_slice() {
+                [Run { word, .. }] => depth(*word) == 0 && *word & NODE == 0,
+                _ => false,
+            };
             if !empty {
-                // Never fails: no run begins where none did.
-                let _ = self.replace(above, block, &old, &slots);
+                self.replace(found, key, &runs, rib)?;
                 break;
             }
-            let collapsed = leaf(first, depth(self.load(above)));
+            gone.push(found.word);
+            let collapsed = leaf(runs.first().map_or(0, |run| run.word), depth(self.load(found.above)));
             match way.last() {
-                Some(&(_, parent, offset)) => {
-                    slots = self.slots(parent);
-                    old = slots;
-                    slots[key.bits(offset, STRIDE)] = collapsed;
+                Some(parent) => {
+                    runs = self.runs(parent.word);
+                    let stride = stride::<K>(parent.word, parent.offset);
+                    let slot = key.bits(parent.offset, stride) as u32;
+                    paint(&mut runs, stride, slot..slot + 1, |_| collapsed);
                 }
-                None => self.store(above, collapsed),
+                None => self.store(found.above, collapsed),
             }
-            // It can still be found until the parent is replaced; it is not used again before that.
-            self.memory.retire(block, units(self.words(block).len()));
         }
+        for word in gone {
+            self.memory.retire(word & BLOCK, self.units(word));
+        }
+        for child in children {
+            self.inherit(child, offset + stride_here, value);
+        }
+        Ok(())
     }
 
-    /// Makes the slots of a node what they shall be: in place if no run begins where none did, else by a new node.
-    fn replace(&mut self, above: Place, block: u32, old: &Slots, slots: &Slots) -> Result<(), Full> {
-        let image = Image::of(slots);
-        let marks = self.marks(block);
-        let now = units(self.words(block).len());
-        let fits = image.marks.iter().zip(&marks).all(|(new, known)| new & !known == 0);
-        if !fits || image.units() < now {
-            match self.write(&image) {
-                Ok(word) => {
+    /// Makes the slots of a node what they shall be: in place if no run begins where none did, else by a new node. `key` is any
+    /// that passes it.
+    fn replace(&mut self, found: Found, key: K, runs: &[Run], rib: &Rib<K>) -> Result<(), Full> {
+        let Found { above, word, offset } = found;
+        let old = self.runs_as_written(word);
+        let fits = runs.iter().all(|run| old.binary_search_by_key(&run.start, |old| old.start).is_ok());
+        let ranges = is_ranges::<K>(word);
+        let smaller = new_units(runs.len(), ranges) < self.units(word);
+        if !fits || smaller {
+            let written = if ranges && runs.len() > MOST_RANGES {
+                self.split(runs, key, offset, rib)
+            } else {
+                self.write(runs, ranges)
+            };
+            match written {
+                Ok(new) => {
                     let depth = depth(self.load(above));
-                    self.store(above, with_depth(word, depth));
-                    self.memory.retire(block, now);
+                    let units = self.units(word);
+                    self.store(above, with_depth(new, depth));
+                    self.memory.retire(word & BLOCK, units);
                     return Ok(());
                 }
                 Err(full) if !fits => return Err(full),
                 Err(Full) => {}
             }
         }
-        for (slot, (new, old)) in slots.iter().zip(old).enumerate() {
-            let begins = marks[slot / 32] >> (slot % 32) & 1 != 0;
-            if begins && new != old {
-                self.store(self.place_of(block, slot), *new);
+        for (old, place) in old.iter().zip(self.words(word)) {
+            let new = word_of(runs, old.start);
+            if new != old.word {
+                self.store(place, new);
             }
         }
         Ok(())
     }
 
-    /// The wide table for the /16 of a key, if there is one or can be: where its words begin.
-    fn table(&mut self, key: K) -> Option<usize> {
-        let place = Place::Root(key.bits(0, ROOT));
-        let word = self.load(place);
-        let table = self.table_of(word);
-        if table.is_some() || word & NODE != 0 || (self.tables + 1) * WIDE_SLOTS > self.trie.wide.len() {
-            return table;
+    /// A node of bits with nodes of ranges below it, for what has become too much for one node of ranges.
+    fn split(&mut self, runs: &[Run], key: K, offset: u8, rib: &Rib<K>) -> Result<u32, Full> {
+        let below = (K::bound(offset) - offset).saturating_sub(STRIDE);
+        if below == 0 {
+            return self.write(runs, false);
         }
-        let first = self.tables * WIDE_SLOTS;
-        // Zero is what it is made of.
-        if word & VALUE != 0 {
-            for slot in first..first + WIDE_SLOTS {
-                self.store(Place::Wide(slot), leaf(word & VALUE, 0));
+        let mut slots: Vec<Run> = Vec::with_capacity(2 * runs.len());
+        let mut made = Vec::new();
+        let mut slot = 0u32;
+        let mut result = Ok(());
+        while (slot as usize) < SLOTS {
+            let (first, end) = (slot << below, (slot + 1) << below);
+            let at = runs.partition_point(|run| run.start <= first).saturating_sub(1);
+            let until = runs.partition_point(|run| run.start < end);
+            let within = runs.get(at..until).unwrap_or_default();
+            match within {
+                [only] if depth(only.word) <= STRIDE => {
+                    slots.push(Run { start: slot, word: only.word });
+                    // All slots up to the next run are the same.
+                    slot = runs.get(until).map_or(SLOTS as u32, |next| (next.start >> below).max(slot + 1));
+                    continue;
+                }
+                _ => {}
             }
-        }
-        self.store(place, with_depth(WIDE | self.tables as u32, depth(word)));
-        self.tables += 1;
-        Some(first)
-    }
-
-    fn table_of(&self, word: u32) -> Option<usize> {
-        let is_table = word & WIDE == WIDE && !self.trie.wide.is_empty();
-        is_table.then_some((word & !WIDE & VALUE) as usize * WIDE_SLOTS)
-    }
-
-    /// Lets a place belong to another prefix.
-    fn paint(&mut self, place: Place, word: u32, value: u32, depth: u8) {
-        if let (Place::Root(_), Some(table)) = (place, self.table_of(word)) {
-            self.store(place, with_depth(word, depth));
-            for place in (table..table + WIDE_SLOTS).map(Place::Wide) {
-                let word = self.load(place);
-                if self::depth(word) == 0 {
-                    self.paint(place, word, value, 0);
+            let child: Vec<Run> = within
+                .iter()
+                .map(|run| Run {
+                    start: run.start.max(first) - first,
+                    word: with_depth(run.word, depth(run.word).saturating_sub(STRIDE)),
+                })
+                .collect();
+            let written = if child.len() > MOST_RANGES {
+                self.split(&child, key.with_octet(offset, slot), offset + STRIDE, rib)
+            } else {
+                self.write(&child, true)
+            };
+            match written {
+                Ok(word) => {
+                    made.push(word);
+                    let (cover, _) =
+                        rib.covering(key.with_octet(offset, slot), offset + STRIDE + 1).unwrap_or((0, 0));
+                    slots.push(Run { start: slot, word: with_depth(word, cover.saturating_sub(offset)) });
+                }
+                Err(full) => {
+                    result = Err(full);
+                    break;
                 }
             }
-        } else if word & NODE != 0 {
+            slot += 1;
+        }
+        result.and_then(|()| self.write(&slots, false)).inspect_err(|_| {
+            // Not what is below them: that is still in use.
+            for word in made {
+                self.discard_split(word, offset + STRIDE);
+            }
+        })
+    }
+
+    /// Takes back nodes that [`Grower::split`] has made: those before the bound.
+    fn discard_split(&mut self, word: u32, offset: u8) {
+        let next = offset + stride::<K>(word, offset);
+        let words = self.words(word);
+        self.memory.give_back(word & BLOCK, self.units(word));
+        if next < K::bound(offset) {
+            for place in words {
+                let below = self.load(place);
+                if below & NODE != 0 {
+                    self.discard_split(below, next);
+                }
+            }
+        }
+    }
+
+    /// Lets a slot of the first table belong to another prefix; a node below it consumes bits from `offset` on.
+    fn repaint(&mut self, place: Place, word: u32, offset: u8, value: u32, depth: u8) {
+        if word & NODE != 0 {
             self.store(place, with_depth(word, depth));
-            self.inherit(word & VALUE, value);
+            self.inherit(word, offset, value);
         } else {
             self.store(place, leaf(value, depth));
         }
     }
 
-    /// Changes what a node inherits from above.
-    fn inherit(&self, block: u32, value: u32) {
-        for place in self.words(block) {
+    /// Changes what the node that `word` leads to inherits from above.
+    fn inherit(&self, word: u32, offset: u8, value: u32) {
+        let next = offset + stride::<K>(word, offset);
+        for place in self.words(word) {
             let word = self.load(place);
             if depth(word) == 0 {
                 if word & NODE != 0 {
-                    self.inherit(word & VALUE, value);
+                    self.inherit(word, next, value);
                 } else {
                     self.store(place, leaf(value, 0));
                 }
@@ -407,83 +416,88 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     }
 
     /// Adds many prefixes to an empty trie: sorted, without doubles, shorter ones before those that they contain. Returns
-    /// those that there was no room for.
+    /// those that it has left out because there was no room for them and all beside them; there may be for some.
     pub(super) fn build(&mut self, entries: &[Entry<K>]) -> Vec<Entry<K>> {
         if self.trie.root.is_empty() {
             return entries.to_vec();
         }
-        for entry in entries.iter().filter(|entry| entry.len <= ROOT) {
-            for slot in span(entry.key, entry.len, 0, ROOT) {
+        for entry in entries.iter().filter(|entry| entry.len <= entry.key.first().1) {
+            for slot in entry.key.covered(entry.len).into_iter().flatten() {
                 self.store(Place::Root(slot), leaf(entry.value, entry.len));
             }
         }
         let mut left_out = Vec::new();
-        for group in entries.chunk_by(|a, b| a.key.bits(0, ROOT) == b.key.bits(0, ROOT)) {
-            let deeper = &group[group.partition_point(|entry| entry.len <= ROOT)..];
-            let Some(first) = deeper.first() else { continue };
-            let Some(table) = self.table(first.key) else {
-                self.build_below(Place::Root(first.key.bits(0, ROOT)), deeper, ROOT, &mut left_out);
+        for group in entries.chunk_by(|a, b| a.key.first() == b.key.first()) {
+            let Some((slot, offset)) = group.first().map(|entry| entry.key.first()) else { continue };
+            let deeper = deeper(group, offset);
+            if deeper.is_empty() {
                 continue;
-            };
-            let end = ROOT + WIDE_STRIDE;
-            for entry in deeper.iter().filter(|entry| entry.len <= end) {
-                for slot in span(entry.key, entry.len, ROOT, WIDE_STRIDE) {
-                    self.store(Place::Wide(table + slot), leaf(entry.value, entry.len - ROOT));
-                }
             }
-            let slot = |entry: &Entry<K>| entry.key.bits(ROOT, WIDE_STRIDE);
-            for group in deeper.chunk_by(|a, b| slot(a) == slot(b)) {
-                let deeper = &group[group.partition_point(|entry| entry.len <= end)..];
-                if let Some(first) = deeper.first() {
-                    self.build_below(Place::Wide(table + slot(first)), deeper, end, &mut left_out);
-                }
+            let place = Place::Root(slot);
+            let word = self.load(place);
+            match self.build_node(deeper, offset, word & VALUE) {
+                Ok(node) => self.store(place, with_depth(node, depth(word))),
+                Err(Full) => left_out.extend_from_slice(deeper),
             }
         }
         self.account();
         left_out
     }
 
-    /// Puts the nodes for these prefixes below a place.
-    fn build_below(&mut self, place: Place, deeper: &[Entry<K>], offset: u8, left_out: &mut Vec<Entry<K>>) {
-        let word = self.load(place);
-        match self.build_node(deeper, offset, word & VALUE) {
-            Ok(node) => self.store(place, with_depth(node, depth(word))),
-            // As many of them as there is room for.
-            Err(Full) => left_out.extend(deeper.iter().filter(|entry| self.insert(**entry).is_err())),
-        }
-    }
-
     /// A node with the prefixes below it: all longer than `offset` bits and equal in these.
     fn build_node(&mut self, entries: &[Entry<K>], offset: u8, inherited: u32) -> Result<u32, Full> {
-        let end = offset + STRIDE;
-        let mut slots = [leaf(inherited, 0); SLOTS];
-        for entry in entries.iter().filter(|entry| entry.len <= end) {
-            slots[span(entry.key, entry.len, offset, STRIDE)].fill(leaf(entry.value, entry.len - offset));
-        }
-        let mut result = Ok(());
-        for group in entries.chunk_by(|a, b| a.key.bits(offset, STRIDE) == b.key.bits(offset, STRIDE)) {
-            let deeper = &group[group.partition_point(|entry| entry.len <= end)..];
-            if let (Some(first), Ok(())) = (deeper.first(), result) {
-                let slot = &mut slots[first.key.bits(offset, STRIDE)];
-                match self.build_node(deeper, end, *slot & VALUE) {
-                    Ok(node) => *slot = with_depth(node, depth(*slot)),
-                    Err(full) => result = Err(full),
-                }
+        let bound = K::bound(offset);
+        if K::HAS_RANGES {
+            let plan = Plan::of(entries, offset, bound, inherited);
+            if plan.runs.len() <= MOST_RANGES {
+                return self.build_planned(plan, bound, true);
             }
         }
-        result.and_then(|()| self.write(&Image::of(&slots))).inspect_err(|_| {
-            for slot in slots {
-                self.discard(slot);
+        self.build_planned(
+            Plan::of(entries, offset, bound.min(offset + STRIDE), inherited),
+            bound.min(offset + STRIDE),
+            false,
+        )
+    }
+
+    /// A node as it was planned, with what comes below it, from bit `end` on.
+    fn build_planned(&mut self, plan: Plan<'_, K>, end: u8, ranges: bool) -> Result<u32, Full> {
+        let Plan { mut runs, below } = plan;
+        let mut result = Ok(());
+        for (slot, entries) in below {
+            let (Some(run), Ok(())) = (runs.iter_mut().find(|run| run.start == slot), result) else {
+                continue;
+            };
+            match self.build_node(entries, end, run.word & VALUE) {
+                Ok(node) => run.word = with_depth(node, depth(run.word)),
+                Err(full) => result = Err(full),
+            }
+        }
+        result.and_then(|()| self.write(&runs, ranges)).inspect_err(|_| {
+            for run in &runs {
+                self.discard(run.word, end);
             }
         })
     }
 
-    /// Writes a new node; the word that leads to it, with depth 0.
-    fn write(&mut self, image: &Image) -> Result<u32, Full> {
-        let block = self.memory.take(image.units()).ok_or(Full)?;
-        let words = image.marks.iter().chain(&image.before).chain(&image.runs[..image.count]);
-        for (place, word) in (block as usize * UNIT..).zip(words) {
-            self.store(Place::Node(place), *word);
+    /// Writes a new node, of ranges or of bits; the word that leads to it, with depth 0.
+    fn write(&mut self, runs: &[Run], ranges: bool) -> Result<u32, Full> {
+        let block = self.memory.take(new_units(runs.len(), ranges)).ok_or(Full)?;
+        let base = block as usize * UNIT;
+        if ranges {
+            let (bits, _) = ranges_of(runs.len());
+            let room = room(bits);
+            for at in 0..room {
+                let run = runs.get(at).copied().unwrap_or(Run { start: u32::MAX, word: 0 });
+                self.store(Place::Node(base + at), run.start);
+                self.store(Place::Node(base + room + at), run.word);
+            }
+            return Ok(bits | block);
+        }
+        let head = Head::of(runs);
+        let words = head.marks.iter().chain(&head.before).copied().chain(runs.iter().map(|run| run.word));
+        for (place, word) in (base..).zip(words) {
+            self.store(Place::Node(place), word);
         }
         Ok(NODE | block)
     }
@@ -491,7 +505,6 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     fn load(&self, place: Place) -> u32 {
         let word = match place {
             Place::Root(slot) => self.trie.root.get(slot),
-            Place::Wide(slot) => self.trie.wide.get(slot),
             Place::Node(word) => self.trie.nodes.get(word),
         };
         word.map_or(0, |word| word.load(Ordering::Relaxed))
@@ -500,7 +513,6 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
     fn store(&self, place: Place, word: u32) {
         let at = match place {
             Place::Root(slot) => self.trie.root.get(slot),
-            Place::Wide(slot) => self.trie.wide.get(slot),
             Place::Node(word) => self.trie.nodes.get(word),
         };
         if let Some(at) = at {
@@ -508,42 +520,119 @@ impl<K: Key, const ROOT: u8> Grower<K, ROOT> {
         }
     }
 
-    fn marks(&self, block: u32) -> [u32; MARKS] {
-        std::array::from_fn(|word| self.load(Place::Node(block as usize * UNIT + word)))
+    /// Where the runs of a node begin, as they were written.
+    fn starts(&self, word: u32) -> Vec<u32> {
+        let base = (word & BLOCK) as usize * UNIT;
+        if is_ranges::<K>(word) {
+            let all = (0..room(word)).map(|at| self.load(Place::Node(base + at)));
+            return all.take_while(|start| *start < 1 << MOST_BITS).collect();
+        }
+        let mut starts = Vec::with_capacity(16);
+        for at in 0..MARKS {
+            let mut marks = self.load(Place::Node(base + at));
+            while marks != 0 {
+                starts.push(at as u32 * 32 + marks.trailing_zeros());
+                marks &= marks - 1;
+            }
+        }
+        starts
+    }
+
+    /// How many runs a node has.
+    fn count(&self, word: u32) -> usize {
+        let base = (word & BLOCK) as usize * UNIT;
+        if is_ranges::<K>(word) {
+            let all = (0..room(word)).map(|at| self.load(Place::Node(base + at)));
+            return all.take_while(|start| *start < 1 << MOST_BITS).count();
+        }
+        (0..MARKS).map(|at| self.load(Place::Node(base + at)).count_ones() as usize).sum()
+    }
+
+    /// The memory of a node.
+    fn units(&self, word: u32) -> usize {
+        if is_ranges::<K>(word) { 2 * room(word) / UNIT } else { units(self.count(word)) }
     }
 
     /// Where the words of a node's runs lie.
-    fn words(&self, block: u32) -> impl ExactSizeIterator<Item = Place> + use<K, ROOT> {
-        let count = self.marks(block).iter().map(|word| word.count_ones() as usize).sum::<usize>();
-        let first = block as usize * UNIT + HEAD;
-        (first..first + count).map(Place::Node)
+    fn words(&self, word: u32) -> impl ExactSizeIterator<Item = Place> + use<K> {
+        let base = (word & BLOCK) as usize * UNIT;
+        let first = if is_ranges::<K>(word) { base + room(word) } else { base + HEAD };
+        (first..first + self.count(word)).map(Place::Node)
     }
 
     /// Where the word of a node's slot lies.
-    fn place_of(&self, block: u32, slot: usize) -> Place {
-        let base = block as usize * UNIT;
-        let run = self.trie.nodes.get(base..base + HEAD).map_or(0, |head| run(head, slot));
-        Place::Node(base + HEAD + run)
+    fn place_of(&self, word: u32, slot: usize) -> Place {
+        Place::Node(self.trie.place(word, slot).unwrap_or(usize::MAX))
     }
 
-    fn slots(&self, block: u32) -> Slots {
-        let mut slots = [0; SLOTS];
-        let marks = self.marks(block);
-        let mut words = self.words(block);
-        let mut word = 0;
-        for (slot, at) in slots.iter_mut().enumerate() {
-            if marks[slot / 32] >> (slot % 32) & 1 != 0 {
-                word = words.next().map_or(0, |place| self.load(place));
-            }
-            *at = word;
-        }
-        slots
+    /// The runs of a node as they were written: words may have become equal since.
+    fn runs_as_written(&self, word: u32) -> Vec<Run> {
+        let both = self.starts(word).into_iter().zip(self.words(word));
+        both.map(|(start, place)| Run { start, word: self.load(place) }).collect()
+    }
+
+    fn runs(&self, word: u32) -> Vec<Run> {
+        let mut runs = self.runs_as_written(word);
+        runs.dedup_by(|later, kept| later.word == kept.word);
+        runs
     }
 
     fn account(&self) {
-        let used = self.memory.used() + self.tables * WIDE_SLOTS * 4;
-        self.trie.used.store(used, Ordering::Relaxed);
+        self.trie.used.store(self.memory.used(), Ordering::Relaxed);
+    }
+}
+
+/// How much memory a new node with so many runs takes.
+const fn new_units(runs: usize, ranges: bool) -> usize {
+    if ranges { ranges_of(runs).1 } else { units(runs) }
+}
+
+/// The bits that a new node with next to nothing in it consumes.
+fn new_stride<K: Key>(offset: u8) -> u8 {
+    let left = K::bound(offset) - offset;
+    if K::HAS_RANGES { left } else { left.min(STRIDE) }
+}
+
+/// Those of a group, which are equal in their first bits, that are longer.
+fn deeper<K>(group: &[Entry<K>], bits: u8) -> &[Entry<K>] {
+    group.get(group.partition_point(|entry| entry.len <= bits)..).unwrap_or_default()
+}
+
+/// What a node shall say: a slot for itself for each of which there is more below.
+struct Plan<'a, K> {
+    runs: Vec<Run>,
+    below: Vec<(u32, &'a [Entry<K>])>,
+}
+
+impl<'a, K: Key> Plan<'a, K> {
+    /// Of entries that are longer than `offset` bits and equal in these, for a node that ends at bit `end`.
+    fn of(entries: &'a [Entry<K>], offset: u8, end: u8, inherited: u32) -> Self {
+        let stride = end - offset;
+        let mut runs = vec![Run { start: 0, word: leaf(inherited, 0) }];
+        for entry in entries.iter().filter(|entry| entry.len <= end) {
+            paint(&mut runs, stride, span(entry.key, entry.len, offset, stride), |_| {
+                leaf(entry.value, entry.len - offset)
+            });
+        }
+        let mut below = Vec::new();
+        for group in entries.chunk_by(|a, b| a.key.bits(offset, stride) == b.key.bits(offset, stride)) {
+            let deeper = deeper(group, end);
+            if let Some(first) = deeper.first() {
+                below.push((first.key.bits(offset, stride) as u32, deeper));
+            }
+        }
+        separate(&mut runs, stride, &below);
+        Plan { runs, below }
+    }
+}
+
+/// Gives slots that lead to nodes runs of their own.
+fn separate<T>(runs: &mut Vec<Run>, stride: u8, below: &[(u32, T)]) {
+    for (slot, _) in below {
+        cut(runs, stride, *slot);
+        cut(runs, stride, *slot + 1);
     }
 }
 
 const _: () = assert!(LARGEST * UNIT >= HEAD + SLOTS);
+const _: () = assert!(LARGEST * UNIT >= 2 * MOST_RANGES);

@@ -2,7 +2,7 @@
 //!
 //! One [`FibWriter`] changes it; any number of threads read the [`Fib`] without a lock and without being stopped.
 //!
-//! * `trie`, `grow`, `memory`: which route identifier is the most specific for an address.
+//! * `trie`, `node`, `grow`, `memory`: which route identifier is the most specific for an address.
 //! * [`routes`], `intern`: what an identifier stands for.
 //! * [`writer`]: the one who changes both.
 //!
@@ -12,6 +12,7 @@
 mod grow;
 mod intern;
 mod memory;
+mod node;
 mod rib;
 pub mod routes;
 mod trie;
@@ -29,15 +30,11 @@ use routes::{RouteId, Routes, View};
 use trie::{TOGETHER, Trie};
 use writer::FibWriter;
 
-/// How many bits the first tables take: see ADR 7.
-const IPV4_ROOT: u8 = 24;
-const IPV6_ROOT: u8 = 16;
-
 /// The forwarding information base: which route is the most specific for an address.
 #[derive(Debug)]
 pub struct Fib {
-    ipv4: Arc<Trie<u32, IPV4_ROOT>>,
-    ipv6: Arc<Trie<u128, IPV6_ROOT>>,
+    ipv4: Arc<Trie<u32>>,
+    ipv6: Arc<Trie<u128>>,
     routes: Snapshot<Routes>,
     /// How many prefixes of either family there are.
     counts: [AtomicUsize; 2],

@@ -70,38 +70,49 @@ impl<K: Key> Rib<K> {
 
 /// The prefixes of one family, and the trie that readers look them up in.
 #[derive(Debug)]
-pub(super) struct Family<K, const ROOT: u8> {
+pub(super) struct Family<K> {
     pub(super) rib: Rib<K>,
-    pub(super) trie: Grower<K, ROOT>,
+    pub(super) trie: Grower<K>,
 }
 
-impl<K: Key, const ROOT: u8> Family<K, ROOT> {
-    pub(super) fn new(bytes: usize, tables: usize) -> Self {
-        Family { rib: Rib::default(), trie: Grower::new(bytes, tables) }
+impl<K: Key> Family<K> {
+    pub(super) fn new(bytes: usize) -> Self {
+        Family { rib: Rib::default(), trie: Grower::new(bytes) }
     }
 
     /// Adds a prefix or changes its route; the number it had. When it fails, nothing has changed.
     pub(super) fn insert(&mut self, entry: grow::Entry<K>) -> Result<Option<u32>, Full> {
         let grow::Entry { key, len, value } = entry;
-        if len > 0 && self.rib.get(key, len) != Some(value) {
-            self.trie.insert(entry)?;
+        let before = self.rib.insert(key, len, value);
+        if len > 0
+            && before != Some(value)
+            && let Err(full) = self.trie.insert(entry, &self.rib)
+        {
+            match before {
+                Some(before) => self.rib.insert(key, len, before),
+                None => self.rib.remove(key, len),
+            };
+            return Err(full);
         }
-        Ok(self.rib.insert(key, len, value))
+        Ok(before)
     }
 
-    /// Takes a prefix out; the number it had.
-    pub(super) fn remove(&mut self, key: K, len: u8) -> Option<u32> {
-        let before = self.rib.remove(key, len)?;
-        if len > 0 {
-            self.trie.remove(key, len, self.rib.covering(key, len));
+    /// Takes a prefix out; the number it had. When it fails, it is still there.
+    pub(super) fn remove(&mut self, key: K, len: u8) -> Result<Option<u32>, Full> {
+        let Some(before) = self.rib.remove(key, len) else { return Ok(None) };
+        if len > 0
+            && let Err(full) = self.trie.remove(key, len, &self.rib)
+        {
+            self.rib.insert(key, len, before);
+            return Err(full);
         }
-        Some(before)
+        Ok(Some(before))
     }
 
     /// Adds many, sorted and without doubles, to an empty table; those that there was no room for.
     pub(super) fn build(&mut self, entries: &[grow::Entry<K>]) -> Vec<grow::Entry<K>> {
         let defaults = entries.partition_point(|entry| entry.len == 0);
-        let left_out = self.trie.build(entries.get(defaults..).unwrap_or_default());
+        let mut left_out = self.trie.build(entries.get(defaults..).unwrap_or_default());
         self.rib.reserve(entries.len());
         for entry in entries {
             self.rib.insert(entry.key, entry.len, entry.value);
@@ -109,6 +120,8 @@ impl<K: Key, const ROOT: u8> Family<K, ROOT> {
         for entry in &left_out {
             self.rib.remove(entry.key, entry.len);
         }
+        // As many of them as there is room for.
+        left_out.retain(|entry| self.insert(*entry).is_err());
         left_out
     }
 }

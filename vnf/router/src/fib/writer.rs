@@ -7,11 +7,11 @@ use std::sync::Arc;
 use throughway_packet::PortId;
 use throughway_vnf::{Prefix, Slot, Snapshot};
 
+use super::Fib;
 use super::grow::{Entry, Full};
 use super::intern::Interner;
 use super::rib::Family;
 use super::routes::Routes;
-use super::{Fib, IPV4_ROOT, IPV6_ROOT};
 use crate::route::Route;
 
 /// More slots than these to be bumped count as a change of all routes.
@@ -20,9 +20,6 @@ const MOST_SLOTS: usize = 4096;
 /// So many nodes wait before they are used again: some milliseconds of changes, in which a batch is looked up many times. In
 /// tests few, so that they see memory used again.
 const RETIRED: usize = if cfg!(debug_assertions) { 8 } else { 4096 };
-
-/// So many /16 of IPv6 have a table of their own, of 256 KiB.
-const WIDE_TABLES: usize = 256;
 
 const IPV4: usize = 0;
 const IPV6: usize = 1;
@@ -96,8 +93,8 @@ impl From<GroupId> for Target {
 pub struct FibWriter {
     fib: Arc<Fib>,
     routes: Interner,
-    ipv4: Family<u32, IPV4_ROOT>,
-    ipv6: Family<u128, IPV6_ROOT>,
+    ipv4: Family<u32>,
+    ipv6: Family<u128>,
     changes: HashSet<Slot>,
 }
 
@@ -111,7 +108,7 @@ impl FibWriter {
     /// An empty FIB.
     pub fn new(limits: Limits) -> FibWriter {
         let routes = Snapshot::new(Routes::default());
-        let (ipv4, ipv6) = (Family::new(limits.ipv4, 0), Family::new(limits.ipv6, WIDE_TABLES));
+        let (ipv4, ipv6) = (Family::new(limits.ipv4), Family::new(limits.ipv6));
         let fib = Fib {
             ipv4: Arc::clone(ipv4.trie.trie()),
             ipv6: Arc::clone(ipv6.trie.trie()),
@@ -172,20 +169,31 @@ impl FibWriter {
         }
     }
 
-    /// Takes a prefix out; says whether it was there.
+    /// Takes a prefix out; says whether it was there. Where it lies beside one that led to the same, what is left of the two may
+    /// need more memory than both: when there is none at all, it stays, and the answer is no.
     pub fn remove(&mut self, prefix: Prefix) -> bool {
         let len = prefix.len();
-        let before = match prefix.address() {
-            IpAddr::V4(address) => self.ipv4.remove(address.to_bits(), len),
-            IpAddr::V6(address) => self.ipv6.remove(address.to_bits(), len),
+        let before = match self.try_remove(prefix) {
+            Err(Full) if self.retired() > 0 => {
+                self.recycle();
+                self.try_remove(prefix)
+            }
+            result => result,
         };
-        let Some(before) = before else { return false };
+        let Ok(Some(before)) = before else { return false };
         if len == 0 {
             self.routes.set_default(family(&prefix), 0);
         }
         self.routes.release(before);
         self.changed(prefix);
         true
+    }
+
+    fn try_remove(&mut self, prefix: Prefix) -> Result<Option<u32>, Full> {
+        match prefix.address() {
+            IpAddr::V4(address) => self.ipv4.remove(address.to_bits(), prefix.len()),
+            IpAddr::V6(address) => self.ipv6.remove(address.to_bits(), prefix.len()),
+        }
     }
 
     /// Makes the table hold `routes` and nothing else, by applying the differences: what stays is not touched, and no address

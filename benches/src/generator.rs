@@ -1,0 +1,278 @@
+//! The generator and the sink: `throughway pktgen send` and `… sink`, in their namespaces, and what they say.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::command::command;
+use crate::error::{BenchError, Result};
+use crate::namespaces::{Cores, DESTINATION, IN_MAC, Namespaces, Place, SINK_DEVICE, SOURCE_DEVICE, VIP};
+
+/// What is sent.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Traffic {
+    /// Flows: 5-tuples that differ in source address and source port.
+    pub flows: u32,
+    /// Bytes of a frame on the wire, FCS included, or `imix`.
+    pub size: String,
+    /// IPv6 instead of IPv4.
+    pub ipv6: bool,
+    /// To the load balancers' address instead of the sink's.
+    pub to_service: bool,
+}
+
+impl Traffic {
+    /// 64-byte UDP packets over IPv4.
+    pub fn small(flows: u32) -> Self {
+        Traffic { flows, size: "64".to_owned(), ipv6: false, to_service: false }
+    }
+
+    /// The same, to the load balancers' address.
+    pub fn to_service(flows: u32) -> Self {
+        Traffic { to_service: true, ..Traffic::small(flows) }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let (family, source, destination) = match (self.ipv6, self.to_service) {
+            (true, _) => ("ipv6", "fd00:1::/64".to_owned(), "fd00:2::2".to_owned()),
+            (false, false) => ("ipv4", "10.0.0.0/9".to_owned(), DESTINATION.to_string()),
+            (false, true) => ("ipv4", "10.0.0.0/9".to_owned(), VIP.to_string()),
+        };
+        [
+            ("--flows", self.flows.to_string()),
+            ("--size", self.size.clone()),
+            ("--family", family.to_owned()),
+            ("--protocol", "udp".to_owned()),
+            ("--source", source),
+            ("--destination", destination),
+            ("--destination-mac", IN_MAC.to_owned()),
+            ("--source-ports", "1024-1039".to_owned()),
+            ("--destination-ports", "53".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+    }
+}
+
+/// How fast.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Rate {
+    /// As fast as the generator can.
+    Max,
+    /// Packets a second.
+    Pps(f64),
+}
+
+impl Rate {
+    fn argument(self) -> String {
+        match self {
+            Rate::Max => "max".to_owned(),
+            Rate::Pps(rate) => format!("{rate:.0}"),
+        }
+    }
+}
+
+/// What the generator says when it is done.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+pub struct Sent {
+    /// How it sends: `live-frames`, `af-xdp`, `af-packet`, `kernel`.
+    pub backend: String,
+    /// Packets offered.
+    pub packets: u64,
+    /// For how long.
+    pub seconds: f64,
+    /// Processor time that took.
+    pub cpu_seconds: f64,
+}
+
+/// What the sink says when it is done.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+pub struct Received {
+    /// Packets of the generator's that arrived.
+    pub packets: u64,
+    /// Other packets.
+    pub other: u64,
+    /// Packets that arrived more than once; only of stamped ones, since the stamp has the number.
+    pub duplicates: Option<u64>,
+    /// Packets that arrived later than one sent after them; only of stamped ones.
+    pub reordered: Option<u64>,
+    /// How long packets were on their way; only of stamped ones.
+    pub latency_ns: Option<Latency>,
+}
+
+/// Percentiles of the time from generator to sink, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Deserialize, Serialize)]
+pub struct Latency {
+    /// Half of the packets took no longer.
+    pub p50: f64,
+    /// Of ten, nine.
+    pub p90: f64,
+    /// Of a hundred, ninety-nine.
+    pub p99: f64,
+    /// Of a thousand, 999.
+    pub p999: f64,
+    /// None took longer.
+    pub max: f64,
+}
+
+/// The program that generates and counts: `throughway`.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    binary: String,
+    cores: Cores,
+}
+
+impl Generator {
+    /// `binary` is the path of `throughway`.
+    pub fn new(binary: &str, cores: Cores) -> Self {
+        Generator { binary: binary.to_owned(), cores }
+    }
+
+    /// Sends for so long and waits for the end.
+    ///
+    /// # Errors
+    /// When the generator fails or says something unknown.
+    pub fn send(
+        &self,
+        at: &Namespaces,
+        traffic: &Traffic,
+        rate: Rate,
+        duration: Duration,
+        stamp: bool,
+    ) -> Result<Sent> {
+        let core = self.cores.generator.to_string();
+        let (rate, duration) = (rate.argument(), format!("{}ms", duration.as_millis()));
+        let traffic = traffic.arguments();
+        let mut argv =
+            vec![self.binary.as_str(), "pktgen", "send", "--device", SOURCE_DEVICE, "--json", "--cpu", &core];
+        argv.extend(["--rate", &rate, "--duration", &duration]);
+        argv.extend(traffic.iter().map(String::as_str));
+        if stamp {
+            argv.push("--stamp");
+        }
+        let output = started(at, Place::Source, &argv)?.output();
+        let output = output.map_err(|source| BenchError::file(&self.binary, source))?;
+        if !output.status.success() {
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(BenchError::Command { command: argv.join(" "), message });
+        }
+        answer("the generator's answer", &output.stdout)
+    }
+
+    /// Starts to count.
+    ///
+    /// # Errors
+    /// When the sink does not become ready.
+    pub fn sink(&self, at: &Namespaces) -> Result<Sink> {
+        let core = self.cores.device.to_string();
+        let argv =
+            [self.binary.as_str(), "pktgen", "sink", "--device", SINK_DEVICE, "--json", "--cpu", &core];
+        let mut child = started(at, Place::Sink, &argv)?
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| BenchError::file(&self.binary, source))?;
+        let mut said = String::new();
+        if let Some(stderr) = child.stderr.take() {
+            let mut lines = BufReader::new(stderr);
+            while !said.contains("ready") {
+                if !lines.read_line(&mut said).is_ok_and(|count| count > 0) {
+                    let _ = child.wait();
+                    return Err(BenchError::Command { command: argv.join(" "), message: said });
+                }
+            }
+            // It may go on talking, and must not meet a closed pipe.
+            std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        }
+        Ok(Sink { child })
+    }
+}
+
+/// A sink that counts; dropped, it is stopped.
+#[derive(Debug)]
+pub struct Sink {
+    child: Child,
+}
+
+impl Sink {
+    /// Stops counting.
+    ///
+    /// # Errors
+    /// When it says something unknown.
+    pub fn finish(mut self) -> Result<Received> {
+        self.interrupt();
+        let mut text = Vec::new();
+        if let Some(stdout) = &mut self.child.stdout {
+            stdout.read_to_end(&mut text).map_err(|source| BenchError::file("the sink", source))?;
+        }
+        let _ = self.child.wait();
+        answer("the sink's answer", &text)
+    }
+
+    fn interrupt(&self) {
+        // One that has already ended is what was wanted.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT);
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.interrupt();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn started(at: &Namespaces, place: Place, argv: &[&str]) -> Result<Command> {
+    let line = at.line(place, None, argv);
+    command(&line.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn answer<T: for<'a> Deserialize<'a>>(what: &str, text: &[u8]) -> Result<T> {
+    serde_json::from_slice(text).map_err(|error| BenchError::Answer {
+        what: what.to_owned(),
+        message: format!("{error}: {}", String::from_utf8_lossy(text).trim()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_understood_and_those_that_are_not_are_shown() {
+        let sent: Sent = answer(
+            "it",
+            br#"{"backend":"live-frames","packets":640,"bytes":1,"seconds":0.5,"rate_pps":1280,"cpu_seconds":0.4,"flows":1}"#,
+        )
+        .unwrap();
+        assert_eq!((sent.packets, sent.seconds), (640, 0.5));
+        let received: Received = answer(
+            "it",
+            br#"{"packets":7,"bytes":1,"other":1,"first_ns":1,"last_ns":2,"rate_pps":1,"lost":null,"duplicates":null,"reordered":null,"latency_ns":null}"#,
+        )
+        .unwrap();
+        assert_eq!((received.packets, received.latency_ns), (7, None));
+        let error = answer::<Sent>("it", b"no such device").unwrap_err().to_string();
+        assert!(error.contains("no such device"), "{error}");
+    }
+
+    #[test]
+    fn rates_and_traffic_become_arguments() {
+        assert_eq!(
+            (Rate::Max.argument(), Rate::Pps(1_500_000.4).argument()),
+            ("max".into(), "1500000".into())
+        );
+        let arguments = Traffic::to_service(10).arguments().join(" ");
+        assert!(
+            arguments.contains("--flows 10") && arguments.contains("--destination 203.0.113.80"),
+            "{arguments}"
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! What is measured: the whole, or the short form that continuous integration runs.
+
+use crate::generator::Traffic;
+use crate::method::Search;
+use crate::peers::{Peer, Scale, Subject};
+
+/// A table that grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dimension {
+    /// Flows that packets are sent of.
+    Flows,
+    /// Filter rules that do not match.
+    Rules,
+    /// Routes beside the one that is used.
+    Routes,
+    /// Idle sessions beside those of 10,000 flows.
+    Sessions,
+    /// Functions in the chain.
+    Functions,
+}
+
+impl Dimension {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dimension::Flows => "flows",
+            Dimension::Rules => "rules",
+            Dimension::Routes => "routes",
+            Dimension::Sessions => "idle sessions",
+            Dimension::Functions => "functions",
+        }
+    }
+}
+
+/// One growing table, and who is measured with it.
+#[derive(Clone, Debug)]
+pub struct Scaling {
+    /// What grows.
+    pub dimension: Dimension,
+    /// How large it gets.
+    pub points: Vec<u32>,
+    /// Who.
+    pub peers: Vec<Peer>,
+}
+
+/// Everything that is measured.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How often, each time one after the other and not one many times: what the machine does meanwhile meets all alike.
+    pub runs: usize,
+    /// Seconds of one trial.
+    pub seconds: f64,
+    /// Who.
+    pub subjects: Vec<Subject>,
+    /// Offered rates in packets a second, besides as fast as the generator can.
+    pub rates: Vec<f64>,
+    /// The searches for the highest rate with that loss.
+    pub searches: Vec<Search>,
+    /// Whether latency at half of the best rate is measured.
+    pub latency: bool,
+    /// What grows.
+    pub scaling: Vec<Scaling>,
+    /// Packets a second that are offered there.
+    pub scaling_rate: f64,
+    /// Flows, where they do not grow.
+    pub flows: u32,
+}
+
+impl Plan {
+    /// Everything: some 40 minutes with five runs.
+    pub fn whole(runs: usize) -> Self {
+        let mut subjects = Vec::new();
+        for peer in [
+            Peer::KernelForward,
+            Peer::KernelFilter,
+            Peer::KernelMasquerade,
+            Peer::KernelFlowtable,
+            Peer::KernelBalance,
+            Peer::XdpRedirect,
+            Peer::XdpFib,
+        ] {
+            subjects.push(peer.on_one_core());
+        }
+        for peer in [Peer::Testpmd, Peer::Router, Peer::Stateful, Peer::Balancer] {
+            subjects.extend([peer.on_own_core(), peer.on_one_core()]);
+        }
+        for peer in [Peer::Router, Peer::Stateful, Peer::Balancer] {
+            subjects.push(Subject { fast_path: true, ..peer.on_one_core() });
+        }
+        let scaling = |dimension, points: &[u32], peers: &[Peer]| Scaling {
+            dimension,
+            points: points.to_vec(),
+            peers: peers.to_vec(),
+        };
+        Plan {
+            runs,
+            seconds: 1.0,
+            subjects,
+            rates: [0.4, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 4.0].map(|rate| rate * 1e6).to_vec(),
+            searches: [0.0, 0.001].map(|loss| Search { loss, steps: 6, tries: 2 }).to_vec(),
+            latency: true,
+            scaling: vec![
+                scaling(
+                    Dimension::Flows,
+                    &[1, 100, 1_000, 10_000, 100_000],
+                    &[Peer::KernelForward, Peer::KernelMasquerade, Peer::Router, Peer::Stateful],
+                ),
+                scaling(Dimension::Rules, &[1, 10, 100, 1_000], &[Peer::KernelMasquerade, Peer::Stateful]),
+                scaling(
+                    Dimension::Routes,
+                    &[1, 1_000, 100_000],
+                    &[Peer::KernelForward, Peer::XdpFib, Peer::Router],
+                ),
+                scaling(
+                    Dimension::Sessions,
+                    &[1, 10_000, 100_000],
+                    &[Peer::KernelMasquerade, Peer::Stateful],
+                ),
+                scaling(Dimension::Functions, &[1, 2, 3, 4], &[Peer::Router]),
+            ],
+            scaling_rate: 2.5e6,
+            flows: 10_000,
+        }
+    }
+
+    /// The short form: Throughway beside the kernel, from which ratios are compared with the committed ones.
+    pub fn short(runs: usize) -> Self {
+        let mut subjects: Vec<Subject> = [Peer::KernelForward, Peer::KernelMasquerade, Peer::KernelBalance]
+            .map(Peer::on_one_core)
+            .to_vec();
+        subjects.extend([Peer::Router, Peer::Stateful, Peer::Balancer].map(Peer::on_own_core));
+        subjects.push(Peer::Stateful.on_one_core());
+        Plan {
+            runs,
+            seconds: 0.7,
+            subjects,
+            rates: vec![1.0e6, 2.0e6],
+            searches: Vec::new(),
+            latency: false,
+            scaling: Vec::new(),
+            scaling_rate: 2.5e6,
+            flows: 10_000,
+        }
+    }
+
+    /// Leaves out the subjects that have none of `words` in their key, and what grows that has none in its name. Without words all stays.
+    #[must_use]
+    pub fn only(mut self, words: &[String]) -> Self {
+        if !words.is_empty() {
+            self.subjects.retain(|subject| words.iter().any(|word| subject.key().contains(word.as_str())));
+            self.scaling
+                .retain(|scaling| words.iter().any(|word| scaling.dimension.name().contains(word.as_str())));
+        }
+        self
+    }
+
+    /// What is sent to a peer.
+    pub fn traffic(&self, peer: Peer) -> Traffic {
+        if peer.balances() { Traffic::to_service(self.flows) } else { Traffic::small(self.flows) }
+    }
+}
+
+impl Scaling {
+    /// Who is measured at a point, with which tables, what is sent, and what has to be sent before so that the tables are full.
+    pub fn cell(&self, peer: Peer, point: u32, flows: u32) -> Cell {
+        let subject = if peer.in_user_space() { peer.on_own_core() } else { peer.on_one_core() };
+        let (mut subject, mut scale) = (subject, Scale::default());
+        let (mut traffic, mut before) = (Traffic::small(flows), None);
+        match self.dimension {
+            Dimension::Flows => traffic.flows = point,
+            Dimension::Rules => scale.rules = point,
+            Dimension::Routes => scale.routes = point,
+            Dimension::Sessions => {
+                before = Some(Traffic::small(flows + point));
+                scale.flows = scale.flows.max((flows + point) * 5 / 4);
+            }
+            Dimension::Functions if point > 1 => {
+                subject.peer = Peer::Chain(u8::try_from(point).unwrap_or(u8::MAX));
+            }
+            Dimension::Functions => {}
+        }
+        Cell { subject, scale, traffic, before }
+    }
+}
+
+/// One measurement of a growing table.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Who.
+    pub subject: Subject,
+    /// With which tables.
+    pub scale: Scale,
+    /// What is sent.
+    pub traffic: Traffic,
+    /// What is sent before.
+    pub before: Option<Traffic>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_choose_subjects_and_what_grows() {
+        let plan = Plan::whole(1).only(&["stateful@".to_owned(), "rules".to_owned()]);
+        let keys: Vec<String> = plan.subjects.iter().map(Subject::key).collect();
+        assert_eq!(keys, ["stateful@own-core", "stateful@one-core"]);
+        assert_eq!(
+            plan.scaling.iter().map(|scaling| scaling.dimension).collect::<Vec<_>>(),
+            [Dimension::Rules]
+        );
+        assert_eq!(Plan::short(3).only(&[]).subjects.len(), 7);
+    }
+
+    #[test]
+    fn a_growing_table_is_full_before_it_is_measured() {
+        let sessions =
+            Scaling { dimension: Dimension::Sessions, points: vec![100_000], peers: vec![Peer::Stateful] };
+        let cell = sessions.cell(Peer::Stateful, 100_000, 10_000);
+        assert_eq!((cell.traffic.flows, cell.before.map(|traffic| traffic.flows)), (10_000, Some(110_000)));
+        assert!(cell.scale.flows >= 110_000);
+        let functions =
+            Scaling { dimension: Dimension::Functions, points: vec![4], peers: vec![Peer::Router] };
+        assert_eq!(functions.cell(Peer::Router, 4, 10).subject.peer, Peer::Chain(4));
+    }
+}

@@ -1,0 +1,188 @@
+//! Carries a plan out: run after run, in each of them one subject after the other, each in fresh namespaces.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::cli::say;
+use crate::error::{BenchError, Result};
+use crate::generator::{Generator, Rate, Traffic};
+use crate::machine::Machine;
+use crate::namespaces::{Cores, Namespaces};
+use crate::peers::{Scale, Setup, Subject};
+use crate::plan::{Plan, Scaling};
+use crate::results::{Growth, Line, Results, Run};
+use crate::trial::Bench;
+
+/// A rate is not searched for above this part of the best one: what is above is lost for certain.
+const SEARCH_BELOW: f64 = 1.0;
+
+/// What runs are made with.
+pub struct Runner<'a> {
+    /// The path of `throughway`.
+    pub binary: &'a str,
+    /// The generator and sink.
+    pub generator: &'a Generator,
+    /// The cores.
+    pub cores: Cores,
+    /// The niceness.
+    pub nice: i32,
+    /// The namespaces' prefix.
+    pub prefix: &'a str,
+    /// More of Throughway's section `workers`.
+    pub workers: &'a str,
+    /// Set when it shall end.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Runner<'_> {
+    /// Everything in `plan`.
+    ///
+    /// # Errors
+    /// When generator or sink fail, or it was interrupted. A peer that fails is a line that says so.
+    pub fn run(&self, plan: &Plan) -> Result<Results> {
+        let mut results = Results {
+            machine: Machine::here(self.cores, self.nice, self.binary),
+            seconds: plan.seconds,
+            flows: plan.flows,
+            subjects: plan.subjects.iter().map(|subject| Line::new(*subject)).collect(),
+            scaling: plan.scaling.iter().flat_map(growths).collect(),
+            ..Results::default()
+        };
+        for run in 1..=plan.runs {
+            for line in results.subjects.iter_mut().filter(|line| line.unavailable.is_none()) {
+                self.check()?;
+                match self.subject(plan, line.subject) {
+                    Ok(one) => {
+                        say(&format!(
+                            "run {run}/{}  {:<46} {:<9} best {:>6.3} Mpps, overloaded {:>6.3}",
+                            plan.runs,
+                            line.name,
+                            line.placement,
+                            one.best() / 1e6,
+                            one.overloaded() / 1e6
+                        ));
+                        if let Some(trial) = one.trials.last() {
+                            results.generator.clone_from(&trial.backend);
+                        }
+                        line.runs.push(one);
+                    }
+                    Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+                    Err(error) => {
+                        say(&format!(
+                            "run {run}/{}  {:<46} {:<9} {error}",
+                            plan.runs, line.name, line.placement
+                        ));
+                        // What cannot run here will not in the next run either; anything else may have been bad luck.
+                        if matches!(error, BenchError::Unavailable(_))
+                            || run == plan.runs && line.runs.is_empty()
+                        {
+                            line.unavailable = Some(first_line(&error));
+                        }
+                    }
+                }
+            }
+            self.scaling(plan, run, &mut results.scaling)?;
+        }
+        Ok(results)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(BenchError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Runs `work` with a subject that forwards.
+    fn with<T>(
+        &self,
+        subject: Subject,
+        scale: Scale,
+        traffic: &Traffic,
+        work: impl FnOnce(&Bench<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut at = Namespaces::up(self.prefix, self.nice)?;
+        let mut setup = Setup {
+            at: &mut at,
+            cores: self.cores,
+            scale,
+            traffic,
+            binary: self.binary,
+            workers: self.workers,
+        };
+        let running = subject.start(&mut setup)?;
+        work(&Bench { at: &at, generator: self.generator, cores: self.cores, running: &running, traffic })
+    }
+
+    fn subject(&self, plan: &Plan, subject: Subject) -> Result<Run> {
+        let traffic = plan.traffic(subject.peer);
+        let duration = Duration::from_secs_f64(plan.seconds);
+        self.with(subject, Scale::default(), &traffic, |bench| {
+            bench.warm_up()?;
+            let mut run = Run::default();
+            let rates = plan.rates.iter().map(|rate| Rate::Pps(*rate)).chain([Rate::Max]);
+            for rate in rates {
+                self.check()?;
+                run.trials.push(bench.trial(rate, duration, false)?);
+            }
+            let best = run.best();
+            for search in &plan.searches {
+                let found = search.run(best * SEARCH_BELOW, |rate| {
+                    self.check()?;
+                    bench.trial(Rate::Pps(rate), duration, false).map(|trial| trial.loss)
+                })?;
+                run.searched.push(found);
+            }
+            if plan.latency {
+                run.latency = bench.trial(Rate::Pps(best / 2.0), duration, true)?.latency;
+            }
+            Ok(run)
+        })
+    }
+
+    fn scaling(&self, plan: &Plan, run: usize, growths: &mut [Growth]) -> Result<()> {
+        let mut places = growths.iter_mut();
+        for scaling in &plan.scaling {
+            for peer in &scaling.peers {
+                let Some(growth) = places.next() else { continue };
+                for (size, arrived) in &mut growth.points {
+                    self.check()?;
+                    let cell = scaling.cell(*peer, *size, plan.flows);
+                    let full = cell.before.as_ref().unwrap_or(&cell.traffic);
+                    let duration = Duration::from_secs_f64(plan.seconds);
+                    let result = self.with(cell.subject, cell.scale, full, |bench| {
+                        bench.warm_up()?;
+                        let bench = Bench { traffic: &cell.traffic, ..*bench };
+                        bench.trial(Rate::Pps(plan.scaling_rate), duration, false)
+                    });
+                    let what = format!(
+                        "run {run}/{}  {:<46} {size} {}",
+                        plan.runs,
+                        growth.name,
+                        scaling.dimension.name()
+                    );
+                    match result {
+                        Ok(trial) => {
+                            say(&format!("{what}: {:.3} Mpps", trial.arrived / 1e6));
+                            arrived.push(trial.arrived);
+                        }
+                        Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+                        Err(error) => say(&format!("{what}: {}", first_line(&error))),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn growths(scaling: &Scaling) -> Vec<Growth> {
+    let of = |peer: &crate::peers::Peer| Growth {
+        dimension: scaling.dimension,
+        name: peer.name(),
+        points: scaling.points.iter().map(|size| (*size, Vec::new())).collect(),
+    };
+    scaling.peers.iter().map(of).collect()
+}
+
+fn first_line(error: &BenchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

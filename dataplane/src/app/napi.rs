@@ -1,0 +1,121 @@
+//! Who goes first on a core that a worker shares with the kernel's receiving.
+//!
+//! Where a device's NAPI is threaded and its thread is pinned to a worker's core, both want the core when more packets come than
+//! it can carry. As equals, the kernel's thread takes half of it to receive packets that the worker then has no time for: receive
+//! livelock (Mogul and Ramakrishnan 1997). So the kernel's thread is made nicer. The worker still sleeps when its rings are empty, and
+//! the thread always has the core then. Measurements: `docs/adr/0025-who-goes-first-on-a-shared-core.md`.
+
+use std::time::{Duration, Instant};
+
+use nix::sched::sched_getaffinity;
+use nix::unistd::{Pid, getpgid};
+use throughway_io::xsk::{niceness, set_niceness};
+use throughway_kernel::device::Devices;
+
+use super::devices::Device;
+
+/// The niceness of the kernel's thread beside a worker: a third of the worker's weight. Nicer ones starve when others use the core.
+const NICENESS: i32 = 5;
+/// How often threads are looked for: they are made anew when somebody switches threading on.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The kernel's threads that were made nicer; dropped, they get their niceness back.
+#[derive(Debug)]
+pub(super) struct NapiThreads {
+    wanted: bool,
+    changed: Vec<(u32, i32)>,
+    next: Option<Instant>,
+    complained: bool,
+}
+
+impl NapiThreads {
+    /// None yet; none ever unless `wanted`.
+    pub(super) fn new(wanted: bool) -> Self {
+        NapiThreads { wanted, changed: Vec::new(), next: None, complained: false }
+    }
+
+    /// Looks for threads on `cores`, if it is time to.
+    pub(super) fn look(&mut self, devices: &[Device], cores: &[u16], now: Instant) {
+        if !self.wanted || self.next.is_some_and(|next| now < next) {
+            return;
+        }
+        self.next = Some(now + EVERY);
+        for device in devices {
+            let threads = Devices::open().and_then(|mut kernel| kernel.napi_threads(device.ifindex));
+            for thread in threads.unwrap_or_default() {
+                if shares(thread, cores) {
+                    self.step_back(thread, &device.name);
+                }
+            }
+        }
+    }
+
+    fn step_back(&mut self, thread: u32, device: &str) {
+        // Once is enough: who gives it another niceness afterwards has a reason.
+        if self.changed.iter().any(|(known, _)| *known == thread) {
+            return;
+        }
+        let Ok(before) = niceness(thread) else { return };
+        if before >= NICENESS {
+            return;
+        }
+        match set_niceness(thread, NICENESS) {
+            Ok(()) => {
+                tracing::info!(
+                    device,
+                    thread,
+                    before,
+                    niceness = NICENESS,
+                    "the kernel's NAPI thread shares its core with a worker: it was made nicer"
+                );
+                self.changed.push((thread, before));
+            }
+            Err(error) if !self.complained => {
+                self.complained = true;
+                tracing::warn!(
+                    device, thread, %error,
+                    "the kernel's NAPI thread shares its core with a worker and could not be made nicer: overload may starve the worker"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Drop for NapiThreads {
+    fn drop(&mut self) {
+        for (thread, before) in self.changed.drain(..) {
+            // One that is gone needs nothing, and without CAP_SYS_NICE nothing can be done.
+            if let Err(error) = set_niceness(thread, before) {
+                tracing::debug!(thread, %error, "a NAPI thread keeps its niceness");
+            }
+        }
+    }
+}
+
+/// Whether a thread of the kernel's may run nowhere but on one of `cores`.
+fn shares(thread: u32, cores: &[u16]) -> bool {
+    let Ok(thread) = i32::try_from(thread).map(Pid::from_raw) else { return false };
+    // Only the kernel's own threads belong to no process group: in another pid namespace than the first, the number may be
+    // somebody else's.
+    if getpgid(Some(thread)) != Ok(Pid::from_raw(0)) {
+        return false;
+    }
+    let Ok(allowed) = sched_getaffinity(thread) else { return false };
+    let mut places =
+        (0..nix::sched::CpuSet::count()).filter(|core| allowed.is_set(*core) == Ok(true)).peekable();
+    places.peek().is_some() && places.all(|core| cores.iter().any(|own| usize::from(*own) == core))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_threads_of_the_kernel_that_cannot_go_elsewhere_share_a_core() {
+        // Our own process is none of the kernel's, whatever cores there are; nor is one that does not exist.
+        let all: Vec<u16> = (0..1024).collect();
+        assert!(!shares(std::process::id(), &all));
+        assert!(!shares(u32::MAX, &all));
+    }
+}

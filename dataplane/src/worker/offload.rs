@@ -1,0 +1,456 @@
+//! Flows that the XDP program executes by itself: which ones, since when, and what it saw of them.
+//!
+//! The flow cache stays the one place that knows a flow; what the program has is an *execution place* of cached flows. At the
+//! end of a round, when what was received is sent,
+//!
+//! * what the program counted is taken over from the next few flows: functions are told, statistics grow, the cache learns that
+//!   the flow lives;
+//! * flows that the cache gave up or judged again are taken back from the program;
+//! * flows that the cache nominated are handed over.
+//!
+//! **Order.** Packets of a flow that are still in the receive ring when it is handed over would be overtaken by the next ones.
+//! So a flow waits until the ring of its device was just seen empty, and 50 ms at most. A flow that comes back needs
+//! nothing: what the program sent before is gone already.
+//!
+//! **Replacement.** When the program has no room for a nominee, flows that sent least in the last turn are taken back, and only
+//! heavier ones are handed over: `bar` is what a flow must send in a turn to stay. It doubles while too few flows are below it,
+//! and halves while there is room. A flood of new flows is never nominated, and where it is (`eager`), each of its flows
+//! falls below the lowest bar.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrayvec::ArrayVec;
+use throughway_config::FastPath;
+use throughway_flow::absorb::{Absorbed, Candidate};
+use throughway_flow::entry::Flow;
+use throughway_flow::{Credits, Epoch, FlowCache, Settled};
+use throughway_packet::{Action, FlowKey, PortId, Rewrite, edits};
+use throughway_shared::fast::Geometry;
+use throughway_vnf::{DropReason, Now};
+use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
+
+use super::pace::Pace;
+use super::tell;
+use crate::chain::Program;
+use crate::stats::{FastStats, WorkerStats};
+
+/// How long (ns) a flow waits for its device's ring to be empty.
+const PATIENCE: u64 = 50_000_000;
+/// Flows that wait for that at most; others are nominated again by a later packet.
+const WAITING: usize = 512;
+/// What a flow has left uncounted is read so long (ns) after it was taken back: far longer than a run of the program, and
+/// sooner than its place is used again.
+const RUN: u64 = 50_000_000;
+/// Flows that are read together.
+const SLICE: usize = 32;
+/// At most so large a part of the flows is taken back in one turn for being too light.
+const SHARE: usize = 16;
+/// Flows whose counts are taken over at once before the functions change, so that the old ones are told.
+const LAST_TURN: usize = 1 << 16;
+/// A flow must be there for so long (ns) before it is judged too light.
+const FAIR: u64 = 1_000_000_000;
+
+/// Which ports of the data plane the XDP program can send to: a bit of each. Set by the control side.
+#[derive(Debug, Default)]
+pub struct Egress(AtomicU64);
+
+impl Egress {
+    /// Says whether the program can send to a port.
+    pub fn set(&self, port: u16, fit: bool) {
+        let bit = 1u64.checked_shl(port.into()).unwrap_or(0);
+        if fit {
+            self.0.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the program can send to a port.
+    pub fn is_fit(&self, port: u16) -> bool {
+        1u64.checked_shl(port.into()).is_some_and(|bit| self.0.load(Ordering::Relaxed) & bit != 0)
+    }
+}
+
+/// Why a flow is not executed by the XDP program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stays {
+    /// The interface that it comes from is not switched to the fast path, or there is none.
+    Off,
+    /// It has not sent enough packets yet.
+    Unproven,
+    /// The device that it leaves by does not take frames from the program.
+    Egress,
+    /// The program has no room, and it is not heavy enough to drive others out.
+    Light,
+    /// The program's table refuses it.
+    Refused(FastRefusal),
+    /// It is about to be handed over.
+    Waiting,
+}
+
+impl Stays {
+    /// What metrics and output call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Stays::Off => "off",
+            Stays::Unproven => "unproven",
+            Stays::Egress => "egress",
+            Stays::Light => "light",
+            Stays::Refused(refusal) => refusal.label(),
+            Stays::Waiting => "waiting",
+        }
+    }
+}
+
+/// What is known of a flow that the program executes, by the number of its place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shadow {
+    /// What was taken over so far.
+    packets: u64,
+    bytes: u64,
+    credits: Credits,
+    /// Since when it is there (ns).
+    since: u64,
+    ingress: u16,
+    egress: u16,
+    /// The drop reason and one; zero: it is forwarded.
+    drop: u8,
+    judged: u8,
+}
+
+/// The flows of one worker that the XDP program executes.
+#[derive(Debug)]
+pub struct Offload {
+    table: FastFlows,
+    modes: Box<[FastPath]>,
+    egress: Arc<Egress>,
+    shadows: Box<[Shadow]>,
+    /// Places of the cache that wait, with the time since which they do (ns).
+    waiting: VecDeque<(u32, u64)>,
+    /// Taken back, with the time from which on they are read for the last time (ns).
+    leaving: VecDeque<(FastPlace, u64)>,
+    pace: Pace,
+    turn: Turn,
+}
+
+/// One time through the table.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Flows still to be visited.
+    left: usize,
+    /// Flows for which there was no room.
+    refused: usize,
+    /// Flows that may still be taken back in this turn for being too light.
+    spare: usize,
+    /// Packets that a flow must send in a turn to stay.
+    bar: u64,
+}
+
+/// What a round works with beside the flows.
+pub(super) struct Beside<'a> {
+    pub(super) program: &'a mut Program,
+    pub(super) stats: &'a WorkerStats,
+    pub(super) now: Now,
+    pub(super) epoch: &'a Epoch<'a>,
+}
+
+impl Offload {
+    /// For flows that come from ports with these modes, in the order of the ports.
+    pub fn new(table: FastFlows, modes: Vec<FastPath>, egress: Arc<Egress>) -> Self {
+        let ways = Geometry::of(table.capacity() as u32).ways() as usize;
+        Offload {
+            table,
+            modes: modes.into(),
+            egress,
+            shadows: vec![Shadow::default(); ways].into_boxed_slice(),
+            waiting: VecDeque::with_capacity(WAITING),
+            leaving: VecDeque::new(),
+            pace: Pace::of_harvest(),
+            turn: Turn::default(),
+        }
+    }
+
+    /// Makes a flow cache nominate what is to be handed over.
+    pub(super) fn prepare(&self, flows: &mut FlowCache) {
+        flows.open_elsewhere(self.table.capacity(), self.modes.contains(&FastPath::Eager));
+    }
+
+    /// The table, to be looked at.
+    pub fn table(&self) -> &FastFlows {
+        &self.table
+    }
+
+    /// The end of a round: what the program saw is taken over, flows are taken back and handed over. `busy` tells
+    /// whether the ring that an interface's packets come from was not seen empty.
+    pub(super) fn round(
+        &mut self,
+        flows: &mut FlowCache,
+        beside: &mut Beside<'_>,
+        busy: impl Fn(PortId) -> bool,
+    ) {
+        let now = beside.now.0;
+        self.take_back(flows, now);
+        self.bury(beside);
+        // The table is gone through by places: in one that is nearly empty few flows are far apart.
+        let due = self.pace.due(beside.now, self.shadows.len());
+        self.visit(flows, beside, due);
+        for place in flows.nominees() {
+            if self.waiting.len() < WAITING {
+                self.waiting.push_back((place, now));
+            }
+        }
+        for _ in 0..self.waiting.len() {
+            let Some((place, since)) = self.waiting.pop_front() else { break };
+            let Some(candidate) = flows.candidate(place, now).filter(|flow| flow.elsewhere.is_none()) else {
+                continue;
+            };
+            if self.mode(candidate.key.ingress) == FastPath::Off {
+                continue;
+            }
+            if busy(PortId(candidate.key.ingress)) && now.saturating_sub(since) < PATIENCE {
+                self.waiting.push_back((place, since));
+                continue;
+            }
+            match self.hand_over(place, &candidate, now) {
+                Ok(number) => {
+                    flows.moved(place, number);
+                    beside.stats.fast.installed.add(1);
+                }
+                Err(stays) => beside.stats.fast.stays(stays),
+            }
+        }
+        beside.stats.fast.flows.set(self.table.used() as u64);
+    }
+
+    /// The functions are about to change: those that are there now are told what was counted up to here.
+    pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
+        // Few flows in a large table are far apart: a visit looks at sixteen places.
+        let all = self.table.used().max(self.shadows.len().div_ceil(16));
+        self.visit(flows, beside, all.min(LAST_TURN));
+    }
+
+    fn mode(&self, ingress: u16) -> FastPath {
+        self.modes.get(usize::from(ingress)).copied().unwrap_or(FastPath::Off)
+    }
+
+    /// Whether a flow may be handed over, as far as that does not depend on the table.
+    fn judge(&self, key: &FlowKey, action: &Action, established: bool) -> Result<(), Stays> {
+        match self.mode(key.ingress) {
+            FastPath::Off => return Err(Stays::Off),
+            FastPath::Auto if !established => return Err(Stays::Unproven),
+            FastPath::Auto | FastPath::Eager => {}
+        }
+        if !action.has(edits::DROP) && !self.egress.is_fit(action.egress) {
+            return Err(Stays::Egress);
+        }
+        Ok(())
+    }
+
+    /// Hands a flow over; the number under which it is executed from now on.
+    fn hand_over(&mut self, place: u32, flow: &Candidate, now: u64) -> Result<u32, Stays> {
+        self.judge(&flow.key, &flow.rewrite.action, flow.established)?;
+        if flow.packets < self.turn.bar {
+            return Err(Stays::Light);
+        }
+        let new = FastFlow {
+            key: &flow.key,
+            rewrite: &flow.rewrite,
+            generation: flow.generation,
+            dependencies: flow.dependencies.numbers(),
+            limit: flow.limit,
+            silence: flow.silence,
+            token: place,
+        };
+        let at = self.table.install(&new, now).map_err(|refusal| {
+            self.turn.refused += usize::from(refusal == FastRefusal::Full);
+            Stays::Refused(refusal)
+        })?;
+        if let Some(shadow) = self.shadows.get_mut(at.number() as usize) {
+            let action = &flow.rewrite.action;
+            *shadow = Shadow {
+                packets: 0,
+                bytes: 0,
+                credits: flow.credits,
+                since: now,
+                ingress: flow.key.ingress,
+                egress: action.egress,
+                drop: if action.has(edits::DROP) { action.drop.saturating_add(1) } else { 0 },
+                judged: action.judged,
+            };
+        }
+        Ok(at.number())
+    }
+
+    /// Takes flows back that are no more.
+    fn take_back(&mut self, flows: &mut FlowCache, now: u64) {
+        for number in flows.ended() {
+            let place = FastPlace::of_number(number);
+            self.table.remove(place, now);
+            self.leaving.push_back((place, now + RUN));
+        }
+    }
+
+    /// Takes over what flows have left that were taken back a while ago.
+    fn bury(&mut self, beside: &mut Beside<'_>) {
+        while let Some(&(place, _)) = self.leaving.front().filter(|(_, due)| *due <= beside.now.0) {
+            self.leaving.pop_front();
+            let count = self.table.read(place);
+            self.take_over(place, &count, beside);
+            beside.stats.fast.removed.add(1);
+        }
+    }
+
+    /// Takes over what was counted of the next `due` flows.
+    fn visit(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, due: usize) {
+        let mut left = due;
+        while left > 0 {
+            let mut seen: ArrayVec<(FastPlace, u32, FastCount), SLICE> = ArrayVec::new();
+            let budget = left.min(SLICE);
+            self.table.sweep(budget, |place, token, count| {
+                let _ = seen.try_push((place, token, count));
+            });
+            left -= budget;
+            for (place, token, count) in seen {
+                let new = self.take_over(place, &count, beside);
+                if new.packets > 0
+                    && let Some(made_from) = flows.absorb(token, place.number(), &new, beside.now.0)
+                {
+                    beside.stats.uses.mark(&made_from);
+                }
+                self.weigh(flows, place, token, new.packets, beside);
+            }
+        }
+    }
+
+    /// Takes a flow back that is too light to stay; and sets the bar when the turn ends.
+    fn weigh(
+        &mut self,
+        flows: &mut FlowCache,
+        place: FastPlace,
+        token: u32,
+        packets: u64,
+        beside: &Beside<'_>,
+    ) {
+        let now = beside.now.0;
+        let since = self.shadows.get(place.number() as usize).map_or(now, |shadow| shadow.since);
+        let light = packets < self.turn.bar || !flows.renew(token, beside.epoch);
+        if self.turn.spare > 0 && light && now.saturating_sub(since) >= FAIR {
+            self.turn.spare -= 1;
+            self.table.remove(place, now);
+            flows.returned(token, place.number());
+            self.leaving.push_back((place, now + RUN));
+            beside.stats.fast.driven_out.add(1);
+        }
+        self.turn.left = self.turn.left.saturating_sub(1);
+        if self.turn.left == 0 {
+            self.turn.end(self.table.used(), self.table.capacity());
+        }
+    }
+
+    /// Tells functions and statistics what the program counted of a flow since the last time, and returns that.
+    fn take_over(&mut self, place: FastPlace, count: &FastCount, beside: &mut Beside<'_>) -> Absorbed {
+        let Some(shadow) = self.shadows.get_mut(place.number() as usize) else { return Absorbed::default() };
+        let new = Absorbed {
+            packets: count.packets.saturating_sub(shadow.packets),
+            bytes: count.bytes.saturating_sub(shadow.bytes),
+            last: count.last.min(beside.now.0),
+        };
+        if new.packets > 0 {
+            (shadow.packets, shadow.bytes) = (count.packets, count.bytes);
+            let Absorbed { packets, bytes, last } = new;
+            let key = FlowKey::default();
+            tell(beside.program, &Settled { key, credits: shadow.credits, packets, bytes, last });
+            shadow.count(&new, beside);
+        }
+        new
+    }
+
+    /// Why a flow that is in the cache is not executed by the program.
+    pub(super) fn why_not(&self, flow: &Flow) -> Stays {
+        if let Err(stays) = self.judge(&flow.key, &flow.action, flow.established) {
+            return stays;
+        }
+        let rewrite = Rewrite::from(flow.action);
+        let new = FastFlow {
+            key: &flow.key,
+            rewrite: &rewrite,
+            generation: 0,
+            dependencies: [0; 4],
+            limit: u16::MAX,
+            silence: u64::MAX,
+            token: 0,
+        };
+        match new.check() {
+            Err(why) => Stays::Refused(why.into()),
+            Ok(()) if self.turn.bar > 0 => Stays::Light,
+            Ok(()) if self.table.used() >= self.table.capacity() => Stays::Refused(FastRefusal::Full),
+            Ok(()) => Stays::Waiting,
+        }
+    }
+}
+
+impl Turn {
+    /// The next turn goes through `used` of `capacity` flows.
+    fn end(&mut self, used: usize, capacity: usize) {
+        if std::mem::take(&mut self.refused) == 0 {
+            (self.spare, self.bar) = (0, self.bar / 2);
+        } else {
+            // Too few were below the bar: it was too low. Flows of a flood all are, so they raise it for nobody.
+            self.bar = if self.spare > 0 { self.bar.saturating_mul(2) } else { self.bar }.max(1);
+            self.spare = (capacity / SHARE).max(1);
+        }
+        self.left = used;
+    }
+}
+
+impl Shadow {
+    /// Adds to the statistics what they would have counted had the packets come through the worker.
+    fn count(&self, new: &Absorbed, beside: &Beside<'_>) {
+        let Beside { program, stats, .. } = beside;
+        // Frames have an Ethernet header each; of short ones the padding is not counted.
+        let (packets, bytes) = (new.packets, new.bytes + 14 * new.packets);
+        let ingress = PortId(self.ingress);
+        if let Some(port) = stats.ports.get(ingress.index()) {
+            port.received.add(packets, bytes);
+        }
+        stats.fast.packets.add(packets);
+        stats.fast.bytes.add(bytes);
+        let forwarded = self.drop == 0;
+        if forwarded {
+            if let Some(port) = stats.ports.get(usize::from(self.egress)) {
+                port.sent.add(packets, bytes);
+            }
+        } else {
+            let reason = DropReason::ALL.get(usize::from(self.drop) - 1).copied();
+            stats.dropped_many(ingress, reason.unwrap_or(DropReason::NoEgress), packets);
+        }
+        let Some(chain) = program.chain_of(ingress).and_then(|chain| program.chains.get(chain)) else {
+            return;
+        };
+        chain.stats.entered.add(packets, bytes);
+        if forwarded {
+            chain.stats.left.add(packets, bytes);
+        }
+        let judged = usize::from(self.judged);
+        for (depth, &function) in chain.run.iter().enumerate().take(judged) {
+            if let Some(function) = program.functions.get(function) {
+                function.stats.packets.add(packets);
+                if !forwarded && depth + 1 == judged {
+                    function.stats.dropped.add(packets);
+                }
+            }
+        }
+    }
+}
+
+impl FastStats {
+    fn stays(&self, why: Stays) {
+        if let Some(position) = FastStats::STAYS.iter().position(|label| *label == why.label())
+            && let Some(counter) = self.stays.get(position)
+        {
+            counter.add(1);
+        }
+    }
+}

@@ -1,0 +1,563 @@
+//! The XDP program against the workers: the same frames through the flow cache and through the object in the kernel
+//! (BPF_PROG_TEST_RUN), with the same flows. The same bytes come out, of the same packets, by the same way, and the same is
+//! counted: over every action that the functions record, over actions that nobody would record, and over frames of any bytes.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test")]
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+
+use aya::programs::{TestRun as _, TestRunOptions};
+use common::{Bench, HOST_LAN, HOST_WAN, LAN, WAN, facts};
+use crossbeam::channel::bounded;
+use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use throughway::worker::inspect::{FlowFilter, Inspection};
+use throughway_flow::cacheable;
+use throughway_flow::entry::Flow;
+use throughway_packet::build::PacketBuilder;
+use throughway_packet::{Action, Frame, PortId, edits, execute, parse};
+use throughway_shared::action::Rewrite;
+use throughway_shared::fast::QUARANTINE;
+use throughway_shared::flow::FlowKey;
+use throughway_shared::steer::{self, FAST, Interface};
+use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
+
+const XDP_DROP: u32 = 1;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// The devices of the ports: frames come in at the first; the last has no device that can be sent to.
+const DEVICES: [&str; 2] = ["lan0", "wan0"];
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+
+/// The program in a namespace of its own.
+struct Kernel {
+    steering: Steering,
+    table: FastFlows,
+    devices: [u32; 2],
+    /// A time for the table, which nothing runs beside: it goes on when places are to be used again.
+    now: u64,
+}
+
+impl Kernel {
+    fn new() -> Kernel {
+        let devices = DEVICES.map(|device| {
+            ip(&format!("link add {device} type veth peer name {device}p"));
+            ip(&format!("link set dev {device} up"));
+            ip(&format!("link set dev {device}p up"));
+            let shown = ip(&format!("-o link show dev {device}"));
+            shown.split(':').next().unwrap().parse().unwrap()
+        });
+        let object = std::env::var_os("THROUGHWAY_BPF_OBJECT").map(|path| std::fs::read(path).unwrap());
+        let object = object.as_deref().unwrap_or(OBJECT);
+        let config = FastConfig { workers: 1, flows: 4096 };
+        let mut steering = Steering::load_object(object, Some(config)).unwrap();
+        for (number, ifindex) in (0u16..).zip(devices) {
+            let first_socket = steer::first_socket(number.into());
+            let mac = [2, 0, 0, 0, 0, number as u8];
+            let interface =
+                Interface { number: number.into(), first_socket, flags: FAST, mac, reserved: [0; 2] };
+            steering.set_interface(ifindex, interface).unwrap();
+            steering.set_egress(number, ifindex).unwrap();
+        }
+        steering.alive_until(u64::MAX);
+        let table = steering.take_fast_flows(0).unwrap();
+        Kernel { steering, table, devices, now: 0 }
+    }
+
+    /// What the program does to a frame that comes in on a port.
+    fn run(&self, port: PortId, frame: &[u8]) -> (u32, Vec<u8>) {
+        let context = [0, frame.len() as u32, 0, self.devices[port.index()], 0, 0];
+        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.steering.program().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    fn install(&mut self, key: &FlowKey, rewrite: &Rewrite, limit: u16) -> FastPlace {
+        let dependencies = [0; 4];
+        let silence = u64::MAX;
+        let flow = FastFlow { key, rewrite, generation: 0, dependencies, limit, silence, token: 0 };
+        self.table.install(&flow, self.now).unwrap()
+    }
+
+    fn remove(&mut self, places: Vec<FastPlace>) {
+        for place in places {
+            self.table.remove(place, self.now);
+        }
+        self.now += QUARANTINE;
+    }
+
+    /// Packets and bytes of some flows.
+    fn counted(&self, places: &[FastPlace]) -> (u64, u64) {
+        let counts = places.iter().map(|place| self.table.read(*place));
+        counts.fold((0, 0), |(packets, bytes), count| (packets + count.packets, bytes + count.bytes))
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = std::process::Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `test` with the program in a namespace of its own; says so when it cannot.
+fn with_kernel(test: impl FnOnce(Kernel) + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            let required = std::env::var("THROUGHWAY_REQUIRE_PRIVILEGED").is_ok_and(|value| value == "1");
+            assert!(!required, "privileges are required and missing: {error}");
+            #[allow(clippy::print_stdout, reason = "a skipped test says so")]
+            {
+                println!("skipped: needs root (CAP_NET_ADMIN, CAP_BPF): {error}");
+            }
+            return;
+        }
+        test(Kernel::new());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A packet of one of a few flows, and what is special about it.
+#[derive(Clone, Debug)]
+struct Sent {
+    ipv4: bool,
+    tcp: bool,
+    flags: u8,
+    hop_limit: u8,
+    class: u8,
+    payload: Vec<u8>,
+    checksum: bool,
+    padded: usize,
+    /// Bytes that are changed afterwards.
+    damage: Vec<(u16, u8)>,
+    cut: Option<u16>,
+}
+
+impl Sent {
+    fn plain() -> Sent {
+        Sent {
+            ipv4: true,
+            tcp: true,
+            flags: 0x10,
+            hop_limit: 64,
+            class: 0,
+            payload: Vec::new(),
+            checksum: true,
+            padded: 0,
+            damage: Vec::new(),
+            cut: None,
+        }
+    }
+
+    fn builder(&self) -> PacketBuilder {
+        let builder = if self.ipv4 {
+            PacketBuilder::ipv4([10, 1, 0, 10], [10, 2, 0, 10])
+        } else {
+            PacketBuilder::ipv6([0xfd00, 1, 0, 0, 0, 0, 0, 10], [0xfd00, 2, 0, 0, 0, 0, 0, 10])
+        };
+        let builder = builder.ethernet(MAC, HOST_LAN).hop_limit(self.hop_limit).traffic_class(self.class);
+        match (self.tcp, self.checksum) {
+            (true, _) => builder.tcp(1000, 53, self.flags),
+            (false, true) => builder.udp(1000, 53),
+            (false, false) => builder.udp_without_checksum(1000, 53),
+        }
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let mut frame = self.builder().payload(&self.payload).padded(self.padded).finish();
+        for (at, to) in &self.damage {
+            let at = usize::from(*at) % frame.len();
+            frame[at] = *to;
+        }
+        if let Some(cut) = self.cut {
+            // Test runs take no frame without a whole Ethernet header.
+            frame.truncate(usize::from(cut).max(14));
+        }
+        frame
+    }
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let flags = prop_oneof![6 => Just(0x10u8), 2 => Just(0x18), 1 => any::<u8>()];
+    let hop_limit = prop_oneof![4 => Just(64u8), 2 => 0..6u8, 1 => any::<u8>()];
+    let shape = (any::<bool>(), any::<bool>(), flags, hop_limit, any::<u8>());
+    let payload = prop::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..80);
+    let damage =
+        prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec((0u16..80, any::<u8>()), 1..4)];
+    let cut = prop_oneof![8 => Just(None), 1 => (14u16..90).prop_map(Some)];
+    (shape, payload, prop::bool::weighted(0.8), prop_oneof![Just(0usize), Just(60), Just(120)], damage, cut)
+        .prop_map(|((ipv4, tcp, flags, hop_limit, class), payload, checksum, padded, damage, cut)| Sent {
+            ipv4,
+            tcp,
+            flags,
+            hop_limit,
+            class,
+            payload,
+            checksum,
+            padded,
+            damage,
+            cut,
+        })
+}
+
+/// Any action that leaves the front of a frame as it is, meaningful or not.
+fn actions() -> impl Strategy<Value = Action> {
+    let edits = prop_oneof![
+        8 => any::<u16>().prop_map(|bits| bits & !(edits::FRONT | edits::SERVICE_TAG | edits::DROP | 0xc000) | edits::EGRESS),
+        1 => Just(edits::DROP),
+    ];
+    let numbers = (
+        0..4u16,
+        prop_oneof![Just(0u16), Just(0xffff), any::<u16>()],
+        prop_oneof![Just(0u16), Just(0xffff), any::<u16>()],
+    );
+    let small = (0..5u8, 0..64u8);
+    (edits, numbers, small, any::<[u8; 4]>(), any::<[u8; 12]>(), any::<[u8; 32]>()).prop_map(
+        |(edits, (egress, l3_delta, l4_delta), (hops, dscp), ports, macs, addresses)| Action {
+            edits,
+            egress,
+            l3_delta,
+            l4_delta,
+            hops,
+            dscp,
+            source_port: [ports[0], ports[1]],
+            destination_port: [ports[2], ports[3]],
+            ethernet_destination: *macs.first_chunk().unwrap(),
+            ethernet_source: *macs.last_chunk().unwrap(),
+            source: *addresses.first_chunk().unwrap(),
+            destination: *addresses.last_chunk().unwrap(),
+            ..Action::nothing()
+        },
+    )
+}
+
+/// A frame in plain memory with room before it.
+struct Plain(Vec<u8>, usize);
+
+impl Frame for Plain {
+    fn bytes(&self) -> &[u8] {
+        &self.0[self.1..]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0[self.1..]
+    }
+
+    fn move_start(&mut self, by: isize) -> bool {
+        let start = self.1.checked_add_signed(by).filter(|start| *start <= self.0.len());
+        self.1 = start.unwrap_or(self.1);
+        start.is_some()
+    }
+
+    fn set_len(&mut self, len: usize) -> bool {
+        let whole = self.0.len() >= self.1 + len;
+        self.0.truncate(self.1 + len);
+        whole
+    }
+}
+
+/// A flow that both know.
+struct Known {
+    key: FlowKey,
+    rewrite: Rewrite,
+    limit: u16,
+}
+
+/// What the worker makes of a frame: how it leaves the program, and the length of its packet; `None` when its chain is to be
+/// walked. This is the slow way; that the cache does the same is shown in `vnf/flow` and in `differential.rs`.
+fn executed(flows: &[Known], frame: &[u8]) -> Option<(u32, Vec<u8>, u64)> {
+    // What is not for the interface does not come as far as to a worker.
+    if !frame.starts_with(&MAC) {
+        return None;
+    }
+    // Flows with tags are executed by workers only.
+    let headers = parse(frame, LAN).ok().filter(|headers| cacheable(headers) && headers.l3 == 14)?;
+    let Known { rewrite, limit, .. } = flows.iter().find(|flow| flow.key == headers.key)?;
+    let (action, len) = (&rewrite.action, headers.packet_len());
+    if len > *limit || headers.hop_limit <= action.hops {
+        return None;
+    }
+    if action.has(edits::DROP) {
+        return Some((XDP_DROP, frame.to_vec(), len.into()));
+    }
+    let way = match action.egress {
+        0 => XDP_TX,
+        1 => XDP_REDIRECT,
+        // No device for the port: it stays the worker's.
+        _ => return None,
+    };
+    let mut frame = Plain([&[0; 128], frame].concat(), 128);
+    execute(rewrite, &headers, &mut frame).unwrap();
+    Some((way, frame.bytes().to_vec(), len.into()))
+}
+
+#[test]
+fn the_program_executes_any_action_as_the_worker_does() {
+    with_kernel(|kernel| {
+        let case = (prop::collection::vec((actions(), 20u16..130), 4), prop::collection::vec(sent(), 1..60));
+        let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(1000) });
+        let count = Cell::new(0);
+        let kernel = RefCell::new(kernel);
+        let result = runner.run(&case, |(flows, packets)| {
+            let mut kernel = kernel.borrow_mut();
+            let known: Vec<_> = (0u8..)
+                .zip(flows)
+                .map(|(number, (action, limit))| {
+                    let builder = Sent { ipv4: number & 1 == 0, tcp: number & 2 == 0, ..Sent::plain() };
+                    let key = parse(&builder.frame(), LAN).unwrap().key;
+                    let limit = if action.has(edits::DROP) { u16::MAX } else { limit };
+                    Known { key, rewrite: action.into(), limit }
+                })
+                .collect();
+            let places: Vec<_> =
+                known.iter().map(|flow| kernel.install(&flow.key, &flow.rewrite, flow.limit)).collect();
+            for packet in &packets {
+                let frame = packet.frame();
+                let before = kernel.counted(&places);
+                let (action, out) = kernel.run(LAN, &frame);
+                let after = kernel.counted(&places);
+                match executed(&known, &frame) {
+                    Some((way, bytes, len)) => {
+                        prop_assert_eq!(&out, &bytes, "bytes of {:?}", packet);
+                        prop_assert_eq!(action, way);
+                        prop_assert_eq!((after.0 - before.0, after.1 - before.1), (1, len));
+                        count.set(count.get() + 1);
+                    }
+                    None => {
+                        prop_assert_eq!(&out, &frame, "was touched: {:?}", packet);
+                        prop_assert!(action != XDP_TX && action != XDP_REDIRECT, "{:?}", packet);
+                        prop_assert_eq!(before, after);
+                    }
+                }
+            }
+            kernel.remove(places);
+            Ok(())
+        });
+        result.unwrap();
+        assert!(count.get() > 5000, "only {} packets were executed", count.get());
+    });
+}
+
+const CHAINS: [&str; 3] = [
+    "
+functions:
+  wall:
+    firewall:
+      default: drop
+      rules:
+        - drop: { protocol: udp, to-port: 4 }
+        - allow: { from: lan }
+        - allow: { protocol: tcp }
+  outer:
+    nat:
+      outside: wan
+      source:
+        - { match: { source: 10.1.0.0/24 }, pool: 203.0.113.8 }
+        - { match: { source: \"fd00:1::/64\" }, to: \"2001:db8:9::/64\" }
+  classes: { marker: { rules: [ { protocol: udp, dscp: ef }, { protocol: tcp, dscp: cs1 } ] } }
+  core: { router: { routes: [ { prefix: 10.2.0.11/32, blackhole: true } ] } }
+chains:
+  outbound: { from: lan, run: [wall, outer, classes, core] }
+  inbound: { from: [wan, dmz], run: [outer, wall, core] }
+",
+    "
+functions:
+  front:
+    load-balancer:
+      services:
+        - { name: all, vip: [10.2.1.10, 10.2.2.11], backends: [ { address: 10.2.0.10 }, { address: 10.2.0.11 } ] }
+        - { vip: 10.2.3.10, port: 1, protocol: udp, source-nat: 10.2.3.1-10.2.3.2, backends: [ { address: 10.2.0.10, port: 7 } ] }
+        - { vip: \"fd00:2:1::10\", port: 1-3, protocol: [tcp, udp], forward: dsr, backends: [ { address: \"fd00:2::10\" } ] }
+  core: { router: {} }
+chains:
+  outbound: { from: lan, run: [front, core] }
+  inbound: { from: [wan, dmz], run: [front, core] }
+",
+    "
+functions:
+  first: { marker: { rules: [ { dscp: af11 } ] } }
+  core: { router: { routes: [ { prefix: 10.2.0.0/16, via: 10.1.0.10 }, { prefix: \"fd00:2::/32\", via: \"fd00:2::10\" } ] } }
+chains:
+  outbound: { from: lan, run: [first, core] }
+  inbound: { from: wan, run: [core] }
+",
+];
+
+/// One of many flows, from the lan or back.
+fn packet(port: PortId, flow: u16, tcp: Option<u8>) -> PacketBuilder {
+    let (net, host) = (flow >> 1 & 3, 10 + (flow >> 3 & 1));
+    let (inside, outside) = ([1, 0, 10], [2, net, host]);
+    let (from, to) = if port == LAN { (inside, outside) } else { (outside, inside) };
+    let builder = if flow & 1 == 0 {
+        let address = |[a, b, c]: [u16; 3]| [10, a as u8, b as u8, c as u8];
+        PacketBuilder::ipv4(address(from), address(to))
+    } else {
+        // The hosts are called ::10 and ::11.
+        let address = |[a, b, c]: [u16; 3]| [0xfd00, a, b, 0, 0, 0, 0, c + 6];
+        PacketBuilder::ipv6(address(from), address(to))
+    };
+    let (mine, theirs) = (1000 + flow, flow % 5);
+    let (source, destination) = if port == LAN { (mine, theirs) } else { (theirs, mine) };
+    let mac = [2, 0, 0, 0, 0, port.0 as u8];
+    let builder = builder.ethernet(mac, if port == LAN { HOST_LAN } else { HOST_WAN });
+    match tcp {
+        Some(flags) => builder.tcp(source, destination, flags),
+        None => builder.udp(source, destination),
+    }
+}
+
+fn flows(bench: &Bench) -> Vec<Flow> {
+    let (answer, answered) = bounded(1);
+    let mut inspection = Some(Inspection::new(FlowFilter::default(), 1000, answer));
+    while let Some(rest) = inspection {
+        inspection = bench.worker.inspect(rest, bench.now);
+    }
+    answered.recv().unwrap().into_iter().map(|found| found.flow).collect()
+}
+
+#[test]
+fn the_program_does_what_the_worker_does_to_what_the_functions_record() {
+    with_kernel(|mut kernel| {
+        for chains in CHAINS {
+            let interfaces =
+                "interfaces: { lan: { device: lan0 }, wan: { device: wan0 }, dmz: { device: dmz0 } }";
+            let mut bench =
+                Bench::new(&format!("{interfaces}\nworkers: {{ flows: 4096 }}{chains}"), &facts());
+            let kinds = [None, Some(0x10), Some(0x18)];
+            let packets: Vec<_> = [LAN, WAN]
+                .into_iter()
+                .flat_map(|port| (0..80).map(move |flow| (port, flow)))
+                .flat_map(|(port, flow)| kinds.map(|kind| (port, packet(port, flow, kind))))
+                .collect();
+            for (port, packet) in &packets {
+                // Connections are opened before they carry anything.
+                bench.receive(*port, &packet.finish());
+            }
+            for flow in 0..80 {
+                bench.receive(LAN, &packet(LAN, flow, Some(0x02)).finish());
+            }
+            for (port, packet) in &packets {
+                bench.receive(*port, &packet.finish());
+            }
+            // What came out is answered, too: with the addresses and ports that it left with.
+            let mut frames: Vec<_> = packets.iter().map(|(port, packet)| (*port, packet.finish())).collect();
+            for port in [LAN, WAN] {
+                for mut frame in bench.sent(port) {
+                    let other = if frame[12] == 8 { (26, 4, 34) } else { (22, 16, 54) };
+                    let (at, len, ports) = other;
+                    frame.copy_within(0..6, 6);
+                    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, port.0 as u8]);
+                    frame[at..at + 2 * len].rotate_left(len);
+                    frame[ports..ports + 4].rotate_left(2);
+                    frames.push((port, frame));
+                }
+            }
+            for _ in 0..2 {
+                for (port, frame) in &frames {
+                    bench.receive(*port, frame);
+                }
+            }
+            let recorded = flows(&bench);
+            let places: Vec<_> = recorded
+                .iter()
+                .map(|flow| {
+                    let limit = if flow.action.has(edits::DROP) { u16::MAX } else { 1500 };
+                    kernel.install(&flow.key, &Rewrite::from(flow.action), limit)
+                })
+                .collect();
+            let mut counts = [0; 3];
+            for (port, frame) in &frames {
+                let hits = |bench: &Bench| {
+                    bench.worker.publish_flows();
+                    bench.stats.flows.values[0].get()
+                };
+                let (before, executed) = (hits(&bench), kernel.counted(&places).0);
+                for port in [LAN, WAN] {
+                    bench.sent(port);
+                }
+                bench.receive(*port, frame);
+                let hit = hits(&bench) > before;
+                let (action, out) = kernel.run(*port, frame);
+                assert_eq!(kernel.counted(&places).0 > executed, hit, "{port:?} {frame:x?}");
+                if !hit {
+                    assert_eq!(out, *frame);
+                    counts[2] += 1;
+                    continue;
+                }
+                let other = if *port == LAN { WAN } else { LAN };
+                match action {
+                    // An error that was due may have been sent as well.
+                    XDP_TX => assert!(bench.sent(*port).contains(&out), "{port:?} {frame:x?} {out:x?}"),
+                    XDP_REDIRECT => assert!(bench.sent(other).contains(&out), "{port:?} {frame:x?} {out:x?}"),
+                    XDP_DROP => assert_eq!(out, *frame),
+                    other => panic!("{other}"),
+                }
+                counts[usize::from(action == XDP_DROP)] += 1;
+            }
+            let total: u64 = recorded.iter().map(|flow| flow.packets).sum();
+            assert!(total > 0 && counts[0] > 30, "{counts:?} {chains}");
+            kernel.remove(places);
+        }
+    });
+}
+
+/// Frames of any bytes, many of them nearly right: nothing is executed that the cache would not take.
+#[test]
+fn arbitrary_frames_do_no_harm() {
+    with_kernel(|mut kernel| {
+        let plain = packet(LAN, 0, None).payload(&[7; 30]);
+        let six = packet(LAN, 1, Some(0x10)).payload(&[7; 30]);
+        let known = [&plain, &six].map(|packet| {
+            let key = parse(&packet.finish(), LAN).unwrap().key;
+            let action = Action { edits: edits::EGRESS, egress: 1, hops: 1, ..Action::nothing() };
+            Known { key, rewrite: action.into(), limit: 1500 }
+        });
+        let places: Vec<_> =
+            known.iter().map(|flow| kernel.install(&flow.key, &flow.rewrite, flow.limit)).collect();
+        let frames = [plain.finish(), six.finish(), packet(LAN, 0, None).vlan(7).finish()];
+        let mut state = 88_172_645_463_325_252u64;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        let mut executed = 0;
+        for number in 0..300_000usize {
+            let mut frame = frames[number % 3].clone();
+            match number % 5 {
+                0 => frame.iter_mut().skip(12).for_each(|byte| *byte = random() as u8),
+                1 => frame.truncate(14 + random() % 80),
+                _ => {
+                    for _ in 0..1 + random() % 3 {
+                        let at = random() % frame.len();
+                        frame[at] = random() as u8;
+                    }
+                }
+            }
+            let (action, out) = kernel.run(LAN, &frame);
+            match self::executed(&known, &frame) {
+                Some((way, bytes, _)) => {
+                    assert_eq!((action, out), (way, bytes), "{frame:x?}");
+                    executed += 1;
+                }
+                None => assert!(action != XDP_REDIRECT && out == frame, "{frame:x?}"),
+            }
+        }
+        assert_eq!(kernel.counted(&places).0, executed);
+        assert!(executed > 10_000, "{executed}");
+    });
+}

@@ -1,0 +1,216 @@
+//! Flows that the XDP program executes: which they are, and that they count in every statistic. The program is played by a
+//! model of it over the same table.
+
+#![allow(clippy::unwrap_used, reason = "a failed test")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Bench, CONFIG, HOST_LAN, LAN, WAN, facts};
+use throughway::worker::inspect::{FlowFilter, Inspection};
+use throughway::worker::offload::{Egress, Offload, Stays};
+use throughway_config::FastPath;
+use throughway_flow::{Generations, Slot};
+use throughway_packet::build::PacketBuilder;
+use throughway_packet::parse;
+use throughway_shared::fast::GENERATION_WORDS;
+use throughway_vnf::DropReason;
+use throughway_xdp::{FastFlows, SharedWords};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A data plane whose XDP program is the model.
+struct Fast {
+    bench: Bench,
+    words: Arc<SharedWords>,
+    egress: Arc<Egress>,
+    executed: u64,
+}
+
+impl Fast {
+    fn new(mode: FastPath, room: u32) -> Fast {
+        let words = Arc::new(SharedWords::in_memory(GENERATION_WORDS));
+        let mut bench = Bench::over(CONFIG, &facts(), Generations::over(words.clone()).unwrap());
+        let egress = Arc::new(Egress::default());
+        (0..3).for_each(|port| egress.set(port, true));
+        bench.worker.offload(Offload::new(FastFlows::in_memory(room), vec![mode; 3], egress.clone()));
+        Fast { bench, words, egress, executed: 0 }
+    }
+
+    /// A packet comes in; whether it stayed in the driver.
+    fn packet(&mut self, flow: u16) -> bool {
+        let frame = frame(flow);
+        let headers = parse(&frame, LAN).unwrap();
+        let table = self.bench.worker.offloaded().unwrap().table();
+        let now = self.bench.now.0;
+        let executed =
+            table.pretend(&headers.key, headers.packet_len(), now, (*self.words).as_ref()).is_some();
+        if executed {
+            self.executed += 1;
+        } else {
+            self.bench.receive(LAN, &frame);
+            // The frames are needed again.
+            self.bench.sent(WAN);
+        }
+        executed
+    }
+
+    fn wait(&mut self, ns: u64) {
+        for _ in 0..ns / (SECOND / 50) {
+            self.bench.now.0 += SECOND / 50;
+            self.bench.round();
+        }
+    }
+
+    fn stays(&self) -> Vec<Option<Stays>> {
+        let (answer, found) = crossbeam::channel::bounded(1);
+        let mut next = Some(Inspection::new(FlowFilter::default(), 1000, answer));
+        while let Some(inspection) = next {
+            next = self.bench.worker.inspect(inspection, self.bench.now);
+        }
+        found.recv().unwrap().iter().map(|found| found.stays).collect()
+    }
+}
+
+/// Flows 900 to 999 go to a black hole.
+fn frame(flow: u16) -> Vec<u8> {
+    let to = if (900..1000).contains(&flow) { [198, 51, 100, 1] } else { [10, 2, 0, 10] };
+    let builder = PacketBuilder::ipv4([10, 1, 0, 10], to).ethernet([2, 0, 0, 0, 0, 0], HOST_LAN);
+    builder.udp(flow, 53).payload(&[7; 20]).finish()
+}
+
+#[test]
+fn a_flow_is_handed_over_when_it_has_proven_itself_or_at_once() {
+    for (mode, walked) in [(FastPath::Auto, 3), (FastPath::Eager, 1)] {
+        let mut fast = Fast::new(mode, 64);
+        let mut first = 0;
+        while !fast.packet(1) {
+            first += 1;
+            assert!(first < 10);
+        }
+        assert_eq!(first, walked, "{mode:?}");
+    }
+    let mut off = Fast::new(FastPath::Off, 64);
+    assert!((0..100).all(|_| !off.packet(1)));
+    assert_eq!(off.stays(), [Some(Stays::Off)]);
+}
+
+#[test]
+fn everything_counts_as_if_the_worker_had_seen_it() {
+    let figures = |mode| {
+        let mut fast = Fast::new(mode, 256);
+        for _ in 0..50 {
+            (0..40).chain(900..910).for_each(|flow| {
+                fast.packet(flow);
+            });
+            fast.wait(SECOND / 10);
+        }
+        fast.wait(2 * SECOND);
+        fast.bench.assert_balance();
+        let port = |port: usize| {
+            let stats = &fast.bench.stats.ports[port];
+            [&stats.received, &stats.sent].map(|volume| (volume.packets.get(), volume.bytes.get()))
+        };
+        let chains: Vec<_> = fast
+            .bench
+            .figures
+            .chains()
+            .iter()
+            .map(|chain| {
+                let volume = |volume: &throughway::stats::Volume| (volume.packets.get(), volume.bytes.get());
+                (chain.name.clone(), volume(&chain.stats.entered), volume(&chain.stats.left))
+            })
+            .collect();
+        let functions: Vec<_> = fast
+            .bench
+            .figures
+            .functions()
+            .iter()
+            .map(|function| {
+                (function.name.clone(), function.stats.packets.get(), function.stats.dropped.get())
+            })
+            .collect();
+        let drops = fast.bench.drops(LAN, DropReason::BlackholeRoute);
+        (fast.executed, (port(0), port(WAN.index()), chains, functions, drops))
+    };
+    let (none, without) = figures(FastPath::Off);
+    assert_eq!(none, 0);
+    for (mode, least) in [(FastPath::Auto, 2300), (FastPath::Eager, 2400)] {
+        let (executed, with) = figures(mode);
+        assert!(executed >= least, "{mode:?}: {executed}");
+        assert_eq!(with, without, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_flow_whose_egress_is_not_fit_stays() {
+    let mut fast = Fast::new(FastPath::Auto, 64);
+    fast.egress.set(WAN.0, false);
+    assert!((0..50).all(|_| !fast.packet(1)));
+    assert_eq!(fast.stays(), [Some(Stays::Egress)]);
+    // A drop leaves by no device.
+    assert!((0..50).any(|_| fast.packet(900)));
+    fast.egress.set(WAN.0, true);
+    fast.wait(SECOND / 2);
+    assert!((0..50).any(|_| fast.packet(1)));
+    assert_eq!(fast.stays(), [None, None]);
+}
+
+#[test]
+fn a_change_brings_a_flow_back_and_it_is_handed_over_again_by_its_next_packet() {
+    let mut fast = Fast::new(FastPath::Auto, 64);
+    while !fast.packet(1) {}
+    for slot in [Slot::CONFIG, Slot::ROUTES] {
+        fast.bench.generations.bump([slot]);
+        assert!(!fast.packet(1), "{slot:?}");
+        assert!(fast.packet(1), "one packet is enough");
+    }
+    // Something else has changed.
+    fast.bench.generations.bump([Slot::session(77)]);
+    assert!(fast.packet(1));
+}
+
+#[test]
+fn a_flow_that_only_the_driver_sees_is_not_forgotten_and_one_that_is_silent_is() {
+    let mut fast = Fast::new(FastPath::Auto, 64);
+    while !fast.packet(1) || !fast.packet(2) {}
+    for _ in 0..100 {
+        fast.wait(SECOND);
+        assert!(fast.packet(1));
+    }
+    fast.wait(SECOND);
+    assert_eq!(fast.bench.stats.fast.flows.get(), 1, "the other one was silent for longer than a minute");
+    assert!(!fast.packet(2));
+}
+
+#[test]
+fn heavy_flows_have_the_room_and_a_flood_does_not_drive_them_out() {
+    for mode in [FastPath::Auto, FastPath::Eager] {
+        let mut fast = Fast::new(mode, 64);
+        // Many light flows are there first: three packets each time, but seldom.
+        for _ in 0..3 {
+            (100..400).for_each(|flow| {
+                fast.packet(flow);
+            });
+        }
+        let mut new = 1000;
+        let mut executed = 0;
+        for turn in 0..200 {
+            for _ in 0..10 {
+                for flow in 0..16 {
+                    executed += u32::from(fast.packet(flow) && turn >= 150);
+                }
+                // New flows of a packet each.
+                for _ in 0..10 {
+                    new += 1;
+                    fast.packet(new);
+                }
+            }
+            fast.wait(SECOND / 10);
+        }
+        // Of the last fifty turns nearly all packets of the heavy flows.
+        assert!(executed > 16 * 10 * 50 * 9 / 10, "{mode:?}: {executed}");
+        fast.bench.assert_balance();
+    }
+}

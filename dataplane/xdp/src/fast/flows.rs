@@ -1,0 +1,347 @@
+//! The table of one worker.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use throughway_shared::fast::{
+    BUCKET_WORDS, ENTRY_WORDS, Entry, Geometry, Hash, LAST_SHIFT, MAX_FLOWS, QUARANTINE, TEMPLATE_WORDS,
+    WAYS, WIDE_WORDS, WORD_BYTES, WORD_GENERATION, WORD_LAST, WORD_PACKETS, Wide, halves, split,
+};
+
+use super::{
+    flow::{FastCount, FastFlow, FastRefusal, Laid},
+    memory::SharedWords,
+    templates::Templates,
+};
+
+/// With so few free ways in its first bucket, a flow goes to the one of its two with more.
+const CROWDED: u32 = 2;
+
+/// A sweep looks at so many ways for each flow that it may visit.
+const WAYS_PER_VISIT: usize = 16;
+
+/// Where a flow is in the table of its worker: of meaning until it is removed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FastPlace(u32);
+
+impl FastPlace {
+    /// Its number: smaller than the table has ways.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The place with this number, which [`FastPlace::number`] gave.
+    pub const fn of_number(number: u32) -> Self {
+        FastPlace(number)
+    }
+}
+
+/// One worker's words of one of the maps.
+pub(super) struct Region {
+    words: Arc<SharedWords<AtomicU64>>,
+    range: Range<usize>,
+}
+
+impl Region {
+    /// Part `number` of `words`, the parts being `length` words each.
+    pub(super) fn new(words: Arc<SharedWords<AtomicU64>>, number: usize, length: usize) -> Self {
+        Region { words, range: number * length..(number + 1) * length }
+    }
+
+    fn in_memory(length: usize) -> Self {
+        Region::new(Arc::new(SharedWords::in_memory(length)), 0, length)
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        (*self.words).as_ref().get(self.range.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn at(&self, index: usize) -> Option<&AtomicU64> {
+        self.words().get(index)
+    }
+
+    pub(super) fn load(&self, index: usize) -> u64 {
+        self.at(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    fn read<const N: usize>(&self, number: usize) -> [u64; N] {
+        std::array::from_fn(|word| self.load(number * N + word))
+    }
+
+    fn write<const N: usize>(&self, number: usize, words: [u64; N]) {
+        for (word, value) in words.into_iter().enumerate() {
+            if let Some(to) = self.at(number * N + word) {
+                to.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The four regions of a worker.
+pub(super) struct Regions {
+    pub(super) buckets: Region,
+    pub(super) entries: Region,
+    pub(super) wide: Region,
+    pub(super) templates: Region,
+}
+
+/// The flows of one worker that the XDP program executes. Owned by that worker: nobody else writes to them but the program,
+/// and it only counts.
+pub struct FastFlows {
+    pub(super) regions: Regions,
+    geometry: Geometry,
+    seed: [u64; 2],
+    templates: Templates,
+    /// What the worker calls the flow in each way.
+    tokens: Box<[u32]>,
+    /// Ways that were given back and may still be read by a run of the program: a bit of each.
+    resting: Box<[u64]>,
+    /// Those, with the time (ns) from which on they may be used again, in this order.
+    rested: VecDeque<(u32, u64)>,
+    used: usize,
+    capacity: usize,
+    /// Where the next sweep goes on.
+    next: usize,
+    /// The latest time that was told (ns).
+    now: u64,
+}
+
+impl FastFlows {
+    /// For so many flows (1 to [`MAX_FLOWS`]), in memory that no program sees.
+    pub fn in_memory(flows: u32) -> Self {
+        let geometry = Geometry::of(flows);
+        let ways = geometry.ways() as usize;
+        let regions = Regions {
+            buckets: Region::in_memory(geometry.buckets as usize * BUCKET_WORDS),
+            entries: Region::in_memory(ways * ENTRY_WORDS),
+            wide: Region::in_memory(ways * WIDE_WORDS),
+            templates: Region::in_memory(geometry.templates as usize * TEMPLATE_WORDS),
+        };
+        FastFlows::over(regions, flows, [1, 2])
+    }
+
+    /// For so many flows, in these regions of zeros; the program's hash has this seed.
+    pub(super) fn over(regions: Regions, flows: u32, seed: [u64; 2]) -> Self {
+        let geometry = Geometry::of(flows);
+        let ways = geometry.ways() as usize;
+        FastFlows {
+            regions,
+            geometry,
+            seed,
+            templates: Templates::new(geometry.templates),
+            tokens: vec![0; ways].into_boxed_slice(),
+            resting: vec![0; ways.div_ceil(64)].into_boxed_slice(),
+            rested: VecDeque::new(),
+            used: 0,
+            capacity: flows.clamp(1, MAX_FLOWS) as usize,
+            next: 0,
+            now: 0,
+        }
+    }
+
+    /// How many flows are here.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// How many flows may be here.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Hands a flow over to the program, at `now` (ns of `CLOCK_MONOTONIC`): its next packet is executed in the driver, if the
+    /// interface is switched to the fast path.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is changed then, and the [`FastRefusal`] says why.
+    pub fn install(&mut self, flow: &FastFlow<'_>, now: u64) -> Result<FastPlace, FastRefusal> {
+        self.now = self.now.max(now);
+        let laid = flow.lay(now)?;
+        let hash = self.hash(&laid);
+        if self.find(&laid, hash).is_some() {
+            return Err(FastRefusal::AlreadyThere);
+        }
+        self.wake(now);
+        if self.used >= self.capacity {
+            return Err(FastRefusal::Full);
+        }
+        let place = self.free_place(hash).ok_or(FastRefusal::Full)?;
+        let template = self.templates.acquire(&laid.template, self.regions.templates.words(), now);
+        let template = template.ok_or(FastRefusal::Diverse)?;
+        if let Some(wide) = &laid.wide {
+            self.regions.wide.write(place, wide.to_words());
+        }
+        self.regions.entries.write(place, Entry { template, ..laid.entry }.to_words());
+        if let Some(token) = self.tokens.get_mut(place) {
+            *token = flow.token;
+        }
+        self.set_tag(place, hash.tag());
+        self.used += 1;
+        Ok(FastPlace(place as u32))
+    }
+
+    /// Says that the flow at `place` was found true at `generation`.
+    pub fn renew(&mut self, place: FastPlace, generation: u32) {
+        let at = place.0 as usize * ENTRY_WORDS + WORD_GENERATION;
+        if let Some(word) = self.regions.entries.at(at).filter(|_| self.is_used(place.0 as usize)) {
+            // The program writes the generation too, and only that; what the rest of the word holds is ours.
+            let (_, rest) = split(word.load(Ordering::Relaxed));
+            word.store(halves(generation, rest), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the flow at `place` back, at `now` (ns): its packets go up to the worker from now on. A run of the program that
+    /// found it just before may still execute it, and is not counted in what [`FastFlows::read`] said before. The place is not used
+    /// again before that has ended.
+    pub fn remove(&mut self, place: FastPlace, now: u64) {
+        self.now = self.now.max(now);
+        let number = place.0 as usize;
+        if !self.is_used(number) {
+            return;
+        }
+        self.set_tag(number, 0);
+        self.templates.release(self.entry(place).template, self.regions.templates.words(), self.now);
+        if let Some(resting) = self.resting.get_mut(number / 64) {
+            *resting |= 1 << (number % 64);
+        }
+        self.rested.push_back((place.0, self.now.saturating_add(QUARANTINE)));
+        self.used -= 1;
+    }
+
+    /// What the program counted of the flow at `place` since it was installed. Right after [`FastFlows::remove`], too.
+    pub fn read(&self, place: FastPlace) -> FastCount {
+        let at = place.0 as usize * ENTRY_WORDS;
+        let (last, _) = split(self.regions.entries.load(at + WORD_LAST));
+        FastCount {
+            packets: self.regions.entries.load(at + WORD_PACKETS),
+            bytes: self.regions.entries.load(at + WORD_BYTES),
+            last: self.time(last),
+        }
+    }
+
+    /// Reads the next flows, at most `budget` of them, in turn; it looks at no more than sixteen ways for each, so a call is
+    /// bounded when there are few flows. `visit` gets the place, the flow's token, and what was counted.
+    pub fn sweep(&mut self, budget: usize, mut visit: impl FnMut(FastPlace, u32, FastCount)) {
+        let ways = self.tokens.len();
+        let mut left = budget;
+        for _ in 0..ways.min(budget.saturating_mul(WAYS_PER_VISIT)) {
+            if left == 0 || self.used == 0 {
+                return;
+            }
+            let place = self.next;
+            self.next = if place + 1 < ways { place + 1 } else { 0 };
+            if self.is_used(place) {
+                left -= 1;
+                let token = self.tokens.get(place).copied().unwrap_or_default();
+                let place = FastPlace(place as u32);
+                visit(place, token, self.read(place));
+            }
+        }
+    }
+
+    /// The entry at `place`, as it lies there.
+    pub(super) fn entry(&self, place: FastPlace) -> Entry {
+        Entry::from_words(&self.regions.entries.read(place.0 as usize))
+    }
+
+    /// Where a flow with the key of `flow` is, if it is here.
+    pub(super) fn place_of(&self, flow: &FastFlow<'_>) -> Option<FastPlace> {
+        let laid = flow.lay(self.now).ok()?;
+        self.find(&laid, self.hash(&laid)).map(|place| FastPlace(place as u32))
+    }
+
+    fn hash(&self, laid: &Laid) -> Hash {
+        let (entry, context) = (&laid.entry, laid.template.context);
+        match &laid.wide {
+            None => Hash::narrow(self.seed, entry.addresses, entry.ports, context),
+            Some(wide) => Hash::wide(self.seed, wide.addresses, entry.ports, context),
+        }
+    }
+
+    /// Where the flow is, if it is here.
+    fn find(&self, laid: &Laid, hash: Hash) -> Option<usize> {
+        let buckets = [hash.first(self.geometry.buckets), hash.second(self.geometry.buckets)];
+        buckets.into_iter().find_map(|bucket| {
+            let mut places = bucket as usize * WAYS..(bucket as usize + 1) * WAYS;
+            places.find(|&place| self.tag(place) == hash.tag() && self.is_of(place, laid))
+        })
+    }
+
+    fn is_of(&self, place: usize, laid: &Laid) -> bool {
+        let entry = self.entry(FastPlace(place as u32));
+        let context = self.regions.templates.load(usize::from(entry.template) * TEMPLATE_WORDS);
+        let wide: [u64; WIDE_WORDS] = self.regions.wide.read(place);
+        let same_wide = |own: &Wide| wide.starts_with(&own.addresses);
+        (entry.addresses, entry.ports, context)
+            == (laid.entry.addresses, laid.entry.ports, laid.template.context)
+            && laid.wide.as_ref().is_none_or(same_wide)
+    }
+
+    /// A way for a new flow.
+    fn free_place(&self, hash: Hash) -> Option<usize> {
+        let buckets = [hash.first(self.geometry.buckets), hash.second(self.geometry.buckets)];
+        let free = buckets.map(|bucket| self.free_ways(bucket as usize));
+        let [first, second] = free.map(u32::count_ones);
+        let side = usize::from(first <= CROWDED && first < second);
+        let ways = free.get(side).copied().filter(|ways| *ways != 0)?;
+        Some(*buckets.get(side)? as usize * WAYS + ways.trailing_zeros() as usize)
+    }
+
+    /// The ways of a bucket that have no tag and do not rest: a bit of each.
+    fn free_ways(&self, bucket: usize) -> u32 {
+        let free = |place| self.tag(place) == 0 && !self.rests(place);
+        (0..WAYS).filter(|way| free(bucket * WAYS + way)).map(|way| 1 << way).sum()
+    }
+
+    fn rests(&self, place: usize) -> bool {
+        self.resting.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 != 0)
+    }
+
+    /// Ways whose rest is over may be used again.
+    fn wake(&mut self, now: u64) {
+        while let Some(&(place, _)) = self.rested.front().filter(|(_, until)| *until <= now) {
+            self.rested.pop_front();
+            if let Some(resting) = self.resting.get_mut(place as usize / 64) {
+                *resting &= !(1 << (place % 64));
+            }
+        }
+    }
+
+    fn is_used(&self, place: usize) -> bool {
+        place < self.tokens.len() && self.tag(place) != 0
+    }
+
+    fn tag(&self, place: usize) -> u16 {
+        (self.regions.buckets.load(place / 4) >> (place % 4 * 16)) as u16
+    }
+
+    /// Publishes what was written before at this place, or takes it back.
+    fn set_tag(&self, place: usize, tag: u16) {
+        if let Some(word) = self.regions.buckets.at(place / 4) {
+            let shift = place % 4 * 16;
+            let others = word.load(Ordering::Relaxed) & !(0xffff << shift);
+            word.store(others | u64::from(tag) << shift, Ordering::Release);
+        }
+    }
+
+    /// A time in an entry's units as nanoseconds: the one nearest to the latest that was told.
+    fn time(&self, last: u32) -> u64 {
+        let now = self.now >> LAST_SHIFT;
+        let ahead = last.wrapping_sub(now as u32) as i32;
+        now.saturating_add_signed(i64::from(ahead)) << LAST_SHIFT
+    }
+}
+
+impl fmt::Debug for FastFlows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FastFlows({} of {})", self.used, self.capacity)
+    }
+}

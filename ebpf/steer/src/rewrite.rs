@@ -1,0 +1,116 @@
+//! Executes a flow's action on the bytes of a packet, as `throughway_packet::apply` does in the workers.
+//!
+//! Checksums are sums in the machine's own byte order (RFC 1071, section 2) and are updated by deltas (RFC 1624, equation 3).
+
+use throughway_shared::{
+    action::edits,
+    checksum::fold,
+    fast::{Template, split},
+};
+
+use crate::{
+    fast::{Ethernet, Frame4, Frame6, TcpRest, Upper},
+    flows::Found,
+};
+
+/// Edits that change what an upper-layer checksum covers.
+const COVERED: u16 = edits::SOURCE | edits::DESTINATION | edits::SOURCE_PORT | edits::DESTINATION_PORT;
+
+#[inline(always)]
+pub(crate) fn ipv4(frame: &mut Frame4, tcp: Option<&mut TcpRest>, found: &Found) {
+    let (entry, template) = (found.entry(), found.template());
+    ethernet(&mut frame.ethernet, template);
+    let mut sum = u32::from(entry.l3_delta);
+    if template.edits & edits::DSCP != 0 {
+        let [version, class, l0, l1] = frame.first.to_ne_bytes();
+        let new = template.dscp << 2 | class & 0b11;
+        sum += word(!version, !class) + word(version, new);
+        frame.first = u32::from_ne_bytes([version, new, l0, l1]);
+    }
+    let [hops, protocol, c0, c1] = frame.third.to_ne_bytes();
+    // Not more than there are: that was looked at.
+    let new = hops - template.hops;
+    sum += word(!hops, !protocol) + word(new, protocol);
+    sum += word(!c0, !c1);
+    let [c0, c1] = (!fold(sum)).to_ne_bytes();
+    frame.third = u32::from_ne_bytes([new, protocol, c0, c1]);
+    if template.edits & COVERED == 0 {
+        return;
+    }
+    let (source, destination) = split(entry.new_addresses);
+    if template.edits & edits::SOURCE != 0 {
+        frame.addresses[0] = source;
+    }
+    if template.edits & edits::DESTINATION != 0 {
+        frame.addresses[1] = destination;
+    }
+    upper(&mut frame.upper, tcp, found);
+}
+
+#[inline(always)]
+pub(crate) fn ipv6(frame: &mut Frame6, tcp: Option<&mut TcpRest>, found: &Found) {
+    let template = found.template();
+    ethernet(&mut frame.ethernet, template);
+    if template.edits & edits::DSCP != 0 {
+        // The traffic class lies across two bytes, between version and flow label.
+        let [first, second, third, fourth] = frame.first.to_ne_bytes();
+        let class = template.dscp << 2 | second >> 4 & 0b11;
+        frame.first =
+            u32::from_ne_bytes([first & 0xf0 | class >> 4, class << 4 | second & 0x0f, third, fourth]);
+    }
+    let [l0, l1, protocol, hops] = frame.second.to_ne_bytes();
+    frame.second = u32::from_ne_bytes([l0, l1, protocol, hops - template.hops]);
+    if template.edits & COVERED == 0 {
+        return;
+    }
+    if let Some(wide) = found.wide() {
+        let [s0, s1, d0, d1] = wide.new_addresses;
+        if template.edits & edits::SOURCE != 0 {
+            frame.addresses[0] = s0;
+            frame.addresses[1] = s1;
+        }
+        if template.edits & edits::DESTINATION != 0 {
+            frame.addresses[2] = d0;
+            frame.addresses[3] = d1;
+        }
+    }
+    upper(&mut frame.upper, tcp, found);
+}
+
+#[inline(always)]
+fn ethernet(ethernet: &mut Ethernet, template: &Template) {
+    if template.edits & edits::ETHERNET != 0 {
+        ethernet.addresses = template.ethernet;
+    }
+}
+
+/// Ports, and the checksum of the upper layer.
+#[inline(always)]
+fn upper(upper: &mut Upper, tcp: Option<&mut TcpRest>, found: &Found) {
+    let (entry, template) = (found.entry(), found.template());
+    let ([s0, s1, d0, d1], [n0, n1, n2, n3]) = (upper.ports.to_ne_bytes(), entry.new_ports.to_ne_bytes());
+    let source = if template.edits & edits::SOURCE_PORT != 0 { [n0, n1] } else { [s0, s1] };
+    let destination = if template.edits & edits::DESTINATION_PORT != 0 { [n2, n3] } else { [d0, d1] };
+    upper.ports = u32::from_ne_bytes([source[0], source[1], destination[0], destination[1]]);
+    match tcp {
+        Some(tcp) => tcp.checksum = update(tcp.checksum, entry.l4_delta),
+        // Of UDP, zero is none and stays so (RFC 768, RFC 6936); and one that becomes zero is sent as 0xffff.
+        None if upper.checksum != 0 => {
+            let checksum = update(upper.checksum, entry.l4_delta);
+            upper.checksum = if checksum == 0 { 0xffff } else { checksum };
+        }
+        None => {}
+    }
+}
+
+/// The new checksum field after what it covers changed by `delta`; both as they lie in the packet.
+#[inline(always)]
+fn update(checksum: u16, delta: u16) -> u16 {
+    !fold(u32::from(!checksum) + u32::from(delta))
+}
+
+/// A word of two bytes as they lie in the packet.
+#[inline(always)]
+fn word(first: u8, second: u8) -> u32 {
+    u32::from(u16::from_ne_bytes([first, second]))
+}

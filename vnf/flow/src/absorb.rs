@@ -1,0 +1,199 @@
+//! Flows whose action somebody else executes beside the worker, as the XDP program does: which ones are worth it, what has to
+//! be said of them, and taking over what was counted there.
+//!
+//! The cache stays the one place that knows a flow. A flow that is *elsewhere* is still here, with its credits and its
+//! dependencies, and it ages by what [`FlowCache::absorb`] is told of it. Whoever executes flows elsewhere
+//!
+//! 1. takes the [nominees](FlowCache::nominees): flows that have proven themselves and still come to the worker;
+//! 2. asks what is to be executed ([`FlowCache::candidate`]) and says under which number it does ([`FlowCache::moved`]);
+//! 3. tells regularly what it saw ([`FlowCache::absorb`]);
+//! 4. stops executing the numbers that have [ended](FlowCache::ended): their flow was forgotten, driven out, or judged anew.
+//!
+//! A flow that is judged anew was worth it before: it is a nominee again at once.
+
+use throughway_shared::action::Rewrite;
+use throughway_shared::flow::FlowKey;
+
+use crate::bucket::{ESTABLISHED, TICK, WAYS, elapsed, tick};
+use crate::cache::FlowCache;
+use crate::entry::{Credits, ENDLESS};
+use crate::generation::{Dependencies, Epoch};
+
+/// So many flows are nominated between two calls of [`FlowCache::nominees`] at most. Others are nominated by a later packet.
+const NOMINEES: usize = 256;
+
+/// Which flows are executed elsewhere. Takes no memory until [`FlowCache::open_elsewhere`].
+#[derive(Debug, Default)]
+pub(crate) struct Elsewhere {
+    /// By place: the number under which the flow there is executed elsewhere, and one; zero: it is not.
+    numbers: Box<[u32]>,
+    /// Flows are nominated as soon as they are recorded.
+    eager: bool,
+    nominees: Vec<u32>,
+    ended: Vec<u32>,
+}
+
+impl Elsewhere {
+    /// The flow at a place is worth it.
+    #[inline]
+    pub(crate) fn nominate(&mut self, place: usize) {
+        // Without room, and in a cache all of whose flows are here there is none, a later packet does it.
+        if self.nominees.len() < self.nominees.capacity() {
+            self.nominees.push(place as u32);
+        }
+    }
+
+    /// Whether a flow that is judged now is worth it at once; `known` is where it was before.
+    pub(crate) fn is_wanted(&self, known: Option<usize>) -> bool {
+        self.eager || known.is_some_and(|place| self.at(place).is_some())
+    }
+
+    /// The flow at a place is no more.
+    pub(crate) fn end(&mut self, place: usize) {
+        if let Some(number) = self.at(place) {
+            self.set(place, 0);
+            self.ended.push(number);
+        }
+    }
+
+    pub(crate) fn at(&self, place: usize) -> Option<u32> {
+        self.numbers.get(place).and_then(|number| number.checked_sub(1))
+    }
+
+    fn set(&mut self, place: usize, number: u32) {
+        if let Some(at) = self.numbers.get_mut(place) {
+            *at = number;
+        }
+    }
+}
+
+/// What has to be said of a flow that is to be executed elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// The flow.
+    pub key: FlowKey,
+    /// What happens to its packets.
+    pub rewrite: Rewrite,
+    /// What that was made from.
+    pub dependencies: Dependencies,
+    /// The generation at which it was last found true.
+    pub generation: u32,
+    /// The longest IP packet that it holds for.
+    pub limit: u16,
+    /// How long (ns) the flow may be silent for it to hold; `u64::MAX`: for any time.
+    pub silence: u64,
+    /// Whom its packets are credited to.
+    pub credits: Credits,
+    /// When it was last seen, in nanoseconds, to a quarter of a second.
+    pub last: u64,
+    /// Packets that were seen of it here and not told yet: how heavy it is.
+    pub packets: u64,
+    /// Whether it has proven itself.
+    pub established: bool,
+    /// The number under which it is executed elsewhere already.
+    pub elsewhere: Option<u32>,
+}
+
+/// What was seen elsewhere of a flow since that was told last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Absorbed {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of their IP packets.
+    pub bytes: u64,
+    /// When the last of them was seen, in nanoseconds.
+    pub last: u64,
+}
+
+impl FlowCache {
+    /// From now on flows may be executed elsewhere, at most `most` of them at a time. With `eager`, flows are nominated as
+    /// soon as they are recorded, else when they have proven themselves. Takes four bytes a way.
+    pub fn open_elsewhere(&mut self, most: usize, eager: bool) {
+        self.elsewhere = Elsewhere {
+            numbers: vec![0; self.ways()].into_boxed_slice(),
+            eager,
+            nominees: Vec::with_capacity(NOMINEES),
+            ended: Vec::with_capacity(most.min(self.ways())),
+        };
+    }
+
+    /// Hands out the places of flows that were nominated since the last time. What is there may be another flow by now.
+    pub fn nominees(&mut self) -> impl Iterator<Item = u32> {
+        self.elsewhere.nominees.drain(..)
+    }
+
+    /// Hands out the numbers of flows that must no longer be executed elsewhere.
+    pub fn ended(&mut self) -> impl Iterator<Item = u32> {
+        self.elsewhere.ended.drain(..)
+    }
+
+    /// The flow at a place, seen at `now` (ns); `None` if there is none.
+    pub fn candidate(&self, place: u32, now: u64) -> Option<Candidate> {
+        let place = place as usize;
+        let bucket = self.buckets.get(place / WAYS).filter(|bucket| bucket.tags[place % WAYS] != 0)?;
+        let stamp = bucket.stamps[place % WAYS];
+        let (entry, cold) = (self.entries.get(place)?, self.cold.get(place)?);
+        let template = self.templates.get(entry.template)?;
+        let action = entry.action(template, &self.records)?;
+        Some(Candidate {
+            key: entry.key(template).flow_key(),
+            rewrite: Rewrite { action, tunnel: self.templates.tunnel(template) },
+            dependencies: entry.dependencies,
+            generation: entry.generation,
+            limit: template.limit,
+            // A whole tick was taken off for the place in its tick at which a packet came: elsewhere, times are exact.
+            silence: if entry.silence == ENDLESS { u64::MAX } else { (u64::from(entry.silence) + 1) << 28 },
+            credits: cold.credits(),
+            last: (now >> 28).saturating_sub(elapsed(stamp, tick(now)).into()) << 28,
+            packets: cold.carried().0 + u64::from(entry.packets),
+            established: stamp & ESTABLISHED != 0,
+            elsewhere: self.elsewhere.at(place),
+        })
+    }
+
+    /// The flow at a place is executed elsewhere under this number from now on.
+    pub fn moved(&mut self, place: u32, number: u32) {
+        self.elsewhere.set(place as usize, number.saturating_add(1));
+    }
+
+    /// The flow at a place, which was executed elsewhere under this number, no longer is: its packets come here.
+    pub fn returned(&mut self, place: u32, number: u32) {
+        if self.elsewhere.at(place as usize) == Some(number) {
+            self.elsewhere.set(place as usize, 0);
+        }
+    }
+
+    /// Takes over what was seen elsewhere, up to `now` (ns), of the flow at a place that is executed under this number: it
+    /// counts for output and for ageing. Whom it is credited to is for the caller to tell: what was seen here is told by
+    /// [`FlowCache::harvest`]. Returns what the flow's action was made from; `None`: the flow is no longer here.
+    pub fn absorb(&mut self, place: u32, number: u32, seen: &Absorbed, now: u64) -> Option<Dependencies> {
+        let place = place as usize;
+        if self.elsewhere.at(place) != Some(number) {
+            return None;
+        }
+        let cold = self.cold.get_mut(place)?;
+        cold.tell(seen.packets, seen.bytes);
+        let proven = cold.told().0 >= u64::from(self.policy().prove);
+        let stamp = self.buckets.get_mut(place / WAYS)?.stamps.get_mut(place % WAYS)?;
+        // The clock there may be ahead of the one of this round, and a stamp of the future would be one of long ago.
+        let last = tick(seen.last.min(now));
+        if elapsed(*stamp, last) <= TICK / 2 {
+            *stamp = *stamp & !TICK | last;
+        }
+        if proven {
+            *stamp |= ESTABLISHED;
+        }
+        Some(self.entries.get(place)?.dependencies)
+    }
+
+    /// Whether the action of the flow at a place is still true at `epoch`; then it has its generation.
+    pub fn renew(&mut self, place: u32, epoch: &Epoch<'_>) -> bool {
+        let Some(entry) = self.entries.get_mut(place as usize) else { return false };
+        let same = entry.generation == epoch.generation();
+        let unchanged = same || epoch.unchanged(entry.generation, &entry.dependencies);
+        if unchanged {
+            entry.generation = epoch.generation();
+        }
+        unchanged
+    }
+}
