@@ -66,7 +66,7 @@ run() {
         usleep 10000
     done
     sent=0
-    throughway pktgen send --device $out --backend "$1" --rate "$3" --duration 400ms --flows 64 --source-ports 1024-1087 \
+    throughway pktgen send --device $out --backend "$1" --rate "$3" --duration 200ms --flows 64 --source-ports 1024-1087 \
         --destination-mac $mac --json >/tmp/sent || sent=1
     usleep 100000
     kill $sink
@@ -83,7 +83,9 @@ median() { cut -d' ' -f"$1" "$2" | sort -n | sed -n 2p; }
 say "packets per second, medians of three interleaved runs:"
 say "way        offered    pktgen sent, received    ours sent, received    ours/pktgen"
 for way in direct forwarded; do
-    for rate in 1000 10000 max; do
+    # The emulated core forwards some 8000 packets a second.
+    case $way in direct) rates="1000 10000" ;; forwarded) rates="1000 4000 max" ;; esac
+    for rate in $rates; do
         rm -f /tmp/kernel /tmp/live-frames
         for turn in 1 2 3; do
             for backend in kernel live-frames; do

@@ -96,7 +96,7 @@ pub struct Traffic {
 const MAX_BURST: u64 = 64;
 /// A paced burst is not longer than this many ns, so that 16 frames are one at 1 Mpps.
 const BURST_TIME: u64 = 16_000;
-/// So much of what was missed, in ns, is made up for.
+/// So much of what was missed, in ns, is made up for, or as many packets as the largest burst has: rings hold that.
 const PATIENCE: u64 = 100_000;
 /// No rate above, in packets per second: no machine sends so fast, and arithmetic stays exact.
 const MAX_RATE: u64 = 1_000_000_000;
@@ -192,7 +192,7 @@ impl Traffic {
             tag: tag::head(self.run.unwrap_or_else(std::process::id), self.stamp).into(),
             burst,
             burst_time,
-            patience: (PATIENCE << 8).max(2 * burst_time),
+            patience: (PATIENCE << 8).max(burst_time.saturating_mul(MAX_BURST / burst)),
             end: self.duration.map_or(u64::MAX, |span| span.as_nanos().try_into().unwrap_or(u64::MAX)),
             limit: self.packets.unwrap_or(u64::MAX),
             classes: [Class::default(); MAX_CLASSES],

@@ -107,7 +107,8 @@ fn arriving(traffic: &Traffic, backend: Backend) -> Vec<Vec<u8>> {
         .find_map(|entry| entry.address?.as_link_addr().copied())
         .unwrap();
     bind(wire.as_raw_fd(), &address).unwrap();
-    setsockopt(&wire, sockopt::RcvBuf, &(4 << 20)).unwrap();
+    // All of it waits here until the generator has ended.
+    setsockopt(&wire, sockopt::RcvBufForce, &(4 << 20)).unwrap();
     let sent = send(traffic, Some(backend), &AtomicBool::new(false)).unwrap();
     let mut frames = Vec::new();
     let limit = Instant::now() + Duration::from_secs(5);

@@ -140,9 +140,9 @@ enum ProtocolName {
 enum BackendName {
     /// The fastest that there is.
     Auto,
-    /// A BPF program on live frames: 10 to 20 Mpps a core.
+    /// A BPF program on live frames: some 10 Mpps a core.
     LiveFrames,
-    /// An AF_XDP socket: some 2 Mpps a core.
+    /// An AF_XDP socket: some 1 to 2 Mpps a core.
     AfXdp,
     /// An AF_PACKET socket: works with every device, some 1 Mpps a core.
     AfPacket,
