@@ -22,12 +22,16 @@ struct Edge {
 }
 
 impl Edge {
-    /// A firewall in front of a router, for all three interfaces; `body` is what the firewall says.
+    /// A firewall in front of a router, for all three interfaces and some VLANs of the first; `body` is what the firewall says.
     fn new(body: &str) -> Edge {
+        let vlans = [7, 8, 199, 200];
+        let names: String = vlans.iter().map(|id| format!(", v{id}")).collect();
+        let vlan = |id| format!(", v{id}: {{ device: lan0, vlan: {id}, addresses: 10.9.{id}.1/24 }}");
+        let vlans: String = vlans.iter().map(vlan).collect();
         let text = format!(
-            "interfaces: {{ lan: {{ device: lan0 }}, wan: {{ device: wan0 }}, dmz: {{ device: dmz0 }} }}\n\
+            "interfaces: {{ lan: {{ device: lan0 }}, wan: {{ device: wan0 }}, dmz: {{ device: dmz0 }}{vlans} }}\n\
              functions:\n  edge:\n    firewall:\n{body}\n  core: {{ router: {{}} }}\n\
-             chains: {{ all: {{ from: [lan, wan, dmz], run: [edge, core] }} }}\n"
+             chains: {{ all: {{ from: [lan, wan, dmz{names}], run: [edge, core] }} }}\n"
         );
         let (config, _) =
             Config::parse("test.yaml", &text).unwrap_or_else(|error| panic!("{text}\n{error:?}"));
@@ -227,13 +231,13 @@ const CONDITIONS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "{ vlan: [7, 100-199] }",
-        &["lan udp 10.1.0.1:1 > 10.2.0.10:2 vlan 7", "lan udp 10.1.0.1:1 > 10.2.0.10:2 vlan 199"],
-        &["lan udp 10.1.0.1:1 > 10.2.0.10:2 vlan 200", "lan udp 10.1.0.1:1 > 10.2.0.10:2"],
+        &["v7 udp 10.1.0.1:1 > 10.2.0.10:2 vlan 7", "v199 udp 10.1.0.1:1 > 10.2.0.10:2 vlan 199"],
+        &["v200 udp 10.1.0.1:1 > 10.2.0.10:2 vlan 200", "lan udp 10.1.0.1:1 > 10.2.0.10:2"],
     ),
     (
         "{ vlan: { not: 7 } }",
-        &["lan udp 10.1.0.1:1 > 10.2.0.10:2 vlan 8", "lan udp 10.1.0.1:1 > 10.2.0.10:2"],
-        &["lan udp 10.1.0.1:1 > 10.2.0.10:2 vlan 7"],
+        &["v8 udp 10.1.0.1:1 > 10.2.0.10:2 vlan 8", "lan udp 10.1.0.1:1 > 10.2.0.10:2"],
+        &["v7 udp 10.1.0.1:1 > 10.2.0.10:2 vlan 7"],
     ),
     (
         "{ state: new }",
