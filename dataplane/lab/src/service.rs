@@ -36,7 +36,7 @@ pub struct Service {
 
 /// What the service may do in the lab: what its systemd unit lets it do, and CAP_IPC_LOCK for the unit's unlimited locked
 /// memory. So whatever works here works there.
-const CAPABILITIES: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+ipc_lock";
+const CAPABILITIES: &str = "-all,+net_admin,+net_raw,+bpf,+perfmon,+sys_nice,+ipc_lock";
 
 impl Service {
     /// Starts `binary run config` in the box and waits until it says that it is ready.
