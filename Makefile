@@ -45,15 +45,16 @@ vm-test: build ## Debian's kernel 6.1 in a virtual machine: its verifier, its pk
 	tests/vm/run.sh $(TARGET)/release/throughway $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
 	    --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
-# The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain.
+# The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain. What only
+# starts the others and counts needs no optimisation.
 bench-programs: build
-	$(CARGO) build --release --package throughway-benches --bin throughway-bench
+	$(CARGO) build --package throughway-benches --bin throughway-bench
 	@mkdir -p $(TARGET)/bench
 	$(CARGO) bench --package throughway-benches --bench chain --no-run --message-format=json \
 	    | sed -n 's/.*"executable":"\([^"]*chain-[^"]*\)".*/\1/p' | tail -n 1 >$(TARGET)/bench/chain
 
-BENCH_RUN = $(ROOT) $(TARGET)/release/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
-BENCH_COUNT = $(TARGET)/release/throughway-bench count --bench "$$(cat $(TARGET)/bench/chain)" --report $(TARGET)/bench
+BENCH_RUN = $(ROOT) $(TARGET)/debug/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
+BENCH_COUNT = $(TARGET)/debug/throughway-bench count --bench "$$(cat $(TARGET)/bench/chain)" --report $(TARGET)/bench
 
 bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (some 40 minutes)
 	packaging/install-packages.sh bench
@@ -67,7 +68,7 @@ bench-short: bench-programs ## The same against the kernel alone, held against b
 
 bench-nic: bench-programs ## Throughway on real ports, with an external generator: IN=eth1 OUT=eth2
 	@if [ -z "$(IN)" ] || [ -z "$(OUT)" ]; then echo "say which ports: make bench-nic IN=eth1 OUT=eth2"; exit 2; fi
-	$(ROOT) $(TARGET)/release/throughway-bench nic --throughway $(TARGET)/release/throughway --in $(IN) --out $(OUT) $(BENCH)
+	$(ROOT) $(TARGET)/debug/throughway-bench nic --throughway $(TARGET)/release/throughway --in $(IN) --out $(OUT) $(BENCH)
 
 bench-baseline: bench-programs ## Write what bench-short holds anew: benches/baseline.json, benches/instructions.json
 	packaging/install-packages.sh bench-short

@@ -240,7 +240,7 @@ fn a_flood_of_syns_does_not_stop_others() {
     let argv: Vec<&str> = line.split(' ').collect();
     let mut flood = scene.lab.spawn(Host::Client, &argv, "flood.log").expect("hping3 starts");
     std::thread::sleep(Duration::from_secs(1));
-    const TRIES: u32 = 20;
+    const TRIES: u32 = 10;
     let answered = (0..TRIES).filter(|_| curl_head(&scene, to.into())).count();
     let open = scene.page().sum("throughway_receive_packets_total", &[]);
     // While the flood goes on.

@@ -68,7 +68,7 @@ fn iperf_server(scene: &Scene, host: Host) -> Guard {
 
 fn iperf(scene: &Scene, to: IpAddr, options: &[&str]) -> Value {
     let to = to.to_string();
-    let mut argv = vec!["iperf3", "--client", &to, "--time", "2", "--json"];
+    let mut argv = vec!["iperf3", "--client", &to, "--time", "1", "--json"];
     argv.extend(options);
     // The server says goodbye to one client before it takes the next.
     eventually(&argv.join(" "), Duration::from_secs(30), || {
