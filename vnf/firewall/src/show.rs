@@ -30,7 +30,7 @@ pub struct SessionView {
     pub policy: u32,
     /// Since when it is there.
     pub opened: Now,
-    /// Its last packet, as far as it is known: flow caches tell within two seconds.
+    /// Its last packet, as far as it is known: flow caches tell within four seconds.
     pub last_seen: Now,
     /// When it ends without another packet.
     pub expires: Now,

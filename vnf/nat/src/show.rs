@@ -39,7 +39,7 @@ pub struct SessionView {
     pub inbound: bool,
     /// Whether a mapping of its opener belongs to it.
     pub mapped: bool,
-    /// Its last packet, as far as it is known: flow caches tell within two seconds.
+    /// Its last packet, as far as it is known: flow caches tell within four seconds.
     pub last_seen: Now,
     /// When it ends without another packet.
     pub expires: Now,
