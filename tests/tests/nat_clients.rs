@@ -67,6 +67,14 @@ fn stun_names_the_nat_as_it_is_configured() {
     }
 }
 
+/// A folder for servers with a file, `file`.
+fn folder_with(scene: &Scene, content: &[u8]) -> String {
+    let files = scene.lab.directory().join("files");
+    std::fs::create_dir_all(&files).expect("the lab's folder takes folders");
+    std::fs::write(files.join("file"), content).expect("the folder takes files");
+    files.to_string_lossy().into_owned()
+}
+
 #[test]
 fn clients_of_all_kinds_work_behind_it() {
     if !privileged() {
@@ -74,11 +82,8 @@ fn clients_of_all_kinds_work_behind_it() {
     }
     let scene = Scene::running(&masquerading("", ""));
     no_way_back(&scene);
-    let files = scene.lab.directory().join("files");
-    std::fs::create_dir_all(&files).expect("the lab's folder takes folders");
     let content: Vec<u8> = (0..3_000_000_u32).map(|at| (at ^ (at >> 8)) as u8).collect();
-    std::fs::write(files.join("file"), &content).expect("the folder takes files");
-    let folder = files.to_string_lossy().into_owned();
+    let folder = folder_with(&scene, &content);
 
     let _http = servers::http(&scene, Host::ServerA, &folder);
     let got = scene.lab.directory().join("got");
@@ -197,10 +202,7 @@ fn the_box_goes_on_by_the_address_it_masquerades_as() {
     }
     let scene = Scene::running(&masquerading("", ""));
     no_way_back(&scene);
-    let files = scene.lab.directory().join("files");
-    std::fs::create_dir_all(&files).expect("the lab's folder takes folders");
-    std::fs::write(files.join("file"), "hello\n").expect("the folder takes files");
-    let _http = servers::http(&scene, Host::ServerA, &files.to_string_lossy());
+    let _http = servers::http(&scene, Host::ServerA, &folder_with(&scene, b"hello\n"));
     // The client's traffic goes on beside.
     let flood = ["ping", "-n", "-q", "-i", "0.01", "-c", "500", "10.2.0.10"];
     let mut beside = scene.lab.spawn(Host::Client, &flood, "beside.log").expect("ping starts");
