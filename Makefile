@@ -29,8 +29,9 @@ test: ## Every test; as root the privileged ones too
 	packaging/install-packages.sh build
 	packaging/install-packages.sh test
 	@mkdir -p $(TARGET)
-	@# Written down, so that what was skipped can be said at the end, after pages of results.
-	status=0; $(CARGO) test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log || status=$$?; \
+	@# The binary is the one that is built for the tests. Written down, so that what was skipped can be said at the end, after pages of results.
+	status=0; THROUGHWAY_BINARY=$${THROUGHWAY_BINARY:-$(abspath $(TARGET))/debug/throughway} \
+	$(CARGO) test --workspace --no-fail-fast 2>&1 | tee $(TARGET)/test.log || status=$$?; \
 	skipped=$$(grep -c '^skipped: ' $(TARGET)/test.log || true); \
 	failed=$$(grep -cE '^test .* FAILED$$' $(TARGET)/test.log || true); \
 	echo; \
@@ -47,10 +48,13 @@ vm-test: build ## Debian's kernel 6.1 in a virtual machine: its verifier, its pk
 
 # The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain. What only
 # starts the others and counts needs no optimisation.
-bench-programs: build
+bench-programs:
+	packaging/install-packages.sh build
 	$(CARGO) build --package throughway-benches --bin throughway-bench
 	@mkdir -p $(TARGET)/bench
-	$(CARGO) bench --package throughway-benches --bench chain --no-run --message-format=json \
+	@# In one command: each is linked by one thread for minutes, and the two go beside each other.
+	$(CARGO) build --release --package throughway --bin throughway --package throughway-benches --bench chain \
+	    --message-format=json-render-diagnostics \
 	    | sed -n 's/.*"executable":"\([^"]*chain-[^"]*\)".*/\1/p' | tail -n 1 >$(TARGET)/bench/chain
 
 BENCH_RUN = $(ROOT) $(TARGET)/debug/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
@@ -76,7 +80,7 @@ bench-baseline: bench-programs ## Write what bench-short holds anew: benches/bas
 	$(BENCH_RUN) --short --runs 5 --baseline benches/baseline.json --write $(BENCH)
 
 bench-micro: build ## Microbenchmarks; the next `make bench` takes them into its report
-	$(CARGO) bench --package throughway-benches --bench steps
+	$(CARGO) bench --package throughway-microbenches
 
 lint: ## Format, clippy, licences and bans
 	$(CARGO) fmt --all --check

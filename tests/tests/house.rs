@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("throughway", ALL),
     ("throughway-tests", EVERYTHING),
     ("throughway-benches", EVERYTHING),
+    ("throughway-microbenches", EVERYTHING),
 ];
 
 /// What a function with sessions may know.
@@ -78,6 +79,7 @@ const EVERYTHING: &[&str] = &[
     "throughway-lab",
     "throughway-pktgen",
     "throughway",
+    "throughway-benches",
 ];
 
 /// Where `unsafe` may be: the rings and frames of AF_XDP, the memory shared with the BPF program, and the BPF programs.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::sched_getaffinity;
 use nix::unistd::{Pid, getpgid};
-use throughway_io::xsk::{niceness, set_niceness};
+use rustix::process::{getpriority_process, setpriority_process};
 use throughway_kernel::device::Devices;
 
 use super::devices::Device;
@@ -55,11 +55,12 @@ impl NapiThreads {
         if self.changed.iter().any(|(known, _)| *known == thread) {
             return;
         }
-        let Ok(before) = niceness(thread) else { return };
+        let Some(id) = id(thread) else { return };
+        let Ok(before) = getpriority_process(Some(id)) else { return };
         if before >= NICENESS {
             return;
         }
-        match set_niceness(thread, NICENESS) {
+        match setpriority_process(Some(id), NICENESS) {
             Ok(()) => {
                 tracing::info!(
                     device,
@@ -86,11 +87,17 @@ impl Drop for NapiThreads {
     fn drop(&mut self) {
         for (thread, before) in self.changed.drain(..) {
             // One that is gone needs nothing, and without CAP_SYS_NICE nothing can be done.
-            if let Err(error) = set_niceness(thread, before) {
+            let Some(id) = id(thread) else { continue };
+            if let Err(error) = setpriority_process(Some(id), before) {
                 tracing::debug!(thread, %error, "a NAPI thread keeps its niceness");
             }
         }
     }
+}
+
+/// A thread's number as the calls take it, for which none would be the caller itself.
+fn id(thread: u32) -> Option<rustix::process::Pid> {
+    i32::try_from(thread).ok().and_then(rustix::process::Pid::from_raw)
 }
 
 /// Whether a thread of the kernel's may run nowhere but on one of `cores`.

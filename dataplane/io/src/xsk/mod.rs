@@ -27,7 +27,6 @@
 #![expect(unsafe_code, reason = "memory shared with the kernel; every block says why it is sound")]
 
 mod config;
-mod niceness;
 mod socket;
 mod sys;
 mod umem;
@@ -50,7 +49,6 @@ use self::umem::Memory;
 use crate::{PacketIo, Sent};
 
 pub use self::config::{Account, Counters, Error, Granted, Statistics, XskConfig, XskPort, ZeroCopy};
-pub use self::niceness::{niceness, set_niceness};
 pub use self::umem::{CHUNK, MAX_MTU, MAX_PACKET, Umem, XskFrame};
 
 /// The fewest frames that a socket receives into.

@@ -1,4 +1,4 @@
-//! The steps of the flow engine one by one, with criterion: `cargo bench -p throughway-benches --bench steps`.
+//! The steps of the flow engine one by one, with criterion: `cargo bench -p throughway-microbenches --bench steps`.
 //!
 //! Batches of 64 packets of 10,000 flows; times are for a batch, throughput is in packets. `hit` is the whole.
 #![allow(
