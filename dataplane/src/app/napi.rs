@@ -145,6 +145,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_worker_learns_that_its_core_is_its_own_once_it_was_looked() {
+        let (shared, mut now) = (Shared::default(), Instant::now());
+        let told = |threads: &mut NapiThreads, now| {
+            threads.look(&[], now);
+            shared.get()
+        };
+        let mut off = NapiThreads::new(false, vec![(0, shared.clone())]);
+        assert!(told(&mut off, now), "nobody looks where a worker never sleeps");
+        let mut threads = NapiThreads::new(true, vec![(0, shared.clone())]);
+        assert!(!told(&mut threads, now));
+        shared.set(true);
+        assert!(told(&mut threads, now), "it is not looked every time");
+        now += EVERY;
+        assert!(!told(&mut threads, now));
+    }
+
+    #[test]
     fn only_threads_of_the_kernel_that_cannot_go_elsewhere_share_a_core() {
         // Our own process is none of the kernel's, whatever cores there are; nor is one that does not exist.
         let all: Vec<u16> = (0..1024).collect();

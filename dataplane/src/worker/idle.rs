@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use throughway_vnf::Now;
 
-/// For so long after the last packet a worker looks for more before it sleeps, in nanoseconds: two batches' worth of time at half
-/// a million packets a second, and more than a wake-up costs. Measurements: `docs/adr/0025-who-goes-first-on-a-shared-core.md`.
+/// For so long after the last packet a worker looks for more before it sleeps, in nanoseconds: twice what a wake-up costs, and the time
+/// from packet to packet at 20,000 a second. Measurements: `docs/adr/0025-who-goes-first-on-a-shared-core.md`.
 const SPIN: u64 = 50_000;
 
 /// Whether a thread of the kernel's that receives for the worker shares its core. Until somebody has looked it counts as shared.
@@ -29,7 +29,8 @@ impl Shared {
         self.0.store(shared, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
+    /// Whether it is shared.
+    pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
