@@ -140,6 +140,7 @@ fn workers(service: &Service) -> Value {
             "fast_flows": stats.fast.flows.get(),
             "fast_packets": stats.fast.packets.get(),
             "held": stats.held.get(),
+            "held_fragments": stats.held_fragments.get(),
             "originated": stats.originated.get(),
             "fragmented": stats.fragmented.get(),
             "answers_suppressed": stats.answers_suppressed.get(),
