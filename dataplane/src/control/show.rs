@@ -4,6 +4,7 @@ mod backends;
 pub mod firewall;
 mod flows;
 pub mod nat;
+mod pools;
 
 pub use flows::end;
 
@@ -57,6 +58,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
+        "pools" => pools::pools(service, options),
         "backends" => backends::backends(service, options)?,
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
