@@ -223,6 +223,8 @@ enum What {
     Flows,
     /// The firewalls' rules, with what they have counted.
     Rules,
+    /// The firewalls' sets: what is in them, and what was dropped early for them.
+    Sets,
     /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
     Sessions,
     /// The load balancers' backends: state and why, connections, packets, bytes.
@@ -243,6 +245,7 @@ impl What {
             What::Drops => "drops",
             What::Flows => "flows",
             What::Rules => "rules",
+            What::Sets => "sets",
             What::Sessions => "sessions",
             What::Backends => "backends",
             What::Host => "host",
