@@ -47,14 +47,17 @@ fn hops(text: &str) -> String {
 /// A command line, and what is kept of its output.
 type Comparison = (String, fn(&str) -> String);
 
-/// Everything that is run.
-fn commands() -> Vec<Comparison> {
+/// Everything that is run, in steps. Where a step has several, they are run at once: tools that wait by themselves however
+/// quickly they are answered, each to another destination.
+fn commands() -> Vec<Vec<Comparison>> {
     let mut all: Vec<Comparison> = Vec::new();
+    let mut tracepath: Vec<Comparison> = Vec::new();
+    let mut mtr: Vec<Comparison> = Vec::new();
     for to in [NEAR, NARROW, NEAR6, NARROW6] {
         all.push((format!("traceroute -n -q 3 -w 2 -m 4 {to}"), timeless));
         all.push((format!("traceroute -n -I -q 1 -w 2 -m 4 {to}"), timeless));
-        all.push((format!("tracepath -n -m 4 {to}"), timeless));
-        all.push((format!("mtr -n --report -c 3 -i 0.1 -G 0.5 -Z 1 {to}"), hops));
+        tracepath.push((format!("tracepath -n -m 4 {to}"), timeless));
+        mtr.push((format!("mtr -n --report -c 3 -i 0.1 -G 0.5 -Z 1 {to}"), hops));
         all.push((format!("ping -n -c 1 -W 2 -t 1 {to}"), timeless));
     }
     for to in NOWHERE {
@@ -75,22 +78,29 @@ fn commands() -> Vec<Comparison> {
         all.push((format!("ping -n -c 1 -W 0.5 {ipv4}"), timeless));
         all.push((format!("ping -n -c 1 -W 0.5 {ipv6}"), timeless));
     }
-    all
+    [tracepath, mtr].into_iter().chain(all.into_iter().map(|one| vec![one])).collect()
 }
 
 fn shown(scene: &Scene) -> Vec<String> {
     for to in [NEAR, NARROW, NEAR6, NARROW6] {
         assert!(scene.pings(Host::Client, to, 2), "{to}");
     }
-    let shown = commands().into_iter().map(|(command, keep)| {
-        // What the client has learned of MTUs would hide what the router says.
-        scene.run(Host::Client, &["ip", "route", "flush", "cache"]);
-        scene.run(Host::Client, &["ip", "-6", "route", "flush", "cache"]);
+    let run = |(command, keep): &Comparison| {
         let argv: Vec<&str> = command.split(' ').collect();
         let output = scene.lab.exec(Host::Client, &argv).unwrap_or_else(|error| panic!("{error}"));
         format!("$ {command}\n{}\n{}", keep(&output.stdout), output.stderr.trim())
-    });
-    shown.collect()
+    };
+    let mut shown = Vec::new();
+    for step in commands() {
+        // What the client has learned of MTUs would hide what the router says.
+        scene.run(Host::Client, &["ip", "route", "flush", "cache"]);
+        scene.run(Host::Client, &["ip", "-6", "route", "flush", "cache"]);
+        std::thread::scope(|scope| {
+            let running: Vec<_> = step.iter().map(|one| scope.spawn(|| run(one))).collect();
+            shown.extend(running.into_iter().map(|one| one.join().expect("the tool ran")));
+        });
+    }
+    shown
 }
 
 #[test]

@@ -289,7 +289,8 @@ impl<K: Key> Grower<K> {
         let old = self.runs_as_written(word);
         let fits = runs.iter().all(|run| old.binary_search_by_key(&run.start, |old| old.start).is_ok());
         let ranges = is_ranges::<K>(word);
-        let smaller = new_units(runs.len(), ranges) < self.units(word);
+        let units = new_units(old.len(), ranges);
+        let smaller = new_units(runs.len(), ranges) < units;
         if !fits || smaller {
             let written = if ranges && runs.len() > MOST_RANGES {
                 self.split(runs, key, offset, rib)
@@ -299,7 +300,6 @@ impl<K: Key> Grower<K> {
             match written {
                 Ok(new) => {
                     let depth = depth(self.load(above));
-                    let units = self.units(word);
                     self.store(above, with_depth(new, depth));
                     self.memory.retire(word & BLOCK, units);
                     return Ok(());
@@ -535,11 +535,8 @@ impl<K: Key> Grower<K> {
         (0..leaves * LEAF).map_while(move |at| begins(start_place(word, at)))
     }
 
-    /// Where the runs of a node begin, as they were written.
+    /// Where the runs of a node of bits begin, as they were written.
     fn starts(&self, word: u32) -> Vec<u32> {
-        if is_ranges::<K>(word) {
-            return self.ranges(word).collect();
-        }
         let base = (word & BLOCK) as usize * UNIT;
         let mut starts = Vec::with_capacity(16);
         for at in 0..MARKS {
@@ -582,6 +579,14 @@ impl<K: Key> Grower<K> {
 
     /// The runs of a node as they were written: words may have become equal since.
     fn runs_as_written(&self, word: u32) -> Vec<Run> {
+        if is_ranges::<K>(word) {
+            let word_at = |at| self.load(Place::Node(start_place(word, at) + LEAF));
+            return self
+                .ranges(word)
+                .enumerate()
+                .map(|(at, start)| Run { start, word: word_at(at) })
+                .collect();
+        }
         let both = self.starts(word).into_iter().zip(self.words(word));
         both.map(|(start, place)| Run { start, word: self.load(place) }).collect()
     }

@@ -2,7 +2,7 @@
 //!
 //! One [`FibWriter`] changes it; any number of threads read the [`Fib`] without a lock and without being stopped.
 //!
-//! * `trie`, `node`, `grow`, `memory`: which route identifier is the most specific for an address.
+//! * `trie`, `together`, `node`, `grow`, `memory`: which route identifier is the most specific for an address.
 //! * [`routes`], `intern`: what an identifier stands for.
 //! * [`writer`]: the one who changes both.
 //!
@@ -15,6 +15,7 @@ mod memory;
 mod node;
 mod rib;
 pub mod routes;
+mod together;
 mod trie;
 pub mod writer;
 
@@ -27,7 +28,8 @@ use throughway_vnf::{Prefix, Snapshot};
 
 use crate::route::Route;
 use routes::{RouteId, Routes, View};
-use trie::{TOGETHER, Trie};
+use together::{TOGETHER, Together};
+use trie::Trie;
 use writer::FibWriter;
 
 /// The forwarding information base: which route is the most specific for an address.
@@ -132,31 +134,16 @@ impl Fib {
     }
 
     /// Looks up to [`TOGETHER`] addresses up. An IPv4 lookup is one load nearly always, and the processor overlaps as many
-    /// as it can hold; the levels of IPv6 are walked together.
+    /// as it can hold; those of IPv6 are walked together.
     fn walk(&self, addresses: &[IpAddr], into: &mut [RouteId]) {
-        let mut keys = [0u128; TOGETHER];
-        let mut places = [0u8; TOGETHER];
-        let mut count = 0;
+        let mut together = Together::new(&self.ipv6);
         for (place, (address, id)) in (0..TOGETHER as u8).zip(addresses.iter().zip(into.iter_mut())) {
             match address {
                 IpAddr::V4(address) => *id = RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
-                IpAddr::V6(address) => {
-                    keys[count] = address.to_bits();
-                    places[count] = place;
-                    count += 1;
-                }
+                IpAddr::V6(address) => together.begin(place, address.to_bits()),
             }
         }
-        if count == 0 {
-            return;
-        }
-        let mut values = [0u32; TOGETHER];
-        self.ipv6.lookup_all(&keys[..count], &mut values[..count]);
-        for (&place, &value) in places[..count].iter().zip(&values) {
-            if let Some(id) = into.get_mut(usize::from(place)) {
-                *id = RouteId::ipv6(value);
-            }
-        }
+        together.end(addresses, into);
     }
 
     /// How many IPv4 prefixes it holds.

@@ -40,7 +40,6 @@
 
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::hint::black_box;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -76,9 +75,6 @@ pub(super) const UNIT: usize = 16;
 /// A unit of memory.
 pub(super) type Line = [AtomicU32; UNIT];
 
-/// How many keys are looked up together.
-pub(super) const TOGETHER: usize = 64;
-
 /// The bits of an address, most significant first.
 pub(super) trait Key: Copy + Ord + Hash + Debug + Default {
     const WIDTH: u8;
@@ -86,6 +82,8 @@ pub(super) trait Key: Copy + Ord + Hash + Debug + Default {
     const FIRST: usize;
     /// Whether there are nodes of ranges.
     const HAS_RANGES: bool;
+    /// The first bit of the nodes of ranges that most keys lead to, and the first behind.
+    const USUAL: Option<(u8, u8)>;
 
     /// The slot of the first table, and how many bits are consumed then.
     fn first(self) -> (usize, u8);
@@ -113,6 +111,7 @@ impl Key for u32 {
     const WIDTH: u8 = 32;
     const FIRST: usize = 1 << 24;
     const HAS_RANGES: bool = false;
+    const USUAL: Option<(u8, u8)> = None;
 
     #[inline]
     fn first(self) -> (usize, u8) {
@@ -153,8 +152,8 @@ pub(super) const MOST_BITS: u8 = 31;
 /// Global unicast addresses, 2000::/3, go by bits 3 to 27, all others by the first 16.
 const GLOBAL: usize = 1 << 24;
 /// The bits that are consumed then, and the next bound.
-const AFTER_GLOBAL: u8 = 27;
-const SITE: u8 = BOUNDS[AFTER_GLOBAL as usize];
+pub(super) const AFTER_GLOBAL: u8 = 27;
+pub(super) const SITE: u8 = BOUNDS[AFTER_GLOBAL as usize];
 /// The bounds of IPv6 from every bit on. From 27 on: 56 and 80 (what providers give to sites and to hosts lies before), 104,
 /// 128. From 16 on: 40 and 56.
 const BOUNDS: [u8; 128] = {
@@ -176,6 +175,7 @@ impl Key for u128 {
     const WIDTH: u8 = 128;
     const FIRST: usize = GLOBAL + (1 << 16);
     const HAS_RANGES: bool = true;
+    const USUAL: Option<(u8, u8)> = Some((AFTER_GLOBAL, SITE));
 
     #[inline]
     fn first(self) -> (usize, u8) {
@@ -276,75 +276,23 @@ impl<K: Key> Trie<K> {
     /// The value of the longest prefix that contains `key`; 0: there is none.
     #[inline]
     pub(super) fn lookup(&self, key: K) -> u32 {
-        let (slot, offset) = key.first();
-        let word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
-        follow(self.lines(), key, word, offset)
+        let (slot, mut offset) = key.first();
+        let mut word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
+        let lines = self.lines();
+        // What nearly all addresses need at most, without asking for each bit where it comes from.
+        if let Some((usual, next)) = K::USUAL
+            && is_ranges::<K>(word)
+            && offset == usual
+        {
+            word = step::<K>(lines, word, key.bits(usual, next - usual) as u32);
+            offset = next;
+        }
+        follow(lines, key, word, offset)
     }
 
     /// Bytes in use.
     pub(super) fn memory(&self) -> usize {
         size_of_val(&*self.root) + self.used.load(Ordering::Relaxed)
-    }
-}
-
-impl Trie<u128> {
-    /// [`Trie::lookup`] of up to [`TOGETHER`] keys, line by line: the loads of a step do not wait for each other, nor does
-    /// any depend on a branch to be guessed. All that global unicast addresses need nearly always; the few others go on alone.
-    #[inline]
-    pub(super) fn lookup_all(&self, keys: &[u128], values: &mut [u32]) {
-        let lines = self.lines();
-        // What is written always and kept sometimes.
-        let (mut walking, mut others) = ([0u8; TOGETHER], [0u8; TOGETHER]);
-        let (mut count, mut rest) = (0, 0);
-        for (index, (key, value)) in (0..TOGETHER as u8).zip(keys.iter().zip(values.iter_mut())) {
-            let (slot, consumed) = key.first();
-            *value = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
-            let usual = is_ranges::<u128>(*value) & (consumed == AFTER_GLOBAL);
-            walking[count % TOGETHER] = index;
-            count += usize::from(usual);
-            others[rest % TOGETHER] = index;
-            rest += usize::from((*value & NODE != 0) & !usual);
-        }
-        for &index in others.iter().take(rest) {
-            if let (Some(key), Some(value)) =
-                (keys.get(usize::from(index)), values.get_mut(usize::from(index)))
-            {
-                *value = follow(lines, *key, *value, key.first().1);
-            }
-        }
-        // Short loops: what the processor looks ahead reaches over many turns of one, so that their misses overlap.
-        let word_of = |values: &[u32], index: u8| values.get(usize::from(index)).copied().unwrap_or_default();
-        let slot_of = |index: u8| {
-            keys.get(usize::from(index)).map_or(0, |key| key.bits(AFTER_GLOBAL, SITE - AFTER_GLOBAL) as u32)
-        };
-        let walking = walking.get(..count).unwrap_or_default();
-        let mut fetched = 0;
-        for &index in walking {
-            let line = lines.get((word_of(values, index) & BLOCK) as usize);
-            fetched ^= line.map_or(0, |line| line[0].load(Ordering::Acquire));
-        }
-        let mut leaves = [0u32; TOGETHER];
-        for (place, &index) in leaves.iter_mut().zip(walking) {
-            let leaf = leaf(lines, word_of(values, index), slot_of(index));
-            fetched ^= lines.get(leaf).map_or(0, |line| line[0].load(Ordering::Acquire));
-            *place = leaf as u32;
-        }
-        black_box(fetched);
-        for (&leaf, &index) in leaves.iter().zip(walking) {
-            let line = lines.get(leaf as usize);
-            let word = line.map_or(0, |line| {
-                line[(LEAF + begun(line, [4, 2, 1], slot_of(index))) % UNIT].load(Ordering::Acquire)
-            });
-            if let Some(value) = values.get_mut(usize::from(index)) {
-                *value = word;
-                if word & NODE != 0 {
-                    *value = keys.get(usize::from(index)).map_or(0, |key| follow(lines, *key, word, SITE));
-                }
-            }
-        }
-        for value in values.iter_mut().take(TOGETHER) {
-            *value &= VALUE;
-        }
     }
 }
 
@@ -354,11 +302,17 @@ fn follow<K: Key>(lines: &[Line], key: K, mut word: u32, mut offset: u8) -> u32 
     // In memory that is just used again a walk may come to anything: it ends nevertheless.
     while word & NODE != 0 && offset < K::WIDTH {
         let stride = stride::<K>(word, offset);
-        let (line, at) = place::<K>(lines, word, key.bits(offset, stride) as u32);
-        word = lines.get(line).map_or(0, |line| line[at % UNIT].load(Ordering::Acquire));
+        word = step::<K>(lines, word, key.bits(offset, stride) as u32);
         offset += stride;
     }
     word & VALUE
+}
+
+/// The word of a slot of the node that `word` leads to.
+#[inline]
+fn step<K: Key>(lines: &[Line], word: u32, slot: u32) -> u32 {
+    let (line, at) = place::<K>(lines, word, slot);
+    lines.get(line).map_or(0, |line| line[at % UNIT].load(Ordering::Acquire))
 }
 
 /// In which line the word of a slot of the node lies that `word` leads to, and where in the line.
@@ -375,11 +329,11 @@ pub(super) fn place<K: Key>(lines: &[Line], word: u32, slot: u32) -> (usize, usi
 
 /// The line with the range that a slot belongs to, of the node of ranges that `word` leads to.
 #[inline]
-fn leaf(lines: &[Line], word: u32, slot: u32) -> usize {
+pub(super) fn leaf(lines: &[Line], word: u32, slot: u32) -> usize {
     let block = (word & BLOCK) as usize;
     // A single leaf is read as if it were a line above others: that is cheaper than to guess which it is.
     let below = lines.get(block).map_or(0, |line| 1 + begun(line, [8, 4, 2, 1], slot));
-    block + if is_tall(word) { below } else { 0 }
+    block + below * usize::from(is_tall(word))
 }
 
 /// Whether a node of ranges has a line above its leaves.
@@ -390,7 +344,7 @@ pub(super) const fn is_tall(word: u32) -> bool {
 
 /// The last that begins at a slot or before it, by halves; the first one does.
 #[inline]
-fn begun<const N: usize>(line: &Line, halves: [usize; N], slot: u32) -> usize {
+pub(super) fn begun<const N: usize>(line: &Line, halves: [usize; N], slot: u32) -> usize {
     let mut at = 0;
     for half in halves {
         at += if line[(at + half) % UNIT].load(Ordering::Acquire) <= slot { half } else { 0 };
