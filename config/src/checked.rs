@@ -44,7 +44,7 @@ pub use nat::{Dependence, Nat, PortBlocks, PortPolicy, Refuse, SourceNat, Source
 pub use router::{Mss, Route, Router, TableId, Target, Urpf};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
-pub use sets::{Set, SetContent, SetId};
+pub use sets::{EarlyAt, Set, SetContent, SetId};
 pub use track::{MidStream, Timeouts, Track};
 pub use vlan::{Vlan, VlanProtocol};
 pub use workers::{CORES, FastTable, Poll, Workers};

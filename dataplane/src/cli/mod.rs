@@ -223,6 +223,8 @@ enum What {
     Flows,
     /// The firewalls' rules, with what they have counted.
     Rules,
+    /// The firewalls' sets: what is in them, and what was dropped early for them.
+    Sets,
     /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
     Sessions,
     /// The NATs' pools and their addresses: ports in use and free, blocks, hosts, refusals (--function, --address, --limit).
@@ -245,6 +247,7 @@ impl What {
             What::Drops => "drops",
             What::Flows => "flows",
             What::Rules => "rules",
+            What::Sets => "sets",
             What::Sessions => "sessions",
             What::Pools => "pools",
             What::Backends => "backends",

@@ -119,6 +119,7 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     }
     functions(&mut page, service);
     firewalls(&mut page, service);
+    early(&mut page, service);
     nats::nats(&mut page, service);
     balancers::balancers(&mut page, service);
     page.0
@@ -188,6 +189,17 @@ fn firewalls(page: &mut Page, service: &Service) {
             let help = "Packets for which the limit of a rule was exceeded.";
             page.counter("throughway_limit_exceeded_total", help, &labels, limit.stats.exceeded);
         }
+    }
+}
+
+fn early(page: &mut Page, service: &Service) {
+    for view in service.early() {
+        let labels = [("function", view.function.as_str()), ("set", view.set.as_str())];
+        let help =
+            "Packets that the XDP program dropped before anything else, as their source is in the set.";
+        page.counter("throughway_firewall_early_drops_total", help, &labels, view.drops);
+        let help = "Prefixes that the set has in the XDP program.";
+        page.gauge("throughway_firewall_early_prefixes", help, &labels, view.prefixes as f64);
     }
 }
 

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use throughway_shared::steer::Reason;
 use throughway_vnf::DropReason;
 use throughway_vnf::counters::Counter;
 
@@ -62,6 +63,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "backends" => backends::backends(service, options)?,
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
+        "sets" => firewall::sets(service),
         "sessions" => sessions(service, options),
         "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
@@ -261,7 +263,8 @@ fn drops(service: &Service) -> Value {
                 "where": "xdp",
                 "reason": reason,
                 "packets": count,
-                "explanation": null,
+                "explanation": (reason == Reason::EarlyDrop.label())
+                    .then_some("The source is in a firewall's set with `early`: see `show sets`."),
             }));
         }
     }

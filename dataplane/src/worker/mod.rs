@@ -13,6 +13,7 @@
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`offload`]: flows that the XDP program executes by itself.
+//! * [`idle`]: what is done without packets.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
@@ -20,6 +21,7 @@ pub mod early;
 mod fast;
 mod fragment;
 pub mod hold;
+pub mod idle;
 pub mod inspect;
 pub mod limit;
 mod links;
