@@ -41,9 +41,9 @@ test: ## Every test; as root the privileged ones too
 	    echo "$$skipped tests were skipped, for the reasons above. As root (sudo -E make test) all of them run."; fi; \
 	exit $$status
 
-vm-test: build ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
+vm-test: $(if $(VM_BINARY),,build) ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
 	packaging/install-packages.sh vm
-	tests/vm/run.sh $(TARGET)/release/throughway $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
+	tests/vm/run.sh $(or $(VM_BINARY),$(TARGET)/release/throughway) $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
 	    --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain. What only
