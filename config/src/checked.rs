@@ -40,7 +40,7 @@ pub use health::{Health, Probe, Trust, Verify};
 pub use interfaces::{Checksum, FailMode, FastPath, Interface, XdpMode, ZeroCopy};
 pub use marker::{Family, MarkRule, Marker};
 pub use matches::{Addresses, Match, Ports, Several, State, TcpFlag, TcpFlags};
-pub use nat::{Dependence, Nat, PortBlocks, PortPolicy, SourceNat, SourceTarget};
+pub use nat::{Dependence, Nat, PortBlocks, PortPolicy, Refuse, SourceNat, SourceTarget};
 pub use router::{Mss, Route, Router, TableId, Target, Urpf};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};

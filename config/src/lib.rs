@@ -26,7 +26,7 @@ pub use checked::{
     Dependence, DestinationNat, EarlyAt, FailMode, Family, FastPath, FastTable, Firewall, Forwarding,
     Function, FunctionId, FunctionKind, Group, GroupId, Health, Interface, InterfaceId, LoadBalancer,
     MarkRule, Marker, Match, Metrics, MidStream, Mss, Nat, Poll, PortBlocks, PortPolicy, Ports, Probe,
-    RejectWith, Route, Router, Rule, RuleAction, Service, Set, SetContent, SetId, Several, SourceNat,
+    Refuse, RejectWith, Route, Router, Rule, RuleAction, Service, Set, SetContent, SetId, Several, SourceNat,
     SourceTarget, State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Trust, Urpf, Verify, Vlan,
     VlanProtocol, WhenAllDown, Workers, XdpMode, ZeroCopy,
 };

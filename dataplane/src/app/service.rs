@@ -29,6 +29,7 @@ use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::control::own::Keeper;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
+use crate::worker::idle::Shared;
 use crate::worker::inspect::{FlowFilter, Found};
 use crate::worker::live::{self, Handle, Launch};
 use crate::worker::offload::{Egress, Offload};
@@ -215,6 +216,7 @@ impl Service {
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
+        let mut shared = Vec::new();
         for (number, &core) in config.workers.cores.iter().enumerate() {
             let stats = WorkerStats::new(config.interfaces.len());
             let launch = Launch {
@@ -222,6 +224,7 @@ impl Service {
                 core: core.into(),
                 xsk: xsk_config(&config, &devices, number),
                 busy: config.workers.poll == Poll::Busy,
+                shared: Shared::default(),
                 program: blueprint.program(number, &mut figures),
                 own: own.sender(),
                 setup: Setup {
@@ -236,6 +239,7 @@ impl Service {
                     .take_fast_flows(number as u32)
                     .map(|table| Offload::new(table, modes.clone(), Arc::clone(&egress))),
             };
+            shared.push((core, launch.shared.clone()));
             let (handle, sockets) = live::start(launch)?;
             handles.push(handle);
             for socket in &sockets {
@@ -270,8 +274,8 @@ impl Service {
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         // A worker that never sleeps would starve a nicer thread for ever.
-        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive);
-        napi.look(&devices, &config.workers.cores, Instant::now());
+        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive, shared);
+        napi.look(&devices, Instant::now());
         Ok(Service {
             path: path.to_owned(),
             config,
@@ -420,7 +424,7 @@ impl Service {
         if !self.mirror.is_alive() {
             return Err("the thread that follows the kernel has ended unexpectedly".to_owned());
         }
-        self.napi.look(&self.devices, &self.config.workers.cores, Instant::now());
+        self.napi.look(&self.devices, Instant::now());
         for ((view, handle), progress) in self.workers.iter().zip(&self.handles).zip(&mut self.progress) {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));

@@ -227,6 +227,8 @@ enum What {
     Sets,
     /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
     Sessions,
+    /// The NATs' pools and their addresses: ports in use and free, blocks, hosts, refusals (--function, --address, --limit).
+    Pools,
     /// The load balancers' backends: state and why, connections, packets, bytes.
     Backends,
     /// What the data plane knows of the host, as `replay --host` reads it.
@@ -247,6 +249,7 @@ impl What {
             What::Rules => "rules",
             What::Sets => "sets",
             What::Sessions => "sessions",
+            What::Pools => "pools",
             What::Backends => "backends",
             What::Host => "host",
         }

@@ -364,8 +364,12 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     }
     let help = "Answers to pings of this host and errors about its own packets that were given to it.";
     page.counter("throughway_given_to_host_packets_total", help, &of_worker, stats.given_to_host.get());
-    let help = "Packets that wait for a neighbour to be resolved.";
-    page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);
+    let help =
+        "Packets that wait: for a neighbour to be resolved, or for the first fragment of their datagram.";
+    for (what, held) in [("neighbour", &stats.held), ("first-fragment", &stats.held_fragments)] {
+        let labels = [&of_worker[..], &[("for", what)]].concat();
+        page.gauge("throughway_held_packets", help, &labels, held.get() as f64);
+    }
     let help = "Frames in the hands of the worker between two rounds; more than the held ones is a leak.";
     page.gauge("throughway_frames_outstanding", help, &of_worker, stats.outstanding.get() as f64);
     page.counter(

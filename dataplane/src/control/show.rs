@@ -4,6 +4,7 @@ mod backends;
 pub mod firewall;
 mod flows;
 pub mod nat;
+mod pools;
 
 pub use flows::end;
 
@@ -58,6 +59,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
+        "pools" => pools::pools(service, options),
         "backends" => backends::backends(service, options)?,
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
@@ -142,6 +144,7 @@ fn workers(service: &Service) -> Value {
             "fast_flows": stats.fast.flows.get(),
             "fast_packets": stats.fast.packets.get(),
             "held": stats.held.get(),
+            "held_fragments": stats.held_fragments.get(),
             "originated": stats.originated.get(),
             "fragmented": stats.fragmented.get(),
             "answers_suppressed": stats.answers_suppressed.get(),
