@@ -9,8 +9,9 @@
 //! * flows that the cache nominated are handed over.
 //!
 //! **Order.** Packets of a flow that are still in the receive ring when it is handed over would be overtaken by the next ones.
-//! So a flow waits until the ring of its device was just seen empty, and 50 ms at most. A flow that comes back needs
-//! nothing: what the program sent before is gone already.
+//! So a flow waits for a round that found nothing to do, when the rings were seen empty a moment ago; after half of its patience
+//! for one that found nothing on its device; and 50 ms at most. A flow that comes back needs nothing: what the program sent
+//! before is gone already.
 //!
 //! **Replacement.** When the program has no room for a nominee, flows that sent least in the last turn are taken back, and only
 //! heavier ones are handed over: `bar` is what a flow must send in a turn to stay. It doubles while too few flows are below it,
@@ -36,7 +37,7 @@ use super::tell;
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
-/// How long (ns) a flow waits for its device's ring to be empty.
+/// How long (ns) a flow waits for empty rings.
 const PATIENCE: u64 = 50_000_000;
 /// Flows that wait for that at most; others are nominated again by a later packet.
 const WAITING: usize = 512;
@@ -156,6 +157,25 @@ pub(super) struct Beside<'a> {
     pub(super) epoch: &'a Epoch<'a>,
 }
 
+/// What a round found to receive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Whether there was anything.
+    pub(super) any: bool,
+    /// The devices on which there was something: a bit of each.
+    pub(super) devices: u64,
+}
+
+impl Load {
+    /// Whether packets of a flow may be on their way through this worker: it comes from `device` and waits for so long (ns).
+    fn holds_back(self, device: PortId, waited: u64) -> bool {
+        if waited < PATIENCE / 2 {
+            return self.any;
+        }
+        waited < PATIENCE && self.devices >> (device.0 % 64) & 1 != 0
+    }
+}
+
 impl Offload {
     /// For flows that come from ports with these modes, in the order of the ports.
     pub fn new(table: FastFlows, modes: Vec<FastPath>, egress: Arc<Egress>) -> Self {
@@ -182,13 +202,14 @@ impl Offload {
         &self.table
     }
 
-    /// The end of a round: what the program saw is taken over, flows are taken back and handed over. `busy` tells
-    /// whether the ring that an interface's packets come from was not seen empty.
+    /// The end of a round that found `load`: what the program saw is taken over, flows are taken back and handed over. `device`
+    /// tells the device of an interface.
     pub(super) fn round(
         &mut self,
         flows: &mut FlowCache,
         beside: &mut Beside<'_>,
-        busy: impl Fn(PortId) -> bool,
+        load: Load,
+        device: impl Fn(PortId) -> PortId,
     ) {
         let now = beside.now.0;
         self.take_back(flows, now);
@@ -209,7 +230,7 @@ impl Offload {
             if self.mode(candidate.key.ingress) == FastPath::Off {
                 continue;
             }
-            if busy(PortId(candidate.key.ingress)) && now.saturating_sub(since) < PATIENCE {
+            if load.holds_back(device(PortId(candidate.key.ingress)), now.saturating_sub(since)) {
                 self.waiting.push_back((place, since));
                 continue;
             }
