@@ -377,7 +377,10 @@ impl<I: PacketIo> Engine<I> {
             .iter()
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
-        let mut outcomes = walk(&mut self.program, chain, &self.links, &frames, &parsed, context).into_iter();
+        let mut outcomes = ArrayVec::new();
+        walk(&mut self.program, chain, &self.links, &frames, &parsed, context, &mut outcomes);
+        // They are large: drained where they lie, not moved.
+        let mut outcomes = outcomes.drain(..);
         let mut behind = std::mem::take(&mut self.behind);
         let mut waiting = behind.drain(..).peekable();
         for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {
@@ -588,9 +591,9 @@ fn walk<F: Frame>(
     frames: &[F],
     parsed: &[Result<Headers, DropReason>],
     context: &Context,
-) -> ArrayVec<Outcome, BATCH> {
-    let mut outcomes = ArrayVec::new();
-    let Some(index) = chain else { return outcomes };
+    outcomes: &mut ArrayVec<Outcome, BATCH>,
+) {
+    let Some(index) = chain else { return };
     let mut batch = Batch::new();
     let mut bytes = 0;
     for (frame, headers) in frames.iter().zip(parsed) {
@@ -632,5 +635,4 @@ fn walk<F: Frame>(
             end,
         });
     }
-    outcomes
 }
