@@ -95,6 +95,17 @@ impl Address {
         self.with(protocol, |ports| ports.exclude_only(excluded));
     }
 
+    /// How many ports of these ranges are free, by protocol, in the order of [`PROTOCOLS`]. Where none was ever taken, all are.
+    pub(crate) fn available(&self, ranges: &[RangeInclusive<u16>]) -> [usize; PROTOCOLS.len()] {
+        let mut of = [ranges.iter().map(RangeInclusive::len).sum(); PROTOCOLS.len()];
+        for (available, ports) in of.iter_mut().zip(lock(&self.ports).iter()) {
+            if let Some(ports) = ports {
+                *available = ranges.iter().map(|range| ports.available_in(range)).sum();
+            }
+        }
+        of
+    }
+
     /// The use of its ports by protocol, in the order of [`PROTOCOLS`], after waking those that have rested long enough.
     pub fn usage(&self, now: u64) -> [PortUse; PROTOCOLS.len()] {
         let mut of = [PortUse::default(); PROTOCOLS.len()];

@@ -11,7 +11,7 @@ use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
 use throughway_vnf::{
-    Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Snapshot, Verdict,
+    Answer, BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict,
 };
 
 use crate::fragments::Fate;
@@ -321,13 +321,13 @@ impl Nat {
     }
 }
 
-/// Who is inside and gets nothing because too much is taken is told (RFC 6888, REQ-11; RFC 5508, REQ-8).
+/// Who is inside and gets nothing because too much is taken is told, as the rules say.
 fn refusal(planner: &Planner<'_>, reason: DropReason) -> Verdict {
-    match reason {
-        DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull
+    match (reason, planner.rules.refuse) {
+        (DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull, Some(told))
             if !planner.is_inbound() =>
         {
-            Verdict::Reject(reason, Answer::Icmp(IcmpError::HostUnreachable))
+            Verdict::Reject(reason, Answer::Icmp(told))
         }
         _ => Verdict::Drop(reason),
     }

@@ -25,7 +25,7 @@ use throughway_session::{
     SessionKey, SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
 };
 use throughway_vnf::events::{Events, PortBlock, What};
-use throughway_vnf::{Generations, Now, Slot};
+use throughway_vnf::{Generations, IcmpError, Now, Slot};
 
 use crate::address::{Address, Addresses, lock};
 use crate::blocks::Block;
@@ -91,6 +91,8 @@ pub struct Rules {
     pub sessions_per_host: Option<u32>,
     /// How fast one host inside may open connections, once [`Shared::limit_rates`] was called.
     pub rate_per_host: Option<HostRate>,
+    /// What a host inside is told that gets nothing because too much is taken (RFC 6888, REQ-11; RFC 5508, REQ-8); `None`: nothing.
+    pub refuse: Option<IcmpError>,
 }
 
 impl Rules {
@@ -106,6 +108,7 @@ impl Rules {
             hairpin: true,
             sessions_per_host: None,
             rate_per_host: None,
+            refuse: Some(IcmpError::HostUnreachable),
         }
     }
 
