@@ -567,5 +567,5 @@ pub(crate) fn peer_key(packet: &SessionKey, address: &[u8; 16]) -> SessionKey {
 
 /// An address and port in their usual form.
 pub(crate) fn end_of(address: &[u8; 16], port: [u8; 2]) -> (IpAddr, u16) {
-    (std::net::Ipv6Addr::from(*address).to_canonical(), u16::from_be_bytes(port))
+    (Ipv6Addr::from(*address).to_canonical(), u16::from_be_bytes(port))
 }
