@@ -395,7 +395,9 @@ impl<I: PacketIo> Engine<I> {
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
         let mut outcomes =
-            walk(&mut self.program, chain, &self.links, &frames, &parsed, Visit::First, context).into_iter();
+            walk(&mut self.program, chain, &self.links, &frames, &parsed, Visit::First, context);
+        // They are large: drained where they lie, not moved.
+        let mut outcomes = outcomes.drain(..);
         let mut behind = std::mem::take(&mut self.behind);
         let mut waiting = behind.drain(..).peekable();
         for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {
