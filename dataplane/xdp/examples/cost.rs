@@ -102,7 +102,7 @@ impl Subject {
                 .div_ceil(4)
                 .max(std::env::var("CAP").map_or(131_072, |v| v.parse().unwrap())),
         };
-        let mut steering = Steering::load_object(OBJECT, Some(config)).unwrap();
+        let mut steering = Steering::load_object(object, Some(config)).unwrap();
         let flags = FAST | if early { EARLY } else { 0 };
         let interface =
             Interface { number: 0, first_socket: steer::first_socket(0), flags, mac: MAC, reserved: [0; 2] };

@@ -8,7 +8,6 @@
     reason = "a test that cannot go on has failed"
 )]
 
-use aya::programs::{TestRun as _, TestRunOptions};
 use common::{ifindex, in_namespace, ip, object};
 use throughway_shared::{
     action::{Action, Rewrite, edits},
@@ -58,18 +57,8 @@ impl Bench {
     }
 
     fn run(&self, frame: &[u8], queue: u32) -> (u32, Vec<u8>) {
-        let context = [0, frame.len() as u32, 0, self.ingress, queue, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
-        let mut out = vec![0; frame.len() + 128];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.steering.program().unwrap().test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        (result.return_value, out)
+        let trial = self.steering.try_frame(self.ingress, queue, frame).unwrap();
+        (trial.action, trial.frame)
     }
 
     fn counted(&self, reason: Reason) -> u64 {
