@@ -79,6 +79,8 @@ fn main() {
         }
     }
     let labels = bare.iter().map(|(label, ..)| *label).chain(subjects.iter().map(|subject| &*subject.label));
+    let verified = subjects[0].steering.program().unwrap().info().unwrap().verified_instruction_count();
+    println!("{} instructions verified", verified.unwrap_or_default());
     println!("{:>8}  {:>8}  (ns a run; beyond the first)", "all", "beyond");
     for (label, ns) in labels.zip(&best) {
         println!("{ns:>8.1}  {:>8.1}  {label}", ns - best[0]);
@@ -94,6 +96,8 @@ struct Subject {
 
 impl Subject {
     fn new(label: &str, ingress: u32, count: u32, early: bool, hit: Option<(u8, u32)>) -> Subject {
+        let other = std::env::var_os("THROUGHWAY_BPF_OBJECT").map(|path| fs::read(path).unwrap());
+        let object = other.as_deref().unwrap_or(OBJECT);
         // As much room as a service has that was told nothing, and more where it is needed.
         let config = FastConfig {
             workers: 1,
