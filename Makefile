@@ -12,7 +12,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # How `make bench` measures: more of its options, such as BENCH="--runs 3 --nice -10" (`throughway-bench run --help`).
 BENCH ?=
 
-.PHONY: help build demo test vm-test bench bench-short bench-nic bench-baseline bench-micro bench-programs lint schema ebpf fuzz
+.PHONY: help build demo test vm-test bench bench-short bench-nic bench-baseline bench-micro bench-docs bench-programs lint schema ebpf fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,7 +60,7 @@ bench-programs:
 BENCH_RUN = $(ROOT) $(TARGET)/debug/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
 BENCH_COUNT = $(TARGET)/debug/throughway-bench count --bench "$$(cat $(TARGET)/bench/chain)" --report $(TARGET)/bench
 
-bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (some 40 minutes)
+bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (below 40 minutes)
 	packaging/install-packages.sh bench
 	$(BENCH_COUNT) || true
 	$(BENCH_RUN) --micro $(TARGET)/criterion $(BENCH)
@@ -79,8 +79,17 @@ bench-baseline: bench-programs ## Write what bench-short holds anew: benches/bas
 	$(BENCH_COUNT) --write
 	$(BENCH_RUN) --short --runs 5 --baseline benches/baseline.json --write $(BENCH)
 
-bench-micro: build ## Microbenchmarks; the next `make bench` takes them into its report
-	$(CARGO) bench --package throughway-microbenches
+# Linked by `thin`: with the release profile's `fat`, each of the nine programs takes minutes.
+bench-micro: ## Microbenchmarks (three minutes); the next `make bench` takes them into its report
+	packaging/install-packages.sh build
+	CARGO_PROFILE_BENCH_LTO=thin CARGO_PROFILE_BENCH_CODEGEN_UNITS=4 $(CARGO) bench --package throughway-microbenches
+
+bench-docs: ## Copy report and charts of the last `make bench` to docs/bench, to be committed
+	@[ -f $(TARGET)/bench/report.md ] || { echo "there is no $(TARGET)/bench/report.md: make bench"; exit 2; }
+	rm -rf docs/bench
+	mkdir -p docs/bench
+	cp $(TARGET)/bench/report.md $(TARGET)/bench/report.json $(TARGET)/bench/*.svg docs/bench
+	cp $(TARGET)/bench/*.png docs/bench 2>/dev/null || true
 
 lint: ## Format, clippy, licences and bans
 	$(CARGO) fmt --all --check

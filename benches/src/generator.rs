@@ -1,6 +1,7 @@
 //! The generator and the sink: `throughway pktgen send` and `… sink`, in their namespaces, and what they say.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -8,9 +9,62 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::command::command;
+use crate::command::{command, run};
 use crate::error::{BenchError, Result};
 use crate::namespaces::{Cores, DESTINATION, IN_MAC, Namespaces, Place, SINK_DEVICE, SOURCE_DEVICE, VIP};
+
+/// Which packets are sent: what makes rows of the report comparable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Packets {
+    /// 64 bytes, IPv4.
+    #[default]
+    Small,
+    /// 84 bytes, IPv6: the 64, and the 20 by which the header is longer (RFC 5180 is RFC 2544 for it).
+    Ipv6,
+    /// A mix of 64, 594 and 1518 bytes, IPv4.
+    Imix,
+}
+
+impl Packets {
+    /// All of them.
+    pub const ALL: [Packets; 3] = [Packets::Small, Packets::Ipv6, Packets::Imix];
+
+    /// As it stands in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Packets::Small => "64 bytes",
+            Packets::Ipv6 => "IPv6, 84 bytes",
+            Packets::Imix => "IMIX",
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn key(self) -> &'static str {
+        match self {
+            Packets::Small => "small",
+            Packets::Ipv6 => "ipv6",
+            Packets::Imix => "imix",
+        }
+    }
+
+    /// What it adds to names in files: nothing for the usual ones.
+    pub fn suffix(self) -> String {
+        if self == Packets::Small { String::new() } else { format!("-{}", self.key()) }
+    }
+}
+
+/// Who sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sender {
+    /// The kernel's `pktgen` where it is there and can send what is asked for, else ours.
+    #[default]
+    Auto,
+    /// The kernel's `pktgen`; what it cannot send (stamps, IPv6 flows that differ in addresses) is sent by ours.
+    Kernel,
+    /// `throughway pktgen` by the fastest way that there is.
+    Own,
+}
 
 /// What is sent.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -34,6 +88,16 @@ impl Traffic {
     /// The same, to the load balancers' address.
     pub fn to_service(flows: u32) -> Self {
         Traffic { to_service: true, ..Traffic::small(flows) }
+    }
+
+    /// These packets, to the sink.
+    pub fn of(packets: Packets, flows: u32) -> Self {
+        let small = Traffic::small(flows);
+        match packets {
+            Packets::Small => small,
+            Packets::Ipv6 => Traffic { size: "84".to_owned(), ipv6: true, ..small },
+            Packets::Imix => Traffic { size: "imix".to_owned(), ..small },
+        }
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -125,12 +189,25 @@ pub struct Latency {
 pub struct Generator {
     binary: String,
     cores: Cores,
+    kernel: bool,
 }
 
 impl Generator {
     /// `binary` is the path of `throughway`.
-    pub fn new(binary: &str, cores: Cores) -> Self {
-        Generator { binary: binary.to_owned(), cores }
+    ///
+    /// # Errors
+    /// When the kernel's generator is asked for and is not there.
+    pub fn new(binary: &str, cores: Cores, sender: Sender) -> Result<Self> {
+        let there = || {
+            // Without the module, or where it is built in, this fails and does not matter.
+            let _ = run(&["modprobe", "pktgen"]);
+            Path::new("/proc/net/pktgen").exists()
+        };
+        let kernel = sender != Sender::Own && there();
+        if sender == Sender::Kernel && !kernel {
+            return Err(BenchError::Unavailable("this kernel has no pktgen (modprobe pktgen)".to_owned()));
+        }
+        Ok(Generator { binary: binary.to_owned(), cores, kernel })
     }
 
     /// Sends for so long and waits for the end.
@@ -147,13 +224,16 @@ impl Generator {
     ) -> Result<Sent> {
         let core = self.cores.generator.to_string();
         let (rate, duration) = (rate.argument(), format!("{}ms", duration.as_millis()));
-        let traffic = traffic.arguments();
+        let (ipv6, traffic) = (traffic.ipv6, traffic.arguments());
         let mut argv =
             vec![self.binary.as_str(), "pktgen", "send", "--device", SOURCE_DEVICE, "--json", "--cpu", &core];
         argv.extend(["--rate", &rate, "--duration", &duration]);
         argv.extend(traffic.iter().map(String::as_str));
         if stamp {
             argv.push("--stamp");
+        }
+        if self.kernel && !stamp && !ipv6 {
+            argv.extend(["--backend", "kernel"]);
         }
         let output = started(at, Place::Source, &argv)?.output();
         let output = output.map_err(|source| BenchError::file(&self.binary, source))?;

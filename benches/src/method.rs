@@ -49,11 +49,17 @@ pub struct Search {
 }
 
 impl Search {
-    /// The highest rate up to `most` that passes, or 0; `trial` gives the part that was lost at a rate.
+    /// The highest rate that passes, or 0; `trial` gives the part that was lost at a rate. `known` are rates that were tried before, with
+    /// what was lost: from the highest of them that passed, each above gets another chance, and the search is between the last that
+    /// passes and the first that does not.
     ///
     /// # Errors
     /// Those of `trial`.
-    pub fn run<E>(&self, most: f64, mut trial: impl FnMut(f64) -> Result<f64, E>) -> Result<f64, E> {
+    pub fn run<E>(
+        &self,
+        known: &[(f64, f64)],
+        mut trial: impl FnMut(f64) -> Result<f64, E>,
+    ) -> Result<f64, E> {
         let mut passes = |rate: f64| -> Result<bool, E> {
             for _ in 0..self.tries.max(1) {
                 if trial(rate)? <= self.loss {
@@ -62,10 +68,19 @@ impl Search {
             }
             Ok(false)
         };
-        let (mut good, mut bad) = (0.0, most);
-        if passes(most)? {
-            return Ok(most);
+        let passed = known.iter().filter(|(_, lost)| *lost <= self.loss).map(|(rate, _)| *rate);
+        let mut good = passed.fold(0.0, f64::max);
+        let mut above: Vec<f64> = known.iter().map(|(rate, _)| *rate).filter(|rate| *rate > good).collect();
+        above.sort_by(f64::total_cmp);
+        let mut bad = None;
+        for rate in above {
+            if !passes(rate)? {
+                bad = Some(rate);
+                break;
+            }
+            good = rate;
         }
+        let Some(mut bad) = bad else { return Ok(good) };
         for _ in 0..self.steps {
             let rate = (good + bad) / 2.0;
             if passes(rate)? {
@@ -85,7 +100,8 @@ mod tests {
 
     fn search(loss: f64, most: f64, lost: impl Fn(f64) -> f64) -> f64 {
         let search = Search { loss, steps: 10, tries: 1 };
-        search.run(most, |rate| Ok::<_, Infallible>(lost(rate))).unwrap()
+        let known: Vec<(f64, f64)> = [0.5, 1.0].map(|part| (most * part, lost(most * part))).to_vec();
+        search.run(&known, |rate| Ok::<_, Infallible>(lost(rate))).unwrap()
     }
 
     #[test]
@@ -102,11 +118,11 @@ mod tests {
     fn a_loss_that_is_not_seen_again_does_not_count() {
         let mut count = 0;
         let search = Search { loss: 0.0, steps: 6, tries: 2 };
-        let found = search.run(1e6, |_| {
+        let found = search.run(&[(0.5e6, 0.0), (1e6, 0.1)], |_| {
             count += 1;
             Ok::<_, Infallible>(f64::from(count % 2))
         });
-        assert_eq!(found, Ok(1e6));
+        assert_eq!((found, count), (Ok(1e6), 2));
     }
 
     #[test]

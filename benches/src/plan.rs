@@ -1,11 +1,19 @@
 //! What is measured: the whole, or the short form that continuous integration runs.
 
-use crate::generator::Traffic;
+use std::time::Duration;
+
+use crate::generator::{Packets, Traffic};
 use crate::method::Search;
 use crate::peers::{Peer, Scale, Subject};
 
 /// Packets a second that are offered to what stays in the driver.
 const FAST_RATE: f64 = 6e6;
+/// Seconds that a trial takes beside its own: generator and sink are started, and what is under way arrives.
+const AROUND: f64 = 0.25;
+/// Seconds until a peer runs in namespaces of its own and knows its flows.
+const SETUP: f64 = 2.2;
+/// Trials of a search: some rates get another chance.
+const TRIALS: usize = 5;
 
 /// A table that grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -61,12 +69,16 @@ pub struct Plan {
     pub subjects: Vec<Subject>,
     /// Offered rates in packets a second, besides as fast as the generator can.
     pub rates: Vec<f64>,
-    /// The searches for the highest rate with that loss.
+    /// The same for rows with other packets than the usual ones.
+    pub few_rates: Vec<f64>,
+    /// The searches for the highest rate with that loss, for rows with the usual packets.
     pub searches: Vec<Search>,
     /// Whether latency at half of the best rate is measured.
     pub latency: bool,
     /// What grows.
     pub scaling: Vec<Scaling>,
+    /// In how many of the runs that is measured.
+    pub scaling_runs: usize,
     /// Packets a second that are offered there.
     pub scaling_rate: f64,
     /// Flows, where they do not grow.
@@ -74,7 +86,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Everything: some 40 minutes with five runs.
+    /// Everything; [`Plan::time`] says how long that takes.
     pub fn whole(runs: usize) -> Self {
         let mut subjects = Vec::new();
         for peer in [
@@ -94,6 +106,21 @@ impl Plan {
         for peer in [Peer::Router, Peer::Stateful, Peer::Balancer] {
             subjects.push(Subject { fast_path: true, ..peer.on_one_core() });
         }
+        let others = [
+            (Packets::Ipv6, Peer::KernelForward.on_one_core()),
+            (Packets::Ipv6, Peer::KernelFilter.on_one_core()),
+            (Packets::Ipv6, Peer::Testpmd.on_own_core()),
+            (Packets::Ipv6, Peer::Filter.on_own_core()),
+            (Packets::Ipv6, Peer::Testpmd.on_one_core()),
+            (Packets::Ipv6, Peer::Filter.on_one_core()),
+            (Packets::Imix, Peer::KernelForward.on_one_core()),
+            (Packets::Imix, Peer::KernelMasquerade.on_one_core()),
+            (Packets::Imix, Peer::Testpmd.on_own_core()),
+            (Packets::Imix, Peer::Stateful.on_own_core()),
+            (Packets::Imix, Peer::Testpmd.on_one_core()),
+            (Packets::Imix, Peer::Stateful.on_one_core()),
+        ];
+        subjects.extend(others.map(|(packets, subject)| subject.sent(packets)));
         let scaling = |dimension, points: &[u32], peers: &[Peer]| Scaling {
             dimension,
             points: points.to_vec(),
@@ -101,10 +128,11 @@ impl Plan {
         };
         Plan {
             runs,
-            seconds: 1.0,
+            seconds: 0.4,
             subjects,
-            rates: [0.4, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 4.0].map(|rate| rate * 1e6).to_vec(),
-            searches: [0.0, 0.001].map(|loss| Search { loss, steps: 6, tries: 2 }).to_vec(),
+            rates: [0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 4.0].map(|rate| rate * 1e6).to_vec(),
+            few_rates: [0.8, 1.2, 1.6, 2.0].map(|rate| rate * 1e6).to_vec(),
+            searches: [0.0, 0.001].map(|loss| Search { loss, steps: 3, tries: 2 }).to_vec(),
             latency: true,
             scaling: vec![
                 scaling(
@@ -130,6 +158,7 @@ impl Plan {
                 ),
                 scaling(Dimension::Functions, &[1, 2, 3, 4], &[Peer::Router]),
             ],
+            scaling_runs: runs.min(3),
             scaling_rate: 2.5e6,
             flows: 10_000,
         }
@@ -147,9 +176,11 @@ impl Plan {
             seconds: 0.7,
             subjects,
             rates: vec![1.0e6, 2.0e6],
+            few_rates: Vec::new(),
             searches: Vec::new(),
             latency: false,
             scaling: Vec::new(),
+            scaling_runs: 0,
             scaling_rate: 2.5e6,
             flows: 10_000,
         }
@@ -166,9 +197,48 @@ impl Plan {
         self
     }
 
-    /// What is sent to a peer.
-    pub fn traffic(&self, peer: Peer) -> Traffic {
-        if peer.balances() { Traffic::to_service(self.flows) } else { Traffic::small(self.flows) }
+    /// What is sent to a subject.
+    pub fn traffic(&self, subject: Subject) -> Traffic {
+        if subject.peer.balances() {
+            Traffic::to_service(self.flows)
+        } else {
+            Traffic::of(subject.packets, self.flows)
+        }
+    }
+
+    /// The offered rates of a subject, besides as fast as the generator can.
+    pub fn rates_of(&self, subject: Subject) -> &[f64] {
+        if subject.packets == Packets::Small { &self.rates } else { &self.few_rates }
+    }
+
+    /// How long it takes, nearly: subjects that cannot run here take nothing, searches more or less.
+    pub fn time(&self) -> Duration {
+        let (trial, flows) = (self.seconds + AROUND, |flows: u32| f64::from(flows) * 2.5 / 200_000.0);
+        let subject = |subject: &Subject| {
+            let searches = if subject.packets == Packets::Small { self.searches.len() * TRIALS } else { 0 };
+            let trials = self.rates_of(*subject).len() + 1 + searches + usize::from(self.latency);
+            SETUP + flows(self.flows) + trials as f64 * trial
+        };
+        let cell = |scaling: &Scaling| {
+            let point = |point: &u32| {
+                let more = matches!(scaling.dimension, Dimension::Flows | Dimension::Sessions);
+                SETUP + flows(if more { *point } else { self.flows }) + trial
+            };
+            scaling.points.iter().map(point).sum::<f64>() * scaling.peers.len() as f64
+        };
+        let subjects: f64 = self.subjects.iter().map(subject).sum();
+        let scaling: f64 = self.scaling.iter().map(cell).sum();
+        Duration::from_secs_f64(subjects * self.runs as f64 + scaling * self.scaling_runs as f64)
+    }
+
+    /// With as many runs, at least one and at most those planned, as are done within `time`.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        while self.runs > 1 && self.time() > time {
+            self.runs -= 1;
+            self.scaling_runs = self.scaling_runs.min(self.runs).min(self.runs.div_ceil(2));
+        }
+        self
     }
 }
 
@@ -226,11 +296,26 @@ mod tests {
         let plan = Plan::whole(1).only(&["stateful@".to_owned(), "rules".to_owned()]);
         let keys: Vec<String> = plan.subjects.iter().map(Subject::key).collect();
         assert_eq!(keys, ["stateful@own-core", "stateful@one-core"]);
+        let imix = Plan::whole(1).only(&["stateful-imix@own".to_owned()]);
+        assert_eq!(imix.subjects.iter().map(Subject::name).count(), 1);
+        let traffic = imix.subjects.first().map(|subject| imix.traffic(*subject));
+        assert_eq!(traffic.map(|traffic| traffic.size), Some("imix".to_owned()));
         assert_eq!(
             plan.scaling.iter().map(|scaling| scaling.dimension).collect::<Vec<_>>(),
             [Dimension::Rules]
         );
         assert_eq!(Plan::short(3).only(&[]).subjects.len(), 7);
+    }
+
+    #[test]
+    fn the_whole_stays_below_forty_minutes_and_fewer_runs_fit_into_less() {
+        let minutes = |plan: &Plan| plan.time().as_secs_f64() / 60.0;
+        let whole = Plan::whole(5);
+        assert!((20.0..40.0).contains(&minutes(&whole)), "{}", minutes(&whole));
+        assert!((0.5..5.0).contains(&minutes(&Plan::short(3))), "{}", minutes(&Plan::short(3)));
+        let some = whole.clone().within(Duration::from_secs(20 * 60));
+        assert!(some.runs > 1 && some.runs < 5 && minutes(&some) <= 20.0, "{some:?}");
+        assert_eq!(whole.within(Duration::ZERO).runs, 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::generator::Latency;
+use crate::generator::{Latency, Packets};
 use crate::machine::Machine;
 use crate::method::Figure;
 use crate::peers::{Peer, Subject};
@@ -75,6 +75,8 @@ pub struct Line {
     pub key: String,
     /// Which core pays for what.
     pub placement: &'static str,
+    /// What is sent.
+    pub packets: Packets,
     /// Who.
     #[serde(skip)]
     pub subject: Subject,
@@ -91,6 +93,7 @@ impl Line {
             name: subject.name(),
             key: subject.key(),
             placement: subject.placement.name(),
+            packets: subject.packets,
             subject,
             unavailable: None,
             runs: Vec::new(),
@@ -158,14 +161,16 @@ impl Results {
     pub fn ratios(&self) -> BTreeMap<String, Figure> {
         let mut ratios = BTreeMap::new();
         for line in self.subjects.iter().filter(|line| line.subject.peer.is_ours()) {
-            let Some(kernel) = kernel_of(line.subject.peer).and_then(|peer| self.line(peer.on_one_core()))
+            let Some(kernel) = kernel_of(line.subject.peer)
+                .and_then(|peer| self.line(peer.on_one_core().sent(line.subject.packets)))
             else {
                 continue;
             };
             let each = line.runs.iter().zip(&kernel.runs).filter(|(_, kernel)| kernel.best() > 0.0);
             let each: Vec<f64> = each.map(|(ours, kernel)| ours.best() / kernel.best()).collect();
             if let Some(figure) = Figure::of(&each) {
-                ratios.insert(format!("{} / {}", line.key, kernel.subject.peer.key()), figure);
+                let (peer, suffix) = (kernel.subject.peer.key(), line.subject.packets.suffix());
+                ratios.insert(format!("{} / {peer}{suffix}", line.key), figure);
             }
         }
         ratios
@@ -176,6 +181,7 @@ impl Results {
 fn kernel_of(peer: Peer) -> Option<Peer> {
     match peer {
         Peer::Router | Peer::Chain(_) => Some(Peer::KernelForward),
+        Peer::Filter => Some(Peer::KernelFilter),
         Peer::Stateful => Some(Peer::KernelMasquerade),
         Peer::Balancer => Some(Peer::KernelBalance),
         _ => None,

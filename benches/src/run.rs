@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::say;
 use crate::error::{BenchError, Result};
-use crate::generator::{Generator, Rate, Traffic};
+use crate::generator::{Generator, Packets, Rate, Traffic};
 use crate::machine::Machine;
 use crate::namespaces::{Cores, Namespaces};
 use crate::peers::{Scale, Setup, Subject};
 use crate::plan::{Plan, Scaling};
 use crate::results::{Growth, Line, Results, Run};
 use crate::trial::Bench;
-
-/// A rate is not searched for above this part of the best one: what is above is lost for certain.
-const SEARCH_BELOW: f64 = 1.0;
 
 /// What runs are made with.
 pub struct Runner<'a> {
@@ -33,6 +30,8 @@ pub struct Runner<'a> {
     pub workers: &'a str,
     /// Set when it shall end.
     pub stop: Arc<AtomicBool>,
+    /// Nothing new is begun after this instant.
+    pub deadline: Option<Instant>,
 }
 
 impl Runner<'_> {
@@ -52,13 +51,17 @@ impl Runner<'_> {
         for run in 1..=plan.runs {
             for line in results.subjects.iter_mut().filter(|line| line.unavailable.is_none()) {
                 self.check()?;
+                if self.is_late() {
+                    break;
+                }
                 match self.subject(plan, line.subject) {
                     Ok(one) => {
                         say(&format!(
-                            "run {run}/{}  {:<46} {:<9} best {:>6.3} Mpps, overloaded {:>6.3}",
+                            "run {run}/{}  {:<46} {:<9} {:<14} best {:>6.3} Mpps, overloaded {:>6.3}",
                             plan.runs,
                             line.name,
                             line.placement,
+                            line.packets.name(),
                             one.best() / 1e6,
                             one.overloaded() / 1e6
                         ));
@@ -82,9 +85,18 @@ impl Runner<'_> {
                     }
                 }
             }
-            self.scaling(plan, run, &mut results.scaling)?;
+            if run <= plan.scaling_runs {
+                self.scaling(plan, run, &mut results.scaling)?;
+            }
+        }
+        if self.is_late() {
+            say("time is up: what is missing was not measured");
         }
         Ok(results)
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn check(&self) -> Result<()> {
@@ -113,19 +125,22 @@ impl Runner<'_> {
     }
 
     fn subject(&self, plan: &Plan, subject: Subject) -> Result<Run> {
-        let traffic = plan.traffic(subject.peer);
+        let traffic = plan.traffic(subject);
         let duration = Duration::from_secs_f64(plan.seconds);
         self.with(subject, Scale::default(), &traffic, |bench| {
             bench.warm_up()?;
             let mut run = Run::default();
-            let rates = plan.rates.iter().map(|rate| Rate::Pps(*rate)).chain([Rate::Max]);
-            for rate in rates {
+            let rates = plan.rates_of(subject);
+            for rate in rates.iter().map(|rate| Rate::Pps(*rate)).chain([Rate::Max]) {
                 self.check()?;
                 run.trials.push(bench.trial(rate, duration, false)?);
             }
             let best = run.best();
-            for search in &plan.searches {
-                let found = search.run(best * SEARCH_BELOW, |rate| {
+            let known: Vec<(f64, f64)> =
+                rates.iter().copied().zip(run.trials.iter().map(|trial| trial.loss)).collect();
+            let searches = if subject.packets == Packets::Small { plan.searches.as_slice() } else { &[] };
+            for search in searches {
+                let found = search.run(&known, |rate| {
                     self.check()?;
                     bench.trial(Rate::Pps(rate), duration, false).map(|trial| trial.loss)
                 })?;
@@ -145,6 +160,9 @@ impl Runner<'_> {
                 let Some(growth) = places.next() else { continue };
                 for (size, arrived) in &mut growth.points {
                     self.check()?;
+                    if self.is_late() {
+                        return Ok(());
+                    }
                     let cell = scaling.cell(*peer, *size, plan.flows);
                     let full = cell.before.as_ref().unwrap_or(&cell.traffic);
                     let duration = Duration::from_secs_f64(plan.seconds);

@@ -42,7 +42,7 @@ pub use prefix::Prefix;
 pub use protocol::Protocol;
 pub use range::{LengthRange, NumberRange, VlanRange};
 pub use rate::{Ceiling, Per, PerSide, Rate, RateUnit};
-pub(crate) use set::{Element, OrSet};
+pub(crate) use set::{Early, Element, OrSet};
 pub use size::Size;
 
 /// Why a text is not the value it should be.

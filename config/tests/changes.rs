@@ -237,6 +237,24 @@ fn a_moved_rule_is_no_change_and_another_is_named() {
 }
 
 #[test]
+fn where_a_set_is_dropped_early_is_a_change_that_needs_no_restart() {
+    assert_eq!(
+        function_changes(&[(
+            "admins: [10.0.0.1, 10.0.0.2]",
+            "admins: { elements: [10.0.0.1, 10.0.0.2], early: [wan, lan] }"
+        )]),
+        ["functions.edge.sets.admins.early: false → [wan, lan]"]
+    );
+    assert_eq!(
+        function_changes(&[(
+            "admins: [10.0.0.1, 10.0.0.2]",
+            "admins: { elements: [10.0.0.1, 10.0.0.2], early: true }"
+        )]),
+        ["functions.edge.sets.admins.early: false → true"]
+    );
+}
+
+#[test]
 fn translators_and_balancers_say_what_is_different() {
     assert_eq!(
         function_changes(&[

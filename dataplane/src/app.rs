@@ -16,6 +16,7 @@ use crate::cli::Failure;
 use crate::control::{api, metrics};
 
 pub mod devices;
+pub mod early;
 pub mod fastpath;
 mod napi;
 pub mod remembered;

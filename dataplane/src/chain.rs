@@ -13,9 +13,12 @@ use throughway_nat::Nat;
 use throughway_packet::PortId;
 use throughway_router::{Origin, Router};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Batch, Context, Credit, Function, FunctionTag, Packet, Seen};
+use throughway_vnf::{Batch, Context, Credit, DropReason, Function, FunctionTag, Packet, Seen};
 
 use crate::stats::{ChainStats, FunctionStats};
+
+/// Where a fragment stands that came before the first one of its datagram.
+const EARLY: State = State::Dropped(DropReason::FragmentBeforeFirst, None);
 
 /// One configured function, of any kind.
 #[derive(Debug)]
@@ -140,11 +143,14 @@ impl Program {
         self.chain_of.get(port.index()).copied().flatten()
     }
 
-    /// Runs a batch through a chain: the whole batch through one function, then through the next.
-    pub fn walk(&mut self, chain: usize, batch: &mut Batch<'_>, context: &Context) {
+    /// Runs a batch through a chain: the whole batch through one function, then through the next. The first `counted` functions
+    /// have had these packets before and do not count them again. Fragments before their first one are not counted as dropped:
+    /// they wait, or are [lost](Program::lost).
+    pub fn walk(&mut self, chain: usize, batch: &mut Batch<'_>, counted: usize, context: &Context) {
         let Some(chain) = self.chains.get(chain) else { return };
         let mut living = batch.packets().len();
-        for &index in &chain.run {
+        let mut waiting = 0;
+        for (place, &index) in chain.run.iter().enumerate() {
             if living == 0 {
                 break;
             }
@@ -152,9 +158,25 @@ impl Program {
             batch.living().for_each(|packet| packet.pass_on(entry.tag));
             entry.function.process(batch, context);
             let left = batch.packets().iter().filter(|packet| packet.state() == State::Alive).count();
-            entry.stats.packets.add(living as u64);
-            entry.stats.dropped.add((living - left) as u64);
+            if place >= counted {
+                entry.stats.packets.add(living as u64);
+            }
+            if left < living {
+                let wait = |packet: &&Packet<'_>| packet.state() == EARLY;
+                let all = batch.packets().iter().filter(wait).count();
+                entry.stats.dropped.add((living - left - (all - waiting)) as u64);
+                waiting = all;
+            }
             living = left;
+        }
+    }
+
+    /// Counts a packet from `port` as dropped by the last of the `counted` functions that had it: it waited in vain.
+    pub fn lost(&self, port: PortId, counted: usize) {
+        let chain = self.chain_of(port).and_then(|chain| self.chains.get(chain));
+        let function = chain.and_then(|chain| chain.run.get(counted.checked_sub(1)?));
+        if let Some(entry) = function.and_then(|index| self.functions.get(*index)) {
+            entry.stats.dropped.add(1);
         }
     }
 

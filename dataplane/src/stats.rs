@@ -198,6 +198,8 @@ pub struct WorkerStats {
     pub suppressed: [Counter; Suppressed::LABELS.len()],
     /// Packets waiting for a neighbour now.
     pub held: Counter,
+    /// Fragments waiting for the first one of their datagram now.
+    pub held_fragments: Counter,
     /// Frames that this worker handed out to itself and has not given back: a gauge; zero when idle.
     pub outstanding: Counter,
     /// The flow cache.
@@ -226,6 +228,7 @@ impl WorkerStats {
             given_to_host: Counter::default(),
             suppressed: std::array::from_fn(|_| Counter::default()),
             held: Counter::default(),
+            held_fragments: Counter::default(),
             outstanding: Counter::default(),
             flows: FlowStats::default(),
             fast: FastStats::default(),

@@ -217,7 +217,7 @@ fn a_flood_of_syns_does_not_stop_others() {
     if !privileged() {
         return;
     }
-    const FILE: u64 = 100_000_000;
+    const FILE: u64 = 40_000_000;
     let rules = format!("{RULES}, track: {{ sessions: 20000, half-open: 2000 }}");
     let scene = Scene::running(&config(&rules));
     let to = Host::ServerA.ipv4();
@@ -226,7 +226,7 @@ fn a_flood_of_syns_does_not_stop_others() {
         scene.lab.spawn(Host::ServerA, &["iperf3", "--server"], "iperf3.log").expect("iperf3 starts");
     assert!(scene.pings(Host::Client, &to.to_string(), 3));
     let expected = web::sha256(FILE).expect("a checksum");
-    let script = format!("curl -sS --fail --limit-rate 12M {} | sha256sum", url(to.into(), web::PORT));
+    let script = format!("curl -sS --fail --limit-rate 5M {} | sha256sum", url(to.into(), web::PORT));
     let mut download =
         scene.lab.spawn(Host::Client, &["sh", "-c", &script], "download.log").expect("curl starts");
     let line = format!("iperf3 --client {to} --time 8 --bitrate 20M --json");

@@ -53,11 +53,11 @@ fn to(to: &str) -> impl Fn(&[u8]) -> Option<Seen> {
 }
 
 impl Wires {
-    fn new(filtering: &str) -> Wires {
+    fn new(filtering: &str, refuse: &str) -> Wires {
         let mut config = Config::default();
         let nat = format!(
             "{{ nat: {{ outside: wan, source: [ {{ match: {{ source: 10.1.0.0/16 }}, pool: {POOL}, filtering: {filtering} }} ], \
-             limits: {{ sessions-per-host: 40 }} }} }}"
+             limits: {{ sessions-per-host: 40, refuse: {refuse} }} }} }}"
         );
         config.functions.push(("outer", nat));
         config.run.insert(0, "outer");
@@ -115,7 +115,7 @@ fn requirements_of_udp_tcp_and_icmp_on_the_wire() {
     if !privileged() {
         return;
     }
-    let mut wires = Wires::new("address-dependent");
+    let mut wires = Wires::new("address-dependent", "host-unreachable");
     // RFC 4787, REQ-1, REQ-2, REQ-3: one outside end for each inside end, whoever it talks to; one address for a host.
     let first = wires.leaves(&between(HOST, SERVER).udp(5004, 53));
     assert_eq!(source(&first), (ip(POOL), 5004));
@@ -163,7 +163,7 @@ fn requirements_of_udp_tcp_and_icmp_on_the_wire() {
     assert_eq!(source(&ping), (ip(POOL), 3000));
     wires.comes_in(&between(SERVER, POOL).echo_reply(3000, 1).finish(), HOST);
     wires.is_dropped(&between(SERVER, POOL).echo_reply(3001, 1).finish(), "nat-no-mapping");
-    // REQ-14: fragments, later ones in any order, in both directions; what is put together has a right checksum.
+    // REQ-14: fragments in any order, in both directions; what is put together has a right checksum.
     let content: Vec<u8> = (0..4000_u32).map(|at| (at * 7) as u8).collect();
     let parts = between(HOST, SERVER).identification(77).udp(5004, 53).payload(&content).fragments(1200);
     let expected = between(POOL, SERVER).identification(77).udp(5004, 53).payload(&content).fragments(1200);
@@ -174,10 +174,21 @@ fn requirements_of_udp_tcp_and_icmp_on_the_wire() {
         assert_eq!(frame[upper..usize::from(headers.end)], same[14 + 20..], "fragment {at}");
     }
     let parts = between(SERVER, POOL).identification(78).udp(53, 5004).payload(&content).fragments(1200);
-    wires.is_dropped(&parts[1], "fragment-before-first");
-    for part in &parts {
-        wires.comes_in(part, HOST);
+    let mut expected =
+        between(SERVER, HOST).identification(78).udp(53, 5004).payload(&content).fragments(1200);
+    for at in [3, 1, 2] {
+        wires.outside.send(&parts[at]);
     }
+    assert!(wires.inside.is_silent(to(HOST)), "nobody knows yet whose they are");
+    let upper = |frame: &[u8]| frame[14 + 20..].to_vec();
+    let mut came = vec![upper(&wires.comes_in(&parts[0], HOST).0)];
+    came.extend((1..parts.len()).map(|_| upper(&wires.inside.next(to(HOST)).expect("the others follow").0)));
+    let mut expected: Vec<_> = expected.drain(..).map(|frame| upper(&frame)).collect();
+    came.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(came, expected);
+    let alone = between(SERVER, POOL).identification(79).udp(53, 5004).payload(&content).fragments(1200);
+    wires.is_dropped(&alone[1], "fragment-before-first");
     // RFC 5382, REQ-2: three-way handshake, and simultaneous open.
     wires.leaves(&between(HOST, SERVER).tcp(5010, 80, SYN));
     wires.comes_in(&between(SERVER, POOL).tcp(80, 5010, SYN | ACK).finish(), HOST);
@@ -206,13 +217,39 @@ fn filtering_lets_in_whom_it_says_on_the_wire() {
     if !privileged() {
         return;
     }
-    let mut wires = Wires::new("endpoint-independent");
+    let mut wires = Wires::new("endpoint-independent", "drop");
     wires.leaves(&between(HOST, SERVER).udp(5004, 53));
     wires.comes_in(&between(OTHER, POOL).udp(7, 5004).finish(), HOST);
     drop(wires);
-    let mut wires = Wires::new("address-and-port-dependent");
+    let mut wires = Wires::new("address-and-port-dependent", "admin-prohibited");
     wires.leaves(&between(HOST, SERVER).udp(5004, 53));
     wires.comes_in(&between(SERVER, POOL).udp(53, 5004).finish(), HOST);
     wires.is_dropped(&between(SERVER, POOL).udp(54, 5004).finish(), "nat-filtered");
     wires.is_dropped(&between(OTHER, POOL).udp(53, 5004).finish(), "nat-filtered");
+    // RFC 5508, REQ-8.
+    for port in 0..41 {
+        wires.inside.send(&between(NEIGHBOUR, SERVER).udp(6000, 1000 + port).finish());
+    }
+    let (_, headers) = wires.inside.next(to(NEIGHBOUR)).expect("it is told");
+    assert_eq!((headers.icmp_type, headers.icmp_code), (3, 13));
+    // Both hosts have a port, and this is who is told so.
+    let rows = wires.scene.show("pools");
+    let [all, address] = rows.as_array().expect("rows").as_slice() else { panic!("{rows:#}") };
+    assert_eq!(
+        (&all["pool"], &all["address"], &all["rule"]),
+        (&POOL.into(), &"all".into(), &"source 1".into())
+    );
+    assert_eq!(address["address"], POOL);
+    for row in [all, address] {
+        // Port 9 of the wires' first packets is one of the host's three.
+        let used = row["udp_used"].as_u64().expect("a number");
+        assert_eq!(used, 3, "{row:#}");
+        assert_eq!(row["udp_free"].as_u64(), Some(64_512 - used), "{row:#}");
+        assert_eq!(
+            (&row["tcp_used"], &row["tcp_free"], &row["hosts"]),
+            (&0.into(), &64_512.into(), &2.into())
+        );
+    }
+    assert_eq!((&all["refused_no_port"], &address["refused_no_port"]), (&0.into(), &serde_json::Value::Null));
+    assert_eq!(wires.scene.show("pools --address 10.2.0.99").as_array().map(Vec::len), Some(0));
 }

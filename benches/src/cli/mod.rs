@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::baseline::{self, Instructions, Ratios, Verdict};
 use crate::error::{BenchError, Result};
-use crate::generator::{Generator, Rate};
+use crate::generator::{Generator, Packets, Rate, Sender};
 use crate::namespaces::{Cores, Placement};
 use crate::peers::Peer;
 use crate::plan::Plan;
@@ -41,6 +42,9 @@ enum Command {
         /// How often everything is measured, in turn: 5, or 3 in the short form.
         #[arg(long)]
         runs: Option<usize>,
+        /// As many runs as fit into so many minutes; when they are over nothing new is begun, and the report is written.
+        #[arg(long)]
+        minutes: Option<u32>,
         /// Only subjects whose key has this in it, such as `stateful` or `one-core`, and what grows of that name, such as `flows`.
         #[arg(long)]
         only: Vec<String>,
@@ -91,7 +95,7 @@ enum Command {
         #[command(flatten)]
         machine: Machine,
         /// kernel-forward, kernel-filter, kernel-masquerade, kernel-flowtable, kernel-balance, testpmd, xdp-redirect, xdp-fib,
-        /// router, chain-N, stateful, balancer.
+        /// router, chain-N, filter, stateful, balancer.
         #[arg(long, value_parser = peer)]
         peer: Vec<Peer>,
         /// Which core pays for what: own-core or one-core.
@@ -100,6 +104,9 @@ enum Command {
         /// Throughway's fast path.
         #[arg(long)]
         fast_path: bool,
+        /// Which packets: small (64 bytes, IPv4), ipv6, imix.
+        #[arg(long, value_parser = packets, default_value = "small")]
+        packets: Packets,
         /// Packets a second, or `max`; several are tried in turn.
         #[arg(long, value_parser = rate, value_delimiter = ',', default_value = "max")]
         rate: Vec<Rate>,
@@ -130,6 +137,9 @@ pub(crate) struct Machine {
     /// The program that generates and counts, where it is another one.
     #[arg(long)]
     pub(crate) pktgen: Option<String>,
+    /// Who sends: `kernel` (its pktgen, where it can send what is asked for), `own`, or the kernel's where it is there: `auto`.
+    #[arg(long, value_parser = sender, default_value = "auto", value_name = "auto|kernel|own")]
+    pub(crate) generator: Sender,
     /// The generator's core and that of what is measured.
     #[arg(long, value_parser = cores, default_value = "0,1", value_name = "GENERATOR,DEVICE")]
     pub(crate) cores: Cores,
@@ -142,6 +152,20 @@ pub(crate) struct Machine {
     /// The namespaces are named PREFIX-src, PREFIX-dut, PREFIX-snk.
     #[arg(long, default_value = "twbench")]
     pub(crate) prefix: String,
+}
+
+fn sender(text: &str) -> std::result::Result<Sender, String> {
+    match text {
+        "auto" => Ok(Sender::Auto),
+        "kernel" => Ok(Sender::Kernel),
+        "own" => Ok(Sender::Own),
+        _ => Err("auto, kernel or own".to_owned()),
+    }
+}
+
+fn packets(text: &str) -> std::result::Result<Packets, String> {
+    let found = Packets::ALL.into_iter().find(|packets| packets.key() == text);
+    found.ok_or_else(|| "small, ipv6 or imix".to_owned())
 }
 
 fn peer(text: &str) -> std::result::Result<Peer, String> {
@@ -215,10 +239,12 @@ impl Machine {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Run { machine, short, runs, only, report, baseline, write, micro } => {
+        Command::Run { machine, short, runs, minutes, only, report, baseline, write, micro } => {
             let plan = if short { Plan::short(runs.unwrap_or(3)) } else { Plan::whole(runs.unwrap_or(5)) };
+            let time = minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
             let plan = plan.only(&only);
-            measure(&machine, &plan, &report, micro.as_deref()).and_then(|results| match baseline {
+            let plan = time.map_or(plan.clone(), |time| plan.within(time));
+            measure(&machine, &plan, time, &report, micro.as_deref()).and_then(|results| match baseline {
                 Some(file) => ratios(&results, &file, write),
                 None => Ok(true),
             })
@@ -227,9 +253,23 @@ pub fn main() -> ExitCode {
             nic::watch(&machine, peer, &input, &output).map(|()| true)
         }
         Command::Count { bench, committed, write, report } => count(&bench, &committed, write, &report),
-        Command::Trial { machine, peer, placement, fast_path, rate, seconds, flows, runs, stamp, then } => {
+        Command::Trial {
+            machine,
+            peer,
+            placement,
+            fast_path,
+            packets,
+            rate,
+            seconds,
+            flows,
+            runs,
+            stamp,
+            then,
+        } => {
+            let peers = peer;
+            let rates = rate;
             let wanted =
-                Wanted { peers: peer, placement, fast_path, rates: rate, seconds, flows, runs, stamp, then };
+                Wanted { peers, placement, fast_path, packets, rates, seconds, flows, runs, stamp, then };
             trial::trials(&machine, &wanted).map(|()| true)
         }
     };
@@ -246,12 +286,14 @@ pub fn main() -> ExitCode {
 fn measure(
     machine: &Machine,
     plan: &Plan,
+    time: Option<Duration>,
     into: &Path,
     from: Option<&Path>,
 ) -> Result<crate::results::Results> {
     prepare(machine)?;
     let stop = interrupted()?;
-    let generator = Generator::new(machine.pktgen(), machine.cores);
+    let generator = Generator::new(machine.pktgen(), machine.cores, machine.generator)?;
+    say(&format!("{} runs: some {:.0} minutes", plan.runs, plan.time().as_secs_f64() / 60.0));
     let runner = Runner {
         binary: &machine.throughway,
         generator: &generator,
@@ -260,6 +302,7 @@ fn measure(
         prefix: &machine.prefix,
         workers: &machine.workers,
         stop,
+        deadline: time.and_then(|time| Instant::now().checked_add(time)),
     };
     let mut results = runner.run(plan)?;
     results.micro = from.map(micro::gather).unwrap_or_default();

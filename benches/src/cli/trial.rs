@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Machine, say};
 use crate::error::Result;
-use crate::generator::{Generator, Rate, Traffic};
+use crate::generator::{Generator, Packets, Rate, Traffic};
 use crate::namespaces::{Namespaces, Place, Placement};
 use crate::peers::{Peer, Scale, Setup, Subject};
 use crate::trial::Bench;
@@ -14,6 +14,7 @@ pub(super) struct Wanted {
     pub(super) peers: Vec<Peer>,
     pub(super) placement: Placement,
     pub(super) fast_path: bool,
+    pub(super) packets: Packets,
     pub(super) rates: Vec<Rate>,
     pub(super) seconds: f64,
     pub(super) flows: u32,
@@ -24,15 +25,16 @@ pub(super) struct Wanted {
 
 pub(super) fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
     super::prepare(machine)?;
-    let generator = Generator::new(machine.pktgen(), machine.cores);
+    let generator = Generator::new(machine.pktgen(), machine.cores, machine.generator)?;
     for _ in 0..wanted.runs {
         for &peer in &wanted.peers {
             let mut at = Namespaces::up(&machine.prefix, machine.nice)?;
-            let subject = Subject { peer, placement: wanted.placement, fast_path: wanted.fast_path };
+            let Wanted { placement, fast_path, packets, .. } = *wanted;
+            let subject = Subject { peer, placement, fast_path, packets };
             let traffic = if peer.balances() {
                 Traffic::to_service(wanted.flows)
             } else {
-                Traffic::small(wanted.flows)
+                Traffic::of(wanted.packets, wanted.flows)
             };
             let mut setup = Setup {
                 at: &mut at,
@@ -65,7 +67,7 @@ pub(super) fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
             for &rate in &wanted.rates {
                 let trial = bench.trial(rate, Duration::from_secs_f64(wanted.seconds), wanted.stamp)?;
                 let latency = trial.latency.filter(|_| wanted.stamp).map_or(String::new(), |latency| {
-                    format!("  p50 {:.0} us p99 {:.0} us", latency.p50 / 1e3, latency.p99 / 1e3)
+                    format!("  p50 {:.1} us p99 {:.1} us", latency.p50 / 1e3, latency.p99 / 1e3)
                 });
                 say(&format!(
                     "{:<42} offered {:>6.3} Mpps  arrived {:>6.3}  loss {:>7.3} %  worker {:.2} softirq {:.2} generator {:.2} others {:.2} stolen {:.2}{latency}",

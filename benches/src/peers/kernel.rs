@@ -16,7 +16,7 @@ pub(super) fn start(peer: Peer, setup: &Setup<'_>) -> Result<Running> {
         setup.at.run(Place::Device, &["sysctl", "-qw", setting])?;
     }
     add_routes(setup.at, setup.scale.routes)?;
-    if let Some(rules) = ruleset(peer, setup.scale.rules, setup.traffic.flows) {
+    if let Some(rules) = ruleset(peer, setup.scale.rules, setup.traffic.flows, setup.traffic.ipv6) {
         let file = setup.at.directory().join("rules.nft");
         std::fs::write(&file, rules).map_err(|source| BenchError::file(&file, source))?;
         setup.at.run(Place::Device, &["nft", "-f", &file.to_string_lossy()]).map_err(|error| match peer {
@@ -51,13 +51,13 @@ pub(super) fn add_routes(at: &Namespaces, routes: u32) -> Result<()> {
 }
 
 /// What nftables is told; `None` for routing alone. Established connections come first, as everybody writes it.
-fn ruleset(peer: Peer, rules: u32, flows: u32) -> Option<String> {
+fn ruleset(peer: Peer, rules: u32, flows: u32, ipv6: bool) -> Option<String> {
     let filtered = match peer {
         Peer::KernelFilter | Peer::KernelMasquerade | Peer::KernelFlowtable => true,
         Peer::KernelBalance => false,
         _ => return None,
     };
-    let mut text = String::from("table ip bench {\n");
+    let mut text = format!("table {} bench {{\n", if ipv6 { "ip6" } else { "ip" });
     if peer == Peer::KernelFlowtable {
         let _ = writeln!(
             text,
@@ -67,12 +67,16 @@ fn ruleset(peer: Peer, rules: u32, flows: u32) -> Option<String> {
     if filtered {
         text.push_str("  chain forward {\n    type filter hook forward priority 0; policy drop;\n");
         if peer == Peer::KernelFlowtable {
-            text.push_str("    ip protocol { tcp, udp } flow add @fast\n");
+            text.push_str("    meta l4proto { tcp, udp } flow add @fast\n");
         }
         text.push_str("    ct state established,related accept\n");
         for number in 0..rules {
             let [_, _, high, low] = number.to_be_bytes();
-            let _ = writeln!(text, "    ip daddr 192.{}.{low}.0/24 tcp dport 25 drop", 18 + high % 100);
+            let _ = if ipv6 {
+                writeln!(text, "    ip6 daddr fd01:0:{high}:{low}::/64 tcp dport 25 drop")
+            } else {
+                writeln!(text, "    ip daddr 192.{}.{low}.0/24 tcp dport 25 drop", 18 + high % 100)
+            };
         }
         let _ = writeln!(
             text,
@@ -107,11 +111,13 @@ mod tests {
 
     #[test]
     fn rules_stand_between_the_established_and_the_one_that_accepts() {
-        let text = ruleset(Peer::KernelMasquerade, 3, 100).unwrap();
+        let text = ruleset(Peer::KernelMasquerade, 3, 100, false).unwrap();
         let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
         assert!(at("ct state") < at("192.18.2.0/24") && at("192.18.2.0/24") < at("l4proto udp accept"));
         assert!(text.contains("masquerade") && !text.contains("snat"));
-        assert!(ruleset(Peer::KernelMasquerade, 0, 100_000).unwrap().contains(POOL));
-        assert_eq!(ruleset(Peer::KernelForward, 3, 1), None);
+        assert!(ruleset(Peer::KernelMasquerade, 0, 100_000, false).unwrap().contains(POOL));
+        assert_eq!(ruleset(Peer::KernelForward, 3, 1, false), None);
+        let six = ruleset(Peer::KernelFilter, 1, 1, true).unwrap();
+        assert!(six.starts_with("table ip6 ") && six.contains("ip6 daddr fd01:"), "{six}");
     }
 }

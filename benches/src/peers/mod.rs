@@ -15,7 +15,7 @@ pub mod xdp;
 use throughway_lab::Guard;
 
 use crate::error::Result;
-use crate::generator::Traffic;
+use crate::generator::{Packets, Traffic};
 use crate::namespaces::{Cores, Namespaces, Placement};
 
 /// What forwards.
@@ -41,6 +41,8 @@ pub enum Peer {
     Router,
     /// Throughway: markers, then a router; so many functions in all (2 to 8).
     Chain(u8),
+    /// Throughway: firewall and router.
+    Filter,
     /// Throughway: firewall, NAT and router.
     Stateful,
     /// Throughway: load balancer and router.
@@ -73,6 +75,8 @@ pub struct Subject {
     pub placement: Placement,
     /// Throughway only: established flows stay in the driver.
     pub fast_path: bool,
+    /// What it is sent.
+    pub packets: Packets,
 }
 
 /// A peer that runs; dropped, it is stopped.
@@ -119,6 +123,7 @@ impl Peer {
             Peer::XdpFib => "bare XDP, kernel's forwarding table".to_owned(),
             Peer::Router => "Throughway router".to_owned(),
             Peer::Chain(functions) => format!("Throughway chain of {functions}"),
+            Peer::Filter => "Throughway firewall + router".to_owned(),
             Peer::Stateful => "Throughway firewall + NAT + router".to_owned(),
             Peer::Balancer => "Throughway load balancer + router".to_owned(),
         }
@@ -137,13 +142,14 @@ impl Peer {
             Peer::XdpFib => "xdp-fib".to_owned(),
             Peer::Router => "router".to_owned(),
             Peer::Chain(functions) => format!("chain-{functions}"),
+            Peer::Filter => "filter".to_owned(),
             Peer::Stateful => "stateful".to_owned(),
             Peer::Balancer => "balancer".to_owned(),
         }
     }
 
     /// All peers, chains of markers left out.
-    pub const ALL: [Peer; 11] = [
+    pub const ALL: [Peer; 12] = [
         Peer::KernelForward,
         Peer::KernelFilter,
         Peer::KernelMasquerade,
@@ -153,6 +159,7 @@ impl Peer {
         Peer::XdpRedirect,
         Peer::XdpFib,
         Peer::Router,
+        Peer::Filter,
         Peer::Stateful,
         Peer::Balancer,
     ];
@@ -165,7 +172,7 @@ impl Peer {
 
     /// Whether it is Throughway.
     pub fn is_ours(self) -> bool {
-        matches!(self, Peer::Router | Peer::Chain(_) | Peer::Stateful | Peer::Balancer)
+        matches!(self, Peer::Router | Peer::Chain(_) | Peer::Filter | Peer::Stateful | Peer::Balancer)
     }
 
     /// Whether it forwards in user space: only then the softirq may be elsewhere.
@@ -175,7 +182,7 @@ impl Peer {
 
     /// With a core for itself.
     pub fn on_own_core(self) -> Subject {
-        Subject { peer: self, placement: Placement::OwnCore, fast_path: false }
+        Subject { peer: self, placement: Placement::OwnCore, fast_path: false, packets: Packets::Small }
     }
 
     /// With one core that pays for everything.
@@ -196,10 +203,16 @@ impl Subject {
         format!("{}{fast}", self.peer.name())
     }
 
+    /// The same with other packets.
+    #[must_use]
+    pub fn sent(self, packets: Packets) -> Subject {
+        Subject { packets, ..self }
+    }
+
     /// Its name in files.
     pub fn key(&self) -> String {
         let fast = if self.fast_path { "+fast-path" } else { "" };
-        format!("{}{fast}@{}", self.peer.key(), self.placement.key())
+        format!("{}{fast}{}@{}", self.peer.key(), self.packets.suffix(), self.placement.key())
     }
 
     /// Starts it. When this returns, it forwards.
@@ -218,7 +231,7 @@ impl Subject {
             | Peer::KernelBalance => kernel::start(self.peer, setup)?,
             Peer::Testpmd => testpmd::start(setup)?,
             Peer::XdpRedirect | Peer::XdpFib => xdp::start(self.peer, setup)?,
-            Peer::Router | Peer::Chain(_) | Peer::Stateful | Peer::Balancer => {
+            Peer::Router | Peer::Chain(_) | Peer::Filter | Peer::Stateful | Peer::Balancer => {
                 ours::start(self.peer, self.fast_path, setup)?
             }
         };

@@ -90,7 +90,7 @@ pub(crate) fn configuration(peer: Peer, settings: &Settings<'_>) -> String {
                 run.push(format!("m{number}"));
             }
         }
-        Peer::Stateful => {
+        Peer::Filter | Peer::Stateful => {
             let sessions = scale.flows.max(flows) * 4;
             let _ = writeln!(
                 text,
@@ -105,13 +105,16 @@ pub(crate) fn configuration(peer: Peer, settings: &Settings<'_>) -> String {
                 );
             }
             text.push_str("        - { drop: { protocol: tcp, to-port: 25 } }\n        - { allow: { from: lan, protocol: udp } }\n");
-            let how =
-                if flows > MASQUERADED { format!("pool: {POOL}") } else { "masquerade: true".to_owned() };
-            let _ = writeln!(
-                text,
-                "  outer: {{ nat: {{ outside: wan, limits: {{ sessions: {sessions} }}, source: [ {{ match: {{ source: 10.0.0.0/8 }}, {how} }} ] }} }}"
-            );
-            run.extend(["edge", "outer"].map(str::to_owned));
+            run.push("edge".to_owned());
+            if peer == Peer::Stateful {
+                let how =
+                    if flows > MASQUERADED { format!("pool: {POOL}") } else { "masquerade: true".to_owned() };
+                let _ = writeln!(
+                    text,
+                    "  outer: {{ nat: {{ outside: wan, limits: {{ sessions: {sessions} }}, source: [ {{ match: {{ source: 10.0.0.0/8 }}, {how} }} ] }} }}"
+                );
+                run.push("outer".to_owned());
+            }
         }
         Peer::Balancer => {
             let backends: Vec<String> =

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::error::{BenchError, Result};
+use crate::generator::Packets;
 use crate::method::Figure;
 use crate::namespaces::Placement;
 use crate::plan::Dimension;
@@ -54,11 +55,19 @@ pub fn markdown(results: &Results) -> String {
     let runs = results.subjects.iter().map(|line| line.runs.len()).max().unwrap_or(0);
     let _ = writeln!(
         text,
-        "64-byte UDP packets of {} flows over veth pairs, generator `{}`; {runs} runs, one subject after the other in each, trials of \
+        "UDP packets of {} flows over veth pairs, generator `{}`; {runs} runs, one subject after the other in each, trials of \
          {} s after a warm-up. Medians, ± half of the range. Mpps: million packets a second that arrived.\n",
         results.flows, results.generator, results.seconds
     );
-    throughput(results, &mut text);
+    text.push_str(
+        "`own core`: the receive softirq runs on the generator's core; `one core`: one core pays for everything. `best` is the most at \
+         any offered rate, `overloaded` what is left when the generator sends as fast as it can. Latency: half of the packets, 99 % and \
+         99.9 % of them took no longer, at half of the best rate (RFC 8219, section 7.2, calls the first and the last typical and worst-case \
+         latency).\n\n",
+    );
+    for packets in Packets::ALL {
+        throughput(results, packets, &mut text);
+    }
     processor(results, &mut text);
     let ratios = results.ratios();
     if !ratios.is_empty() {
@@ -91,14 +100,19 @@ pub fn markdown(results: &Results) -> String {
     text
 }
 
-fn throughput(results: &Results, text: &mut String) {
-    text.push_str(
-        "## Throughput and latency\n\n`own core`: the receive softirq runs on the generator's core; `one core`: one core pays for \
-         everything. `best` is the most at any offered rate, `overloaded` what is left when the generator sends as fast as it can.\n\n\
-         | Mpps | core | best | no loss | 0.1 % loss | overloaded | of best | p50, p99 µs at half load |\n\
+fn throughput(results: &Results, packets: Packets, text: &mut String) {
+    let lines: Vec<&Line> = results.subjects.iter().filter(|line| line.packets == packets).collect();
+    if lines.is_empty() {
+        return;
+    }
+    let _ = write!(
+        text,
+        "## Throughput and latency: {}\n\n\
+         | Mpps | core | best | no loss | 0.1 % loss | overloaded | of best | p50, p99, p99.9 µs at half load |\n\
          |---|---|---:|---:|---:|---:|---:|---:|\n",
+        packets.name()
     );
-    for line in &results.subjects {
+    for line in lines {
         if let Some(why) = &line.unavailable {
             let _ = writeln!(text, "| {} | {} | not measured: {why} | | | | | |", line.name, line.placement);
             continue;
@@ -106,7 +120,7 @@ fn throughput(results: &Results, text: &mut String) {
         let kept = line.figure(|run| run.overloaded() / run.best().max(1.0));
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {}, {}, {} |",
             line.name,
             line.placement,
             mpps(line.figure(Run::best)),
@@ -116,6 +130,7 @@ fn throughput(results: &Results, text: &mut String) {
             kept.map_or_else(|| "–".to_owned(), |kept| format!("{:.0} %", kept.median * 100.0)),
             plain(line.latency(|latency| latency.p50), 0),
             plain(line.latency(|latency| latency.p99), 0),
+            plain(line.latency(|latency| latency.p999), 0),
         );
     }
     text.push('\n');
@@ -125,13 +140,14 @@ fn processor(results: &Results, text: &mut String) {
     text.push_str(
         "## Processor time at the best rate\n\nCores: 1.00 is a core for all of the time. `others` is what other programs took of the two \
          cores: far above zero, the figures of this line say little.\n\n\
-         | | core | worker | softirq | generator | others | stolen |\n|---|---|---:|---:|---:|---:|---:|\n",
+         | | packets | core | worker | softirq | generator | others | stolen |\n|---|---|---|---:|---:|---:|---:|---:|\n",
     );
     for line in results.subjects.iter().filter(|line| !line.runs.is_empty()) {
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             line.name,
+            line.packets.name(),
             line.placement,
             plain(line.at_best(|trial| trial.cpu.worker), 2),
             plain(line.at_best(|trial| trial.cpu.softirq), 2),
@@ -175,10 +191,21 @@ fn dimensions(results: &Results) -> Vec<Dimension> {
 
 fn charts(results: &Results) -> Vec<(String, Chart)> {
     let mut charts = Vec::new();
+    for packets in Packets::ALL {
+        charts.extend(throughput_charts(results, packets));
+        charts.extend(latency_chart(results, packets));
+    }
+    charts.extend(dimensions(results).into_iter().map(|dimension| scaling_chart(results, dimension)));
+    charts
+}
+
+fn throughput_charts(results: &Results, packets: Packets) -> Vec<(String, Chart)> {
+    let mut charts = Vec::new();
     for placement in [Placement::OwnCore, Placement::OneCore] {
         // The kernel has the core for itself in either case: its lines belong into both.
         let shown = |line: &&Line| {
             !line.runs.is_empty()
+                && line.packets == packets
                 && (line.subject.placement == placement || !line.subject.peer.in_user_space())
         };
         let lines: Vec<&Line> = results.subjects.iter().filter(shown).collect();
@@ -195,19 +222,24 @@ fn charts(results: &Results) -> Vec<(String, Chart)> {
             dashed: !line.subject.peer.is_ours(),
         });
         charts.push((
-            format!("throughput-{}", placement.key()),
+            format!("throughput{}-{}", packets.suffix(), placement.key()),
             Chart {
-                title: format!("Throughput against offered load, {}", placement.name()),
+                title: format!("Throughput against offered load, {}, {}", packets.name(), placement.name()),
                 x: ("offered, Mpps".to_owned(), Axis::Linear),
                 y: ("arrived, Mpps".to_owned(), Axis::Linear),
                 series: series.collect(),
             },
         ));
     }
+    charts
+}
+
+fn latency_chart(results: &Results, packets: Packets) -> Option<(String, Chart)> {
     let names = ["p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).to_vec();
     let series: Vec<Series> = results
         .subjects
         .iter()
+        .filter(|line| line.packets == packets)
         .filter_map(|line| {
             let of = [
                 line.latency(|latency| latency.p50)?,
@@ -221,41 +253,35 @@ fn charts(results: &Results) -> Vec<(String, Chart)> {
             Some(Series { name, points, dashed: !line.subject.peer.is_ours() })
         })
         .collect();
-    if !series.is_empty() {
-        charts.push((
-            "latency".to_owned(),
-            Chart {
-                title: "Latency at half of the best rate".to_owned(),
-                x: ("percentile".to_owned(), Axis::Names(names)),
-                y: ("microseconds".to_owned(), Axis::Logarithmic),
-                series,
-            },
-        ));
-    }
-    for dimension in dimensions(results) {
-        let of_it = results.scaling.iter().filter(|growth| growth.dimension == dimension);
-        let series = of_it.map(|growth| {
-            let median = |(size, arrived): &(u32, Vec<f64>)| {
-                Figure::of(arrived).map(|figure| (f64::from(*size), figure.median / 1e6))
-            };
-            Series {
-                name: growth.name.clone(),
-                points: growth.points.iter().filter_map(median).collect(),
-                dashed: !growth.name.starts_with("Throughway"),
-            }
-        });
-        let axis = if dimension == Dimension::Functions { Axis::Linear } else { Axis::Logarithmic };
-        charts.push((
-            format!("scaling-{}", dimension.name().replace(' ', "-")),
-            Chart {
-                title: format!("Throughput with more {}", dimension.name()),
-                x: (dimension.name().to_owned(), axis),
-                y: ("arrived, Mpps".to_owned(), Axis::Linear),
-                series: series.collect(),
-            },
-        ));
-    }
-    charts
+    let chart = Chart {
+        title: format!("Latency at half of the best rate, {}", packets.name()),
+        x: ("percentile".to_owned(), Axis::Names(names)),
+        y: ("microseconds".to_owned(), Axis::Logarithmic),
+        series,
+    };
+    (!chart.series.is_empty()).then(|| (format!("latency{}", packets.suffix()), chart))
+}
+
+fn scaling_chart(results: &Results, dimension: Dimension) -> (String, Chart) {
+    let of_it = results.scaling.iter().filter(|growth| growth.dimension == dimension);
+    let series = of_it.map(|growth| {
+        let median = |(size, arrived): &(u32, Vec<f64>)| {
+            Figure::of(arrived).map(|figure| (f64::from(*size), figure.median / 1e6))
+        };
+        Series {
+            name: growth.name.clone(),
+            points: growth.points.iter().filter_map(median).collect(),
+            dashed: !growth.name.starts_with("Throughway"),
+        }
+    });
+    let axis = if dimension == Dimension::Functions { Axis::Linear } else { Axis::Logarithmic };
+    let chart = Chart {
+        title: format!("Throughput with more {}", dimension.name()),
+        x: (dimension.name().to_owned(), axis),
+        y: ("arrived, Mpps".to_owned(), Axis::Linear),
+        series: series.collect(),
+    };
+    (format!("scaling-{}", dimension.name().replace(' ', "-")), chart)
 }
 
 #[cfg(test)]
@@ -283,7 +309,7 @@ mod tests {
     #[test]
     fn the_report_says_what_was_measured_and_what_was_not() {
         let text = markdown(&results());
-        let row = "| Throughway firewall + NAT + router | one core | 2.00 ±0 % | 0.50 ±0 % | 0.70 ±0 % | 1.00 ±0 % | 50 % | 20, 50 |";
+        let row = "| Throughway firewall + NAT + router | one core | 2.00 ±0 % | 0.50 ±0 % | 0.70 ±0 % | 1.00 ±0 % | 50 % | 20, 50, 60 |";
         for part in [
             row,
             "not measured: this kernel has no flowtable",
@@ -292,6 +318,25 @@ mod tests {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert!(text.contains("## With more rules\n\n| Mpps | 1 | 1000 |"), "{text}");
+    }
+
+    #[test]
+    fn other_packets_have_tables_and_charts_of_their_own() {
+        let mut other = line(Peer::Filter, &[1e6]);
+        (other.packets, other.subject.packets) = (Packets::Ipv6, Packets::Ipv6);
+        let results = Results { subjects: vec![line(Peer::Stateful, &[2e6]), other], ..Results::default() };
+        let text = markdown(&results);
+        let (small, ipv6) = (text.find("latency: 64 bytes").unwrap(), text.find("latency: IPv6").unwrap());
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(
+            small < at("| Throughway firewall + NAT") && at("| Throughway firewall + NAT") < ipv6,
+            "{text}"
+        );
+        assert!(ipv6 < at("| Throughway firewall + router"), "{text}");
+        let charts = charts(&results);
+        let of = |name: &str| charts.iter().find(|chart| chart.0 == name).map(|chart| chart.1.series.len());
+        assert_eq!((of("throughput-one-core"), of("throughput-ipv6-one-core")), (Some(1), Some(1)));
+        assert_eq!(of("latency-ipv6"), Some(1));
     }
 
     #[test]

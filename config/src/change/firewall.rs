@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use super::{Changes, list};
 use crate::checked::{
-    Addresses, Config, Firewall, Group, Match, Ports, Rule, RuleAction, Set, SetContent, Several, TcpFlag,
-    TcpFlags, Timeouts, Track,
+    Addresses, Config, EarlyAt, Firewall, Group, Match, Ports, Rule, RuleAction, Set, SetContent, Several,
+    TcpFlag, TcpFlags, Timeouts, Track,
 };
 use crate::value::Duration;
 
@@ -135,7 +135,7 @@ impl Changes {
         let describe = |set: &Set| format!("{} elements", set.len());
         let stayed = self.named(&format!("{path}.sets"), &old.1.sets, sets, |set| &set.name, describe);
         for (was, is) in stayed {
-            self.set(&format!("{path}.sets.{}", is.name), was, is);
+            self.set(&format!("{path}.sets.{}", is.name), (old.0, was), (new.0, is));
         }
         let lines = |(config, firewall): (&Config, &Firewall), rules: &[Rule]| -> Vec<String> {
             rules.iter().map(|rule| config.describe(firewall, rule)).collect()
@@ -151,8 +151,14 @@ impl Changes {
         self.track(&format!("{path}.track"), &old.1.track, track);
     }
 
-    fn set(&mut self, path: &str, old: &Set, new: &Set) {
-        let Set { name: _, content, file, place: _ } = new;
+    fn set(&mut self, path: &str, old: (&Config, &Set), new: (&Config, &Set)) {
+        let early = |(config, set): (&Config, &Set)| match &set.early {
+            None => "false".to_owned(),
+            Some(EarlyAt::Chains) => "true".to_owned(),
+            Some(EarlyAt::Interfaces(at)) => list(at.iter().map(|id| config.interface(*id).name.as_str())),
+        };
+        self.value(format!("{path}.early"), early(old), early(new));
+        let (old, Set { name: _, content, file, early: _, place: _ }) = (old.1, new.1);
         let source = |file: &Option<std::path::PathBuf>| {
             file.as_ref().map_or("this file".to_owned(), |file| file.display().to_string())
         };
@@ -160,7 +166,7 @@ impl Changes {
         let (removed, added) = match (&old.content, content) {
             (SetContent::Addresses(old), SetContent::Addresses(new)) => difference(old, new),
             (SetContent::Ports(old), SetContent::Ports(new)) => difference(old, new),
-            (old_content, new_content) if old_content != new_content => (old.len(), new.len()),
+            (old_content, new_content) if old_content != new_content => (old.len(), new.1.len()),
             _ => (0, 0),
         };
         if (removed, added) != (0, 0) {

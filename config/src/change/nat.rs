@@ -45,6 +45,7 @@ impl Changes {
             sessions,
             sessions_per_host,
             rate_per_host,
+            refuse,
             timeouts,
             hairpin,
         } = new.1;
@@ -70,6 +71,7 @@ impl Changes {
             limit(*sessions_per_host),
         );
         self.value(format!("{path}.limits.rate-per-host"), limit(old.1.rate_per_host), limit(*rate_per_host));
+        self.value(format!("{path}.limits.refuse"), old.1.refuse, *refuse);
         self.timeouts(&format!("{path}.timeouts"), &old.1.timeouts, timeouts);
         self.value(format!("{path}.hairpin"), old.1.hairpin, *hairpin);
     }

@@ -25,6 +25,8 @@ pub struct Nat {
     pub sessions_per_host: Option<u32>,
     /// How fast one inside host may open connections, for all of them alike: counts neither bytes nor what is over. `None`: no limit.
     pub rate_per_host: Option<Rate>,
+    /// What a host inside is told that gets nothing.
+    pub refuse: Refuse,
     /// How long sessions live without a packet.
     pub timeouts: Timeouts,
     /// Whether inside hosts reach each other by their outside addresses (RFC 4787, REQ-9).
@@ -99,6 +101,17 @@ words! {
     AddressAndPortDependent = "address-and-port-dependent",
 }
 
+words! {
+    /// What becomes of a new connection for which there is no port or no room.
+    Refuse, "answer", default HostUnreachable:
+    /// It ends silently.
+    Drop = "drop",
+    /// ICMP 3/1, ICMPv6 1/3 (RFC 6888, REQ-11).
+    HostUnreachable = "host-unreachable",
+    /// ICMP 3/13, ICMPv6 1/1 (RFC 5508, REQ-8).
+    AdminProhibited = "admin-prohibited",
+}
+
 /// How many rules there may be of each kind.
 const MOST_RULES: usize = 4096;
 /// Where the registered ports begin (RFC 6335, section 6): the ones below keep their meaning.
@@ -123,6 +136,8 @@ impl Nat {
         let per_host_written = limits.and_then(|limits| limits.sessions_per_host.as_ref());
         let per_host = number(per_host_written, report);
         let rate = check_rate(limits.and_then(|limits| limits.rate_per_host.as_ref()), report);
+        let refuse =
+            limits.map_or(Some(Refuse::default()), |limits| limits.refuse.read_or(Refuse::default(), report));
         let source: Vec<_> = source_rules.iter().map(|rule| SourceNat::check(rule, known, report)).collect();
         let destination: Vec<_> =
             destination_rules.iter().map(|rule| DestinationNat::check(rule, known, report)).collect();
@@ -144,6 +159,7 @@ impl Nat {
             sessions: sessions?.unwrap_or(Track::SESSIONS),
             sessions_per_host: per_host?,
             rate_per_host: rate?,
+            refuse: refuse?,
             timeouts: timeouts?,
             hairpin: hairpin?.into(),
         })

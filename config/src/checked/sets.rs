@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::raw::SetSource;
-use crate::value::{AddressRange, Element, Flag, PortRange};
+use crate::value::{AddressRange, Early, Element, FilePath, PortRange};
 
 /// A set of addresses or of ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,8 +18,19 @@ pub struct Set {
     pub content: SetContent,
     /// The file that it was read from; `None` if it stands in the configuration.
     pub file: Option<PathBuf>,
+    /// Where packets from its addresses are dropped before anything else; `None`: nowhere.
+    pub early: Option<EarlyAt>,
     /// Where it is named.
     pub place: Span,
+}
+
+/// Where packets from the addresses of a set are dropped before anything else.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EarlyAt {
+    /// At the interfaces whose chains run the set's firewall.
+    Chains,
+    /// At these, at least one.
+    Interfaces(Vec<InterfaceId>),
 }
 
 /// What is in a set. Cheap to clone.
@@ -168,8 +179,8 @@ impl<'a> SetTable<'a> {
     /// Warns of sets that no rule uses, and gives them away.
     pub(super) fn finish(self, report: &mut Report<'_>) -> Option<Vec<Set>> {
         let entries = self.raw.map_or(&[][..], |raw| &raw.list);
-        for (entry, used) in entries.iter().zip(&self.used) {
-            if !used {
+        for ((entry, used), set) in entries.iter().zip(&self.used).zip(&self.sets) {
+            if !used && set.as_ref().is_none_or(|set| set.early.is_none()) {
                 report.warning(entry.name.span, format!("no rule uses the set `{}`", entry.name.text));
             }
         }
@@ -225,48 +236,91 @@ impl Set {
     ) -> Option<Self> {
         let place = name.span;
         let name = name.read(report);
-        let (content, file) = match &raw.source {
-            SetSource::Inline(list) => {
-                if list.is_empty() {
-                    report.error(raw.span, "the set is empty");
-                    return None;
-                }
-                if list.len() > MOST_ELEMENTS {
-                    report.error(raw.span, format!("the set has more than {MOST_ELEMENTS} elements"));
-                    return None;
-                }
-                let mut collected = Elements::default();
-                let mut wrong = false;
-                for written in list {
-                    let added =
-                        written.text.parse().and_then(|element| collected.add(element, written.span.line));
-                    if let Err(misread) = added {
-                        report.error(written.span, misread);
-                        wrong = true;
+        let (content, file, early) = match &raw.source {
+            SetSource::Inline(list) => (Set::inline(list, raw.span, report), None, Some(None)),
+            SetSource::Map(map) => {
+                let early = map.early.as_ref();
+                let early = early.map_or(Some(None), |early| EarlyAt::check(early, known, report));
+                let (content, file) = match (map.file.as_ref(), map.elements.as_ref()) {
+                    (Some(file), None) => Set::in_file(file, known, report).unzip(),
+                    (None, Some(elements)) => (Set::inline(&elements.list, elements.span, report), None),
+                    (Some(_), Some(elements)) => {
+                        report.error(elements.span, "`elements` beside `file`: make two sets");
+                        (None, None)
                     }
-                }
-                ((!wrong).then(|| collected.into_content()), None)
-            }
-            SetSource::File(raw) => {
-                if let Some(early) = raw.early.as_ref()
-                    && early.read(report)? == Flag::True
+                    (None, None) => {
+                        report.error(raw.span, "the set has neither `file` nor `elements`");
+                        (None, None)
+                    }
+                };
+                if let (Some(Some(_)), Some(SetContent::Ports(_)), Some(written)) =
+                    (&early, &content, map.early.as_ref())
                 {
-                    let misread = Misread::new("`early: true` is reserved: it does nothing yet");
-                    report.error(early.span, misread.help("leave it out; a `drop` rule uses the set"));
+                    report.error(
+                        written.span,
+                        "`early` with a set of ports: packets are matched by their source address",
+                    );
                     return None;
                 }
-                let path = known.folder.join(raw.file.read(report)?.0);
-                let content = read_file(&path, raw.file.span, report)?;
-                if content.is_none() {
-                    report.warning(raw.file.span, format!("the file {} has no elements", path.display()));
-                }
-                (
-                    Some(content.map_or(SetContent::Addresses(Arc::new([])), Elements::into_content)),
-                    Some(path),
-                )
+                (content, file, early)
             }
         };
-        Some(Set { name: name?, content: content?, file, place })
+        Some(Set { name: name?, content: content?, file, early: early?, place })
+    }
+
+    /// The elements in the configuration itself.
+    fn inline(list: &[Written<Element>], span: Span, report: &mut Report<'_>) -> Option<SetContent> {
+        if list.is_empty() {
+            report.error(span, "the set is empty");
+            return None;
+        }
+        if list.len() > MOST_ELEMENTS {
+            report.error(span, format!("the set has more than {MOST_ELEMENTS} elements"));
+            return None;
+        }
+        let mut collected = Elements::default();
+        let mut wrong = false;
+        for written in list {
+            let added = written.text.parse().and_then(|element| collected.add(element, written.span.line));
+            if let Err(misread) = added {
+                report.error(written.span, misread);
+                wrong = true;
+            }
+        }
+        (!wrong).then(|| collected.into_content())
+    }
+
+    /// The elements in a file, and its path.
+    fn in_file(
+        file: &Written<FilePath>,
+        known: &Known<'_>,
+        report: &mut Report<'_>,
+    ) -> Option<(SetContent, PathBuf)> {
+        let path = known.folder.join(file.read(report)?.0);
+        let content = read_file(&path, file.span, report)?;
+        if content.is_none() {
+            report.warning(file.span, format!("the file {} has no elements", path.display()));
+        }
+        Some((content.map_or(SetContent::Addresses(Arc::new([])), Elements::into_content), path))
+    }
+}
+
+impl EarlyAt {
+    /// `Some(None)`: nowhere.
+    fn check(raw: &OneOrMany<Early>, known: &Known<'_>, report: &mut Report<'_>) -> Option<Option<Self>> {
+        let values = raw.read(report)?;
+        if let [Early::Switch(everywhere)] = *values {
+            return Some(everywhere.then_some(EarlyAt::Chains));
+        }
+        let interfaces = values.iter().zip(&raw.list).map(|(value, written)| match value {
+            Early::Switch(_) => {
+                report.error(written.span, format!("`{}` among names of interfaces", written.text));
+                None
+            }
+            Early::Interface(name) => known.interface(&Written::new(name.to_string(), written.span), report),
+        });
+        let interfaces: Vec<_> = interfaces.collect();
+        interfaces.into_iter().collect::<Option<_>>().map(|list| Some(EarlyAt::Interfaces(list)))
     }
 }
 

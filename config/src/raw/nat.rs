@@ -1,7 +1,7 @@
 //! The address translator.
 
 use super::*;
-use crate::checked::Dependence;
+use crate::checked::{Dependence, Refuse};
 use crate::value::{Address, AddressRange, Flag, Forward, Name, Number, PortRange, Prefix, Rate};
 
 /// A network address and port translator.
@@ -91,4 +91,6 @@ pub(crate) struct NatLimits {
     pub(crate) sessions_per_host: Option<Written<Number<1, { 1 << 30 }>>>,
     /// How fast one inside host may open connections, such as `50/s, burst 200`. Default: no limit.
     pub(crate) rate_per_host: Option<Written<Rate>>,
+    /// What a host inside is told whose new connection gets nothing because too much is taken: RFC 6888, REQ-11, wants it to be host-unreachable, RFC 5508, REQ-8, admin-prohibited. Default: host-unreachable.
+    pub(crate) refuse: Option<Written<Refuse>>,
 }

@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::*;
 use crate::error::Span;
-use crate::value::{Element, FilePath, Flag};
+use crate::value::{Early, Element, FilePath};
 
 /// A set of addresses or of ports.
 pub(crate) struct Set {
@@ -19,18 +19,23 @@ pub(crate) struct Set {
 /// Where the elements stand.
 pub(crate) enum SetSource {
     Inline(Vec<Written<Element>>),
-    File(SetFile),
+    Map(SetMap),
 }
 
-/// A file of elements.
+/// A set with more to say than its elements, which are in a file or here.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct SetFile {
+pub(crate) struct SetMap {
     /// The file: one address, prefix, range or port on each line, comments behind `#`. Relative to this file.
-    pub(crate) file: Written<FilePath>,
-    /// Reserved: whether packets from these addresses are dropped before anything else.
     #[serde(default)]
-    pub(crate) early: Given<Written<Flag>>,
+    pub(crate) file: Given<Written<FilePath>>,
+    /// The elements themselves, instead of a file.
+    #[serde(default)]
+    pub(crate) elements: Given<OneOrMany<Element>>,
+    /// Where packets from these addresses are dropped by the XDP program, before anything else: `true` for the interfaces whose
+    /// chains run this firewall, or names of interfaces.
+    #[serde(default)]
+    pub(crate) early: Given<OneOrMany<Early>>,
 }
 
 /// A set as it stands in the file.
@@ -47,7 +52,7 @@ impl<'de> Deserialize<'de> for Shape {
             type Value = Shape;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of addresses or ports, or `{ file: … }`")
+                f.write_str("a list of addresses or ports, `{ file: … }` or `{ elements: … }`")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -67,8 +72,8 @@ impl<'de> Deserialize<'de> for Shape {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<Self::Value, A::Error> {
-                SetFile::deserialize(serde::de::value::MapAccessDeserializer::new(access))
-                    .map(|file| Shape::Many(SetSource::File(file)))
+                SetMap::deserialize(serde::de::value::MapAccessDeserializer::new(access))
+                    .map(|map| Shape::Many(SetSource::Map(map)))
             }
         }
 
@@ -94,6 +99,6 @@ impl JsonSchema for Set {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let list = OneOrMany::<Element>::json_schema(generator);
-        schemars::json_schema!({ "anyOf": [list, generator.subschema_for::<SetFile>()] })
+        schemars::json_schema!({ "anyOf": [list, generator.subschema_for::<SetMap>()] })
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Written<V> {
 }
 
 impl<V> Written<V> {
-    pub(super) fn new(text: String, span: Span) -> Self {
+    pub(crate) fn new(text: String, span: Span) -> Self {
         Written { text, span, meaning: PhantomData }
     }
 }

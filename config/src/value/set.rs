@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{AddressRange, Misread, Name, PortRange, Value};
+use super::{AddressRange, Flag, Misread, Name, PortRange, Value};
 
 /// A value, or the name of a set of them: `@bogons`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -68,5 +68,31 @@ impl FromStr for Element {
 impl Value for Element {
     fn schema() -> serde_json::Value {
         serde_json::json!({ "anyOf": [AddressRange::schema(), PortRange::schema()] })
+    }
+}
+
+/// Where a set is matched before anything else.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Early {
+    /// At all interfaces whose chains run its firewall, or nowhere.
+    Switch(bool),
+    /// At the interface of that name.
+    Interface(Name),
+}
+
+impl FromStr for Early {
+    type Err = Misread;
+
+    fn from_str(text: &str) -> Result<Self, Misread> {
+        match text.parse::<Flag>() {
+            Ok(flag) => Ok(Early::Switch(flag == Flag::True)),
+            Err(_) => text.parse().map(Early::Interface),
+        }
+    }
+}
+
+impl Value for Early {
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "anyOf": [Flag::schema(), Name::schema()] })
     }
 }

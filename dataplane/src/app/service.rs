@@ -12,11 +12,13 @@ use throughway_packet::PortId;
 use throughway_xdp::{Attachment, Mode, Recipient, Steering};
 
 use super::devices::{self, Device};
+use super::early::{Early, EarlyView};
 use super::fastpath::{self, Pulse};
 use super::napi::NapiThreads;
 use super::remembered::Remembered;
 use super::steered::Steered;
 use crate::assemble::balancer::Director;
+use crate::assemble::early::Plan;
 use crate::assemble::nat::NatSpec;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
@@ -27,6 +29,7 @@ use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::control::own::Keeper;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
+use crate::worker::idle::Shared;
 use crate::worker::inspect::{FlowFilter, Found};
 use crate::worker::live::{self, Handle, Launch};
 use crate::worker::offload::{Egress, Offload};
@@ -131,6 +134,8 @@ pub struct Service {
     health: HealthHandle,
     mirror: MirrorHandle,
     steering: Arc<Mutex<Steering>>,
+    steered: Arc<Steered>,
+    early: Early,
     attachments: Vec<Attachment>,
     pulse: Option<Pulse>,
     remembered: Remembered,
@@ -146,6 +151,7 @@ impl Service {
 
         let facts = Arc::clone(opened.facts());
         // What cannot be built fails before anything is touched.
+        let plan = Plan::of(&config)?;
         let fast = fastpath::wanted(&config);
         let mut steering = fast.map_or_else(Steering::load, Steering::load_fast)?;
         // Where the XDP program reads them too.
@@ -157,7 +163,9 @@ impl Service {
         steering.local_addresses().replace(local(&facts, &states))?;
         // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
         // fails closed is never open, not even while the service of a dead one is taken over.
-        let steered = Steered::of(&config, &devices);
+        let mut early = Early::new(steering.take_early().ok_or("the XDP program has no early sets")?);
+        early.apply(&plan)?;
+        let steered = Arc::new(Steered::of(&config, &devices, early.at()));
         steered.tell(&facts, &mut steering)?;
         let mut attachments = Vec::new();
         let mut by_device = Vec::new();
@@ -208,6 +216,7 @@ impl Service {
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
+        let mut shared = Vec::new();
         for (number, &core) in config.workers.cores.iter().enumerate() {
             let stats = WorkerStats::new(config.interfaces.len());
             let launch = Launch {
@@ -215,6 +224,7 @@ impl Service {
                 core: core.into(),
                 xsk: xsk_config(&config, &devices, number),
                 busy: config.workers.poll == Poll::Busy,
+                shared: Shared::default(),
                 program: blueprint.program(number, &mut figures),
                 own: own.sender(),
                 setup: Setup {
@@ -229,6 +239,7 @@ impl Service {
                     .take_fast_flows(number as u32)
                     .map(|table| Offload::new(table, modes.clone(), Arc::clone(&egress))),
             };
+            shared.push((core, launch.shared.clone()));
             let (handle, sockets) = live::start(launch)?;
             handles.push(handle);
             for socket in &sockets {
@@ -252,7 +263,7 @@ impl Service {
             .transpose()?;
         let watcher = SteerWatcher {
             steering: Arc::clone(&steering),
-            steered,
+            steered: Arc::clone(&steered),
             states: Arc::clone(&states),
             generations: Arc::clone(&generations),
         };
@@ -263,8 +274,8 @@ impl Service {
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         // A worker that never sleeps would starve a nicer thread for ever.
-        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive);
-        napi.look(&devices, &config.workers.cores, Instant::now());
+        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive, shared);
+        napi.look(&devices, Instant::now());
         Ok(Service {
             path: path.to_owned(),
             config,
@@ -281,6 +292,8 @@ impl Service {
             health,
             mirror,
             steering,
+            steered,
+            early,
             attachments,
             pulse,
             remembered,
@@ -323,6 +336,7 @@ impl Service {
         if !restart.is_empty() {
             return Err(format!("these changes need a restart of the service:\n{}", restart.join("\n")));
         }
+        let plan = Plan::of(&config).map_err(|error| error.to_string())?;
         let (figures, states) = (&mut self.figures, &self.states);
         let workers = self.workers.len();
         let followed = self.mirror.routers();
@@ -331,11 +345,17 @@ impl Service {
             let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
             Ok::<_, String>((blueprint.routers(), (blueprint, programs)))
         })?;
-        if let Err(error) = self.install(programs) {
+        let early = self.early.apply(&plan).map_err(|error| error.to_string());
+        if let Err(error) = early.and_then(|()| self.install(programs).map_err(|error| error.to_string())) {
             // `install` has put the old chains back; their tables are brought up to date and followed again.
             self.mirror.follow_again(followed);
             self.generations.bump([Slot::CONFIG]);
-            return Err(error.to_string());
+            // What is in force; nothing to do if it was the new sets that found no room.
+            match Plan::of(&self.config).map(|plan| self.early.apply(&plan)) {
+                Ok(Ok(())) => {}
+                result => tracing::error!(?result, "the old early sets could not be put back"),
+            }
+            return Err(error);
         }
         blueprint.publish(&self.states);
         // What the old chains did to a flow is not done any more from here on.
@@ -343,6 +363,7 @@ impl Service {
         self.figures.retain(&config);
         self.states.retain(&config);
         self.claim();
+        self.tell_steered();
         self.config = config;
         Ok(Reloaded {
             changes: changes.iter().map(ToString::to_string).collect(),
@@ -357,6 +378,19 @@ impl Service {
         if let Err(error) = steering.local_addresses().replace(local(&facts, &self.states)) {
             tracing::error!(%error, "the XDP program could not be told of the functions' addresses");
         }
+    }
+
+    /// Tells the steering program of the interfaces, with what a reload changes of them.
+    fn tell_steered(&self) {
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.steered.tell(&self.mirror.facts(), &mut steering) {
+            tracing::error!(%error, "the XDP program could not be told of the interfaces");
+        }
+    }
+
+    /// The sets that are dropped early.
+    pub fn early(&self) -> Vec<EarlyView> {
+        self.early.views(&self.config)
     }
 
     /// The load balancers, by name.
@@ -390,7 +424,7 @@ impl Service {
         if !self.mirror.is_alive() {
             return Err("the thread that follows the kernel has ended unexpectedly".to_owned());
         }
-        self.napi.look(&self.devices, &self.config.workers.cores, Instant::now());
+        self.napi.look(&self.devices, Instant::now());
         for ((view, handle), progress) in self.workers.iter().zip(&self.handles).zip(&mut self.progress) {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));
@@ -615,7 +649,7 @@ fn note_zero_copy(interfaces: &mut [InterfaceView], numbers: &[usize], sockets: 
 /// Keeps the steering program's maps true to the host.
 struct SteerWatcher {
     steering: Arc<Mutex<Steering>>,
-    steered: Steered,
+    steered: Arc<Steered>,
     states: Arc<States>,
     generations: Arc<Generations>,
 }

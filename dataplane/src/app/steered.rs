@@ -1,14 +1,21 @@
 //! What the steering program is told of the interfaces.
 
+use std::sync::atomic::Ordering;
+
 use throughway_config::{Config, FailMode, FastPath};
 use throughway_shared::steer::{self, VlanKey};
 use throughway_xdp::{Steering, SteeringError};
 
 use super::devices::Device;
+use super::early::EarlyAt;
+use crate::assemble::early::standing;
 use crate::host::HostFacts;
 
-/// What of it stays the same while the service runs, by interface.
-pub(super) struct Steered(Vec<Entry>);
+/// What of it stays the same while the service runs, by interface, and what does not.
+pub(super) struct Steered {
+    entries: Vec<Entry>,
+    early: EarlyAt,
+}
 
 struct Entry {
     /// The device.
@@ -22,9 +29,10 @@ struct Entry {
 }
 
 impl Steered {
-    /// The interfaces of `config` on its devices.
-    pub(super) fn of(config: &Config, devices: &[Device]) -> Self {
+    /// The interfaces of `config` on its devices. `early`: where packets are dropped early.
+    pub(super) fn of(config: &Config, devices: &[Device], early: EarlyAt) -> Self {
         let numbers = config.device_numbers();
+        let standing = standing(config);
         let on = |number: usize| {
             let numbered = config.interfaces.iter().zip(&numbers).enumerate();
             numbered
@@ -35,7 +43,7 @@ impl Steered {
             config.interfaces.iter().zip(&numbers).enumerate().filter_map(|(index, (interface, number))| {
                 let device = devices.get(*number)?;
                 let untagged = on(*number).find(|(_, interface)| interface.vlan.is_none());
-                let stands = untagged.or_else(|| on(*number).next())?.0 == index;
+                let stands = standing.get(index).is_some_and(|stands| *stands as usize == index);
                 let closed = match interface.on_failure {
                     FailMode::Open => 0,
                     FailMode::Closed => steer::FAIL_CLOSED,
@@ -54,7 +62,7 @@ impl Steered {
                     }),
                 })
             });
-        Steered(entries.collect())
+        Steered { entries: entries.collect(), early }
     }
 
     /// Tells the program, with the addresses that the interfaces have now.
@@ -63,7 +71,8 @@ impl Steered {
     /// The first one; the other interfaces are told all the same.
     pub(super) fn tell(&self, facts: &HostFacts, steering: &mut Steering) -> Result<(), SteeringError> {
         let mut result = Ok(());
-        for (number, (entry, port)) in (0u32..).zip(self.0.iter().zip(&facts.ports)) {
+        let early = self.early.load(Ordering::Acquire);
+        for (number, (entry, port)) in (0u32..).zip(self.entries.iter().zip(&facts.ports)) {
             // A device that went away took its program with it.
             if port.mac == [0; 6] {
                 continue;
@@ -71,6 +80,8 @@ impl Steered {
             let (mac, reserved) = (port.mac, [0; 2]);
             if let Some(flags) = entry.device {
                 let first_socket = entry.first_socket;
+                let early = early.checked_shr(number).is_some_and(|mask| mask & 1 != 0);
+                let flags = flags | if early { steer::EARLY } else { 0 };
                 let interface = steer::Interface { number, first_socket, flags, mac, reserved };
                 result = result.and(steering.set_interface(entry.ifindex, interface));
             }

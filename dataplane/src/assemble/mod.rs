@@ -4,6 +4,7 @@
 //! a [`Program`] of its own.
 
 pub mod balancer;
+pub mod early;
 pub mod findings;
 pub mod firewall;
 pub mod marker;

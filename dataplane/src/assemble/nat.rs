@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use throughway_config::value::{AddressRange, Forward};
-use throughway_config::{Addresses, Dependence, PortPolicy, Ports, Several, SourceTarget as Target};
+use throughway_config::{Addresses, Dependence, PortPolicy, Ports, Refuse, Several, SourceTarget as Target};
 use throughway_kernel::OwnedPort;
 use throughway_nat::blocks::BlockConfig;
 use throughway_nat::pool::addresses_of;
@@ -15,7 +15,7 @@ use throughway_nat::{HostRate, Options, Pool, PoolConfig, Rules, Shared};
 use throughway_packet::PortId;
 use throughway_packet::parse::{TCP, UDP};
 use throughway_session::connection::Timeouts;
-use throughway_vnf::{Prefix, Snapshot};
+use throughway_vnf::{IcmpError, Prefix, Snapshot};
 
 use super::timeouts;
 use crate::clock;
@@ -224,6 +224,11 @@ fn rules(config: &throughway_config::Nat, facts: &HostFacts, shared: &Shared, be
     rules.udp_stream = config.timeouts.udp_stream;
     rules.hairpin = config.hairpin;
     rules.sessions_per_host = config.sessions_per_host;
+    rules.refuse = match config.refuse {
+        Refuse::Drop => None,
+        Refuse::HostUnreachable => Some(IcmpError::HostUnreachable),
+        Refuse::AdminProhibited => Some(IcmpError::AdminProhibited),
+    };
     rules.rate_per_host =
         config.rate_per_host.map(|rate| HostRate::new(rate.amount(), rate.interval(), rate.burst()));
     if rules.rate_per_host.is_some() {

@@ -223,8 +223,12 @@ enum What {
     Flows,
     /// The firewalls' rules, with what they have counted.
     Rules,
+    /// The firewalls' sets: what is in them, and what was dropped early for them.
+    Sets,
     /// The sessions of firewalls and NATs (--function, --address, --port, --protocol, --limit).
     Sessions,
+    /// The NATs' pools and their addresses: ports in use and free, blocks, hosts, refusals (--function, --address, --limit).
+    Pools,
     /// The load balancers' backends: state and why, connections, packets, bytes.
     Backends,
     /// What the data plane knows of the host, as `replay --host` reads it.
@@ -243,7 +247,9 @@ impl What {
             What::Drops => "drops",
             What::Flows => "flows",
             What::Rules => "rules",
+            What::Sets => "sets",
             What::Sessions => "sessions",
+            What::Pools => "pools",
             What::Backends => "backends",
             What::Host => "host",
         }

@@ -11,6 +11,8 @@ use throughway_vnf::{Context, Now};
 
 use super::output::{columns, complain, print, table};
 use super::{Explain, Failure, Lab, Replay};
+use crate::app::early::names as early_names;
+use crate::assemble::early::Plan;
 use crate::assemble::findings::findings;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, Figures};
@@ -47,6 +49,13 @@ pub(super) fn check(path: &Path, as_json: bool) -> Result<ExitCode, Failure> {
             }
         }
     }
+    let plan = match Plan::of(&config) {
+        Ok(plan) => plan,
+        Err(error) => {
+            complain(&format!("error: {}: {error}", path.display()));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let names = |ids: &[throughway_config::FunctionId]| -> Vec<String> {
         ids.iter().map(|id| config.function(*id).name.to_string()).collect()
     };
@@ -69,17 +78,24 @@ pub(super) fn check(path: &Path, as_json: bool) -> Result<ExitCode, Failure> {
         let from: Vec<_> = chain.from.iter().map(|id| config.interface(*id).name.to_string()).collect();
         json!({ "chain": chain.name.to_string(), "from": from, "run": names(&chain.run) })
     });
+    let early = plan.sets.iter().map(|set| {
+        let from = early_names(&config, set.interfaces);
+        json!({ "early_set": set.set, "function": set.function, "from": from, "prefixes": set.prefixes })
+    });
     let whole = json!({
         "interfaces": interfaces.collect::<Vec<_>>(),
         "workers": config.workers.cores.iter().enumerate().map(|(number, core)| json!({ "worker": number, "core": core })).collect::<Vec<_>>(),
         "functions": functions.collect::<Vec<_>>(),
         "chains": chains.collect::<Vec<_>>(),
+        "early": early.collect::<Vec<_>>(),
     });
     if as_json {
         print(&format!("{whole:#}"));
     } else {
-        let parts = ["interfaces", "workers", "functions", "chains"];
-        let text: Vec<_> = parts.iter().filter_map(|part| whole.get(part)).map(table).collect();
+        let parts = ["interfaces", "workers", "functions", "chains", "early"];
+        let parts = parts.iter().filter_map(|part| whole.get(part));
+        let there = parts.filter(|part| part.as_array().is_none_or(|rows| !rows.is_empty()));
+        let text: Vec<_> = there.map(table).collect();
         print(&format!("{} is valid\n\n{}", path.display(), text.join("\n")));
     }
     Ok(ExitCode::SUCCESS)
@@ -113,6 +129,11 @@ pub(super) fn replay(arguments: &Replay) -> Result<ExitCode, Failure> {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
+    if !Plan::of(&config)?.sets.is_empty() {
+        complain(
+            "note: sets with `early` are the XDP program's, which is not here: their packets walk the chains",
+        );
+    }
     let mut captures = Vec::new();
     for input in &arguments.input {
         let Some((interface, file)) = input.split_once('=') else {
@@ -192,6 +213,7 @@ pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
     let facts = host(&config, arguments.host.as_deref())?;
     let states = States::new(0, Arc::default());
     let mut program = Blueprint::new(&config, &facts, &states)?.program(0, &mut Figures::default());
+    let plan = Plan::of(&config)?;
     let mut all = Vec::new();
     for (number, text) in arguments.packets.iter().enumerate() {
         let written = explain::packet::read(text).map_err(|misread| format!("--packet: {misread}"))?;
@@ -199,7 +221,9 @@ pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
         let port = port.ok_or_else(|| format!("--packet: there is no interface `{}`", written.interface))?;
         // A second apart.
         let context = Context { now: Now((number as u64 + 1) * 1_000_000_000) };
-        let told = explain::explain(&mut program, &config, PortId(port as u16), &written.frame, &context);
+        let port = PortId(port as u16);
+        let told = explain::dropped_early(&plan, &config, port, &written.frame)
+            .unwrap_or_else(|| explain::explain(&mut program, &config, port, &written.frame, &context));
         all.push((text, told));
     }
     if arguments.json {

@@ -119,6 +119,7 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     }
     functions(&mut page, service);
     firewalls(&mut page, service);
+    early(&mut page, service);
     nats::nats(&mut page, service);
     balancers::balancers(&mut page, service);
     page.0
@@ -188,6 +189,17 @@ fn firewalls(page: &mut Page, service: &Service) {
             let help = "Packets for which the limit of a rule was exceeded.";
             page.counter("throughway_limit_exceeded_total", help, &labels, limit.stats.exceeded);
         }
+    }
+}
+
+fn early(page: &mut Page, service: &Service) {
+    for view in service.early() {
+        let labels = [("function", view.function.as_str()), ("set", view.set.as_str())];
+        let help =
+            "Packets that the XDP program dropped before anything else, as their source is in the set.";
+        page.counter("throughway_firewall_early_drops_total", help, &labels, view.drops);
+        let help = "Prefixes that the set has in the XDP program.";
+        page.gauge("throughway_firewall_early_prefixes", help, &labels, view.prefixes as f64);
     }
 }
 
@@ -352,8 +364,12 @@ fn worker_figures(page: &mut Page, service: &Service, worker: &crate::app::Worke
     }
     let help = "Answers to pings of this host and errors about its own packets that were given to it.";
     page.counter("throughway_given_to_host_packets_total", help, &of_worker, stats.given_to_host.get());
-    let help = "Packets that wait for a neighbour to be resolved.";
-    page.gauge("throughway_held_packets", help, &of_worker, stats.held.get() as f64);
+    let help =
+        "Packets that wait: for a neighbour to be resolved, or for the first fragment of their datagram.";
+    for (what, held) in [("neighbour", &stats.held), ("first-fragment", &stats.held_fragments)] {
+        let labels = [&of_worker[..], &[("for", what)]].concat();
+        page.gauge("throughway_held_packets", help, &labels, held.get() as f64);
+    }
     let help = "Frames in the hands of the worker between two rounds; more than the held ones is a leak.";
     page.gauge("throughway_frames_outstanding", help, &of_worker, stats.outstanding.get() as f64);
     page.counter(

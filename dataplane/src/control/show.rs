@@ -4,6 +4,7 @@ mod backends;
 pub mod firewall;
 mod flows;
 pub mod nat;
+mod pools;
 
 pub use flows::end;
 
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use throughway_shared::steer::Reason;
 use throughway_vnf::DropReason;
 use throughway_vnf::counters::Counter;
 
@@ -57,9 +59,11 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "functions" => functions(service),
         "neighbours" => neighbours(&service.host()),
         "drops" => drops(service),
+        "pools" => pools::pools(service, options),
         "backends" => backends::backends(service, options)?,
         "flows" => flows::flows(service, options)?,
         "rules" => firewall::rules(service),
+        "sets" => firewall::sets(service),
         "sessions" => sessions(service, options),
         "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
@@ -140,6 +144,7 @@ fn workers(service: &Service) -> Value {
             "fast_flows": stats.fast.flows.get(),
             "fast_packets": stats.fast.packets.get(),
             "held": stats.held.get(),
+            "held_fragments": stats.held_fragments.get(),
             "originated": stats.originated.get(),
             "fragmented": stats.fragmented.get(),
             "answers_suppressed": stats.answers_suppressed.get(),
@@ -258,7 +263,8 @@ fn drops(service: &Service) -> Value {
                 "where": "xdp",
                 "reason": reason,
                 "packets": count,
-                "explanation": null,
+                "explanation": (reason == Reason::EarlyDrop.label())
+                    .then_some("The source is in a firewall's set with `early`: see `show sets`."),
             }));
         }
     }

@@ -11,6 +11,7 @@ use throughway_packet::{Headers, PortId};
 use throughway_vnf::packet::State;
 use throughway_vnf::{Answer, Context, DropReason, Packet};
 
+use crate::assemble::early::{Plan, standing};
 use crate::chain::Program;
 use crate::control::show::end;
 
@@ -65,6 +66,17 @@ pub fn explain(
         steps.push(Step { function: function.to_owned(), kind, reasons, changes });
     });
     Explanation { chain: name, steps, verdict: verdict(&packet, config) }
+}
+
+/// The end of a packet that never reaches a chain: its source is in a set that is matched before anything else.
+pub fn dropped_early(plan: &Plan, config: &Config, port: PortId, frame: &[u8]) -> Option<Explanation> {
+    let headers = throughway_packet::parse(frame, port).ok()?;
+    let set = plan.dropped(headers.source(), *standing(config).get(port.index())?)?;
+    let verdict = format!(
+        "dropped: early-drop (the XDP program drops it before anything else: its source is in the set `{}` of `{}`)",
+        set.set, set.function
+    );
+    Some(Explanation { chain: None, steps: Vec::new(), verdict })
 }
 
 fn drop_text(reason: DropReason) -> String {

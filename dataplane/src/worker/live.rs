@@ -10,6 +10,7 @@ use throughway_io::PacketIo;
 use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
 
+use super::idle::{Idle, Rest, Shared};
 use super::inspect::{FlowFilter, Found, Inspection};
 use super::offload::Offload;
 use super::own::OwnPacket;
@@ -36,6 +37,8 @@ pub struct Launch {
     pub xsk: XskConfig,
     /// Poll without ever sleeping.
     pub busy: bool,
+    /// Told when the kernel's receiving shares its core.
+    pub shared: Shared,
     /// What it runs.
     pub program: Program,
     /// Where it puts what is the host's own.
@@ -144,7 +147,7 @@ impl Handle {
 }
 
 fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
-    let Launch { number, core, xsk, busy, program, own, setup, offload } = launch;
+    let Launch { number, core, xsk, busy, shared, program, own, setup, offload } = launch;
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         let _ = ready.send(Err(WorkerError::Core(number, core)));
         return;
@@ -169,7 +172,7 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     if let Some(offload) = offload {
         worker.offload(offload);
     }
-    run(worker, orders, busy);
+    run(worker, orders, Idle::new(busy, shared));
 }
 
 fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, Vec<OpenSocket>), String> {
@@ -183,7 +186,7 @@ fn open<'umem>(umem: &'umem mut Umem, xsk: &XskConfig) -> Result<(XskIo<'umem>, 
     Ok((io, sockets))
 }
 
-fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
+fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, mut idle: Idle) {
     let mut figures_at = 0;
     let mut inspection = None;
     loop {
@@ -205,10 +208,10 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, busy: bool) {
             figures_at = now.0 + FIGURES_EVERY;
             publish_figures(&mut worker);
         }
-        if received == 0 {
-            if busy {
-                std::hint::spin_loop();
-            } else {
+        match idle.after(now, received) {
+            Rest::Spin if received > 0 => {}
+            Rest::Spin => std::hint::spin_loop(),
+            Rest::Sleep => {
                 let sleep = if inspection.is_some() {
                     Duration::ZERO
                 } else if worker.has_waiting() {

@@ -5,6 +5,7 @@
 //! * `fast`: packets of flows that are known: one lookup, one rewrite, however long the chain is.
 //! * `links`: which interface a frame belongs to, where a device carries VLANs.
 //! * [`hold`]: packets that wait for a neighbour.
+//! * [`early`]: fragments that wait for the first one of their datagram.
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
@@ -12,12 +13,15 @@
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`offload`]: flows that the XDP program executes by itself.
+//! * [`idle`]: what is done without packets.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
 pub mod answer;
+pub mod early;
 mod fast;
 mod fragment;
 pub mod hold;
+pub mod idle;
 pub mod inspect;
 pub mod limit;
 mod links;
@@ -43,6 +47,7 @@ use throughway_vnf::{
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
+use early::Waiting;
 use hold::{Held, Hold};
 use limit::Limits;
 use links::Links;
@@ -153,6 +158,7 @@ struct Engine<I: PacketIo> {
     backlog: Vec<Vec<I::Frame>>,
     fragments: Vec<I::Frame>,
     hold: Hold<I::Frame>,
+    early: Waiting<I::Frame>,
     limits: Limits,
     to_host: ToHost,
     pace: Pace,
@@ -185,6 +191,7 @@ impl<I: PacketIo> Worker<I> {
             backlog,
             fragments: Vec::new(),
             hold: Hold::default(),
+            early: Waiting::default(),
             limits: Limits::new(seed),
             to_host: ToHost::default(),
             pace: Pace::of_harvest(),
@@ -250,9 +257,11 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Whether packets are waiting: for a neighbour or for room in a transmit ring.
+    /// Whether packets are waiting: for a neighbour, for a first fragment or for room in a transmit ring.
     pub fn has_waiting(&self) -> bool {
-        !self.engine.hold.is_empty() || self.engine.backlog.iter().any(|frames| !frames.is_empty())
+        !self.engine.hold.is_empty()
+            || !self.engine.early.is_empty()
+            || self.engine.backlog.iter().any(|frames| !frames.is_empty())
     }
 
     /// Gives back everything that is held: what still waits is dropped and counted.
@@ -262,7 +271,12 @@ impl<I: PacketIo> Worker<I> {
             engine.stats.dropped(held.headers.ingress(), DropReason::Shutdown);
             engine.io.release(held.frame);
         }
+        for (frame, port) in engine.early.drain() {
+            engine.stats.dropped(port, DropReason::Shutdown);
+            engine.io.release(frame);
+        }
         engine.stats.held.set(0);
+        engine.stats.held_fragments.set(0);
         engine.send();
         for (port, frames) in engine.backlog.iter_mut().enumerate() {
             for frame in frames.drain(..) {
@@ -280,6 +294,7 @@ impl<I: PacketIo> Engine<I> {
         self.now = context.now;
         // What waited longest goes first.
         self.release_held(context);
+        self.release_ripe(context);
         // Functions are told of what the cache saw before they judge on.
         if let Some(flows) = &mut self.flows {
             let (program, now) = (&mut self.program, context.now);
@@ -377,7 +392,8 @@ impl<I: PacketIo> Engine<I> {
             .iter()
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
-        let mut outcomes = walk(&mut self.program, chain, &self.links, &frames, &parsed, context).into_iter();
+        let mut outcomes =
+            walk(&mut self.program, chain, &self.links, &frames, &parsed, Visit::First, context).into_iter();
         let mut behind = std::mem::take(&mut self.behind);
         let mut waiting = behind.drain(..).peekable();
         for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {
@@ -390,6 +406,7 @@ impl<I: PacketIo> Engine<I> {
                     Some(outcome) => {
                         self.stats.uses.mark(&outcome.dependencies);
                         self.record(&outcome, round);
+                        self.first_came(&frame, &outcome.headers);
                         self.conclude(frame, chain, outcome, context);
                     }
                     None => self.end(frame, port, DropReason::NoChain),
@@ -401,6 +418,7 @@ impl<I: PacketIo> Engine<I> {
         }
         self.behind = behind;
         self.unknown = frames;
+        self.release_woken(context);
     }
 
     fn conclude(&mut self, frame: I::Frame, chain: Option<usize>, outcome: Outcome, context: &Context) {
@@ -417,6 +435,9 @@ impl<I: PacketIo> Engine<I> {
                 if self.give_to_host(&frame, &headers, context.now) =>
             {
                 self.io.release(frame);
+            }
+            End::Drop(DropReason::FragmentBeforeFirst, _) => {
+                self.await_first(frame, &headers, rewrite.action.judged, context.now);
             }
             End::Drop(reason, answer) => {
                 if let (Some(answer), Some(chain)) = (answer, chain) {
@@ -580,6 +601,16 @@ fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
     }
 }
 
+/// How often packets walk their chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Visit {
+    First,
+    /// So many functions have counted them before.
+    Again {
+        counted: usize,
+    },
+}
+
 /// Walks the parsed packets of a batch through their chain; returns one outcome per parsed packet, in order.
 fn walk<F: Frame>(
     program: &mut Program,
@@ -587,6 +618,7 @@ fn walk<F: Frame>(
     links: &Links,
     frames: &[F],
     parsed: &[Result<Headers, DropReason>],
+    visit: Visit,
     context: &Context,
 ) -> ArrayVec<Outcome, BATCH> {
     let mut outcomes = ArrayVec::new();
@@ -600,10 +632,16 @@ fn walk<F: Frame>(
             let _ = batch.push(Packet::new(frame.bytes(), *headers));
         }
     }
-    if let Some(chain) = program.chains.get(index) {
-        chain.stats.entered.add(batch.packets().len() as u64, bytes);
-    }
-    program.walk(index, &mut batch, context);
+    let counted = match visit {
+        Visit::First => {
+            if let Some(chain) = program.chains.get(index) {
+                chain.stats.entered.add(batch.packets().len() as u64, bytes);
+            }
+            0
+        }
+        Visit::Again { counted } => counted,
+    };
+    program.walk(index, &mut batch, counted, context);
     // No function needs to know of VLANs: packets get the tags of the interface that they leave by.
     for packet in batch.living() {
         let tags = packet.egress().and_then(|egress| links.retag(egress, packet.headers()));

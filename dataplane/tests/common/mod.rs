@@ -136,7 +136,8 @@ impl Bench {
         let sent: u64 = self.stats.ports.iter().map(|port| port.sent.packets.get()).sum();
         let dropped: u64 =
             self.stats.ports.iter().flat_map(|port| &port.drops).map(|counter| counter.get()).sum();
-        let (held, originated) = (self.stats.held.get(), self.stats.originated.get());
+        let held = self.stats.held.get() + self.stats.held_fragments.get();
+        let originated = self.stats.originated.get();
         let (fragments, fragmented) = (self.stats.fragments.get(), self.stats.fragmented.get());
         assert_eq!(
             received + originated + fragments,

@@ -2,6 +2,7 @@
 //!
 //! * [`Steering`]: the loaded program and its maps: interfaces, local addresses, AF_XDP sockets, counters.
 //! * [`Attachment`]: the program on one interface; detached when dropped.
+//! * [`EarlySets`]: sources whose packets are dropped before anything else.
 //! * [`FastFlows`]: the established flows of a worker that the program executes by itself, in shared memory.
 //! * [`detach_leftover`]: cleans up after an instance that was killed.
 //!
@@ -34,6 +35,7 @@ mod trial;
 pub use attach::{AttachError, Attachment, Granted, Mode, Refusal, detach_leftover};
 pub use claims::{AddressChanges, LocalAddresses, Recipient};
 pub use counters::Counters;
+pub use early::{EarlyPrefix, EarlySets, MOST_EARLY_PREFIXES};
 pub use fast::{
     FastConfig, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal, NotExecutable, SharedWords, Word,
 };

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     os::fd::AsFd,
     sync::Arc,
 };
@@ -117,7 +116,7 @@ pub struct Steering {
     addresses: LocalAddresses,
     sockets: XskMap<MapData>,
     steered: PerCpuArray<MapData, u64>,
-    early: EarlySets,
+    early: Option<EarlySets>,
     fast: Option<FastMaps>,
 }
 
@@ -173,11 +172,11 @@ impl Steering {
             ),
             sockets: take(SOCKETS)?.try_into().map_err(in_map(SOCKETS))?,
             steered: take(STEERED)?.try_into().map_err(in_map(STEERED))?,
-            early: EarlySets::new(
+            early: Some(EarlySets::new(
                 take(EARLY4)?.try_into().map_err(in_map(EARLY4))?,
                 take(EARLY6)?.try_into().map_err(in_map(EARLY6))?,
                 take(EARLY_DROPS)?.try_into().map_err(in_map(EARLY_DROPS))?,
-            ),
+            )),
             fast,
             program: bpf,
         })
@@ -270,29 +269,9 @@ impl Steering {
         &mut self.addresses
     }
 
-    /// Drops what comes from these prefixes (address, bits, number of the set it is of) on interfaces with the flag
-    /// [`EARLY`](throughway_shared::steer::EARLY), before anything else is asked. What was set before is changed by difference;
-    /// no packet from a prefix that stays gets through meanwhile. Host bits do not matter.
-    ///
-    /// # Errors
-    ///
-    /// When there are more than [`MAX_EARLY`](throughway_shared::steer::MAX_EARLY) of a family, a number is not below
-    /// [`MAX_EARLY_SETS`](throughway_shared::steer::MAX_EARLY_SETS), or a map cannot be written: then some prefixes may have
-    /// been changed already.
-    pub fn set_early(
-        &mut self,
-        prefixes: impl IntoIterator<Item = (IpAddr, u8, u32)>,
-    ) -> Result<(), SteeringError> {
-        self.early.replace(prefixes)
-    }
-
-    /// How many packets were dropped for each set of [`Steering::set_early`], by its number.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn early_drops(&self) -> Result<Vec<u64>, SteeringError> {
-        self.early.drops()
+    /// What is dropped before anything else, once.
+    pub fn take_early(&mut self) -> Option<EarlySets> {
+        self.early.take()
     }
 
     /// Sends the frames which interface `number` receives on `queue` to `socket`, an AF_XDP socket bound to that queue.

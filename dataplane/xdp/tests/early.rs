@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use aya::programs::{TestRun as _, TestRunOptions};
 use common::{ifindex, in_namespace, ip, load};
 use throughway_shared::steer::{self, EARLY, Interface, MAX_EARLY_SETS, Reason};
-use throughway_xdp::Steering;
+use throughway_xdp::{EarlyPrefix, EarlySets, Steering};
 
 mod common;
 
@@ -21,6 +21,7 @@ const XDP_DROP: u32 = 1;
 
 struct Bench {
     steering: Steering,
+    early: EarlySets,
     ingress: u32,
 }
 
@@ -34,7 +35,8 @@ impl Bench {
         let interface =
             Interface { number: 1, first_socket: steer::first_socket(1), flags, mac: MAC, reserved: [0; 2] };
         steering.set_interface(ingress, interface).unwrap();
-        Bench { steering, ingress }
+        let early = steering.take_early().unwrap();
+        Bench { steering, early, ingress }
     }
 
     fn drops(&self, frame: &[u8]) -> bool {
@@ -76,8 +78,13 @@ fn frame(from: &str, tags: usize, mac: [u8; 6]) -> Vec<u8> {
     frame
 }
 
-fn prefixes<'a>(list: &'a [(&'a str, u8, u32)]) -> impl Iterator<Item = (IpAddr, u8, u32)> + 'a {
-    list.iter().map(|(address, bits, set)| (address.parse().unwrap(), *bits, *set))
+/// All of them at interfaces 0 and 1.
+fn prefixes<'a>(list: &'a [(&'a str, u8, u32)]) -> impl Iterator<Item = EarlyPrefix> + 'a {
+    list.iter().map(|(address, length, set)| at(address, *length, *set, 0b11))
+}
+
+fn at(address: &str, length: u8, set: u32, interfaces: u64) -> EarlyPrefix {
+    EarlyPrefix { address: address.parse().unwrap(), length, interfaces, set }
 }
 
 #[test]
@@ -92,7 +99,7 @@ fn sources_in_the_sets_are_dropped_and_counted() {
             ("2001:db8:1::1", 128, 5),
         ];
         assert!(!bench.drops(&frame("198.51.100.1", 0, MAC)), "nothing is listed yet");
-        bench.steering.set_early(prefixes(&listed)).unwrap();
+        bench.early.replace(prefixes(&listed)).unwrap();
         for (from, dropped) in [
             ("198.51.100.1", true),
             ("198.51.100.7", true),
@@ -112,7 +119,7 @@ fn sources_in_the_sets_are_dropped_and_counted() {
             }
             assert!(!bench.drops(&frame(from, 3, MAC)), "three tags are nobody's");
         }
-        let counts = bench.steering.early_drops().unwrap();
+        let counts = bench.early.drops().unwrap();
         assert_eq!((counts.len(), &counts[..6]), (MAX_EARLY_SETS as usize, &[6, 12, 6, 0, 0, 12][..]));
         for length in 14..34 {
             let cut = bench.drops(&frame("198.51.100.1", 0, MAC)[..length]);
@@ -121,13 +128,27 @@ fn sources_in_the_sets_are_dropped_and_counted() {
 
         // By difference: one goes, one comes, one changes its set.
         let listed = [("198.51.100.0", 24, 3), ("203.0.113.32", 28, 1), ("2001:db8::", 32, 2)];
-        bench.steering.set_early(prefixes(&listed)).unwrap();
+        bench.early.replace(prefixes(&listed)).unwrap();
         assert!(bench.drops(&frame("198.51.100.7", 0, MAC)) && bench.drops(&frame("203.0.113.33", 0, MAC)));
         assert!(!bench.drops(&frame("203.0.113.0", 0, MAC)) && bench.drops(&frame("2001:db8:1::1", 0, MAC)));
-        assert_eq!(bench.steering.early_drops().unwrap()[3], 1);
-        assert!(bench.steering.set_early(prefixes(&[("10.0.0.0", 8, MAX_EARLY_SETS)])).is_err());
-        bench.steering.set_early(prefixes(&[])).unwrap();
-        assert!(!bench.drops(&frame("198.51.100.7", 0, MAC)));
+        assert_eq!(bench.early.drops().unwrap()[3], 1);
+        assert!(bench.early.replace(prefixes(&[("10.0.0.0", 8, MAX_EARLY_SETS)])).is_err());
+        // What was refused has changed nothing.
+        assert!(bench.drops(&frame("198.51.100.7", 0, MAC)));
+
+        // Only where it counts, and the longest prefix alone says where.
+        bench
+            .early
+            .replace([
+                at("198.51.100.0", 24, 0, 1 << 1),
+                at("198.51.100.8", 29, 0, 1 << 33),
+                at("2001:db8::", 32, 0, !(1 << 1)),
+            ])
+            .unwrap();
+        assert!(bench.drops(&frame("198.51.100.7", 0, MAC)));
+        assert!(!bench.drops(&frame("198.51.100.8", 0, MAC)) && !bench.drops(&frame("2001:db8::1", 0, MAC)));
+        bench.early.replace([]).unwrap();
+        assert!(bench.early.is_empty() && !bench.drops(&frame("198.51.100.7", 0, MAC)));
     });
 }
 
@@ -135,7 +156,7 @@ fn sources_in_the_sets_are_dropped_and_counted() {
 fn only_interfaces_that_ask_for_it_drop() {
     in_namespace(|| {
         let mut bench = Bench::new(0);
-        bench.steering.set_early(prefixes(&[("0.0.0.0", 0, 0), ("::", 0, 0)])).unwrap();
+        bench.early.replace(prefixes(&[("0.0.0.0", 0, 0), ("::", 0, 0)])).unwrap();
         assert!(!bench.drops(&frame("198.51.100.7", 0, MAC)));
     });
 }

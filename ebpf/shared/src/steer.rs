@@ -7,7 +7,7 @@
 //! * [`VLANS`]: [`VlanKey`] → [`Vlan`]: the tagged frames that are ours; others pass to the kernel.
 //! * [`LOCAL_ADDRESSES`]: [`LocalAddress`] → `u32` flags ([`CLAIMED`]): the host's own addresses.
 //! * [`SOCKETS`]: `interface.first_socket + queue` → AF_XDP socket of that queue.
-//! * [`EARLY4`], [`EARLY6`]: source prefix → `u32` number of a set: what is dropped before anything else.
+//! * [`EARLY4`], [`EARLY6`]: source prefix → [`early_value`]: what is dropped before anything else, and where.
 //! * [`EARLY_DROPS`]: number of a set → count, per CPU.
 //! * [`STEERED`]: [`Reason`] → count, per CPU, per interface: see [`counter`].
 
@@ -54,6 +54,21 @@ pub const MAX_EARLY: u32 = 1 << 21;
 /// How many sets such prefixes may be of.
 pub const MAX_EARLY_SETS: u32 = 256;
 
+/// Value of [`EARLY4`] and [`EARLY6`]: at which interfaces (the bit of each number) packets from the prefix are dropped, in two
+/// words, the lower one first; and the number of the set that they are counted for. Words of 32 bits: the trie aligns values no
+/// better.
+#[inline]
+pub const fn early_value(interfaces: u64, set: u32) -> [u32; 3] {
+    [interfaces as u32, (interfaces >> 32) as u32, set]
+}
+
+/// Whether `value` is for interface `number`.
+#[inline(always)]
+pub const fn is_early_at(value: &[u32; 3], number: u32) -> bool {
+    let word = if number < 32 { value[0] } else { value[1] };
+    word >> (number & 31) & 1 != 0
+}
+
 /// Number under which frames from interfaces that are not ours are counted.
 pub const UNKNOWN_INTERFACE: u32 = MAX_INTERFACES;
 /// Entries of [`SOCKETS`].
@@ -84,7 +99,7 @@ pub const TAGGED_ONLY: u32 = 1 << 1;
 /// Flag of [`Interface::flags`]: established flows are executed in the driver ([`crate::fast`]).
 pub const FAST: u32 = 1 << 2;
 
-/// Flag of [`Interface::flags`]: sources in [`EARLY4`] and [`EARLY6`] are dropped.
+/// Flag of [`Interface::flags`]: sources in [`EARLY4`] and [`EARLY6`] that are for the interface are dropped.
 pub const EARLY: u32 = 1 << 3;
 
 /// What the XDP program knows of a device and of its untagged frames.

@@ -18,7 +18,7 @@ pub(crate) fn is_dropped<V: View>(view: &V, interface: &Interface) -> bool {
         let Some(kind) = view.bytes::<2>(l3 - 2) else { return false };
         let kind = u16::from_be_bytes(kind);
         if !is_tag(kind) {
-            return from(view, l3, kind);
+            return from(view, l3, kind, interface.number);
         }
         l3 += TAG;
     }
@@ -26,10 +26,12 @@ pub(crate) fn is_dropped<V: View>(view: &V, interface: &Interface) -> bool {
 }
 
 #[inline(always)]
-fn from<V: View>(view: &V, l3: usize, kind: u16) -> bool {
+fn from<V: View>(view: &V, l3: usize, kind: u16, number: u32) -> bool {
     match kind {
-        ETHERTYPE_IPV4 => view.words::<1>(l3 + 12).is_some_and(|[source]| maps::is_early4(source)),
-        ETHERTYPE_IPV6 => view.double_words::<2>(l3 + 8).is_some_and(maps::is_early6),
+        ETHERTYPE_IPV4 => view.words::<1>(l3 + 12).is_some_and(|[source]| maps::is_early4(source, number)),
+        ETHERTYPE_IPV6 => {
+            view.double_words::<2>(l3 + 8).is_some_and(|source| maps::is_early6(source, number))
+        }
         _ => false,
     }
 }

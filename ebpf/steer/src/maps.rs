@@ -36,10 +36,10 @@ static SOCKETS: XskMap = XskMap::with_max_entries(SOCKET_SLOTS, 0);
 static STEERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 
 #[map]
-static EARLY4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(MAX_EARLY, 0);
+static EARLY4: LpmTrie<u32, [u32; 3]> = LpmTrie::with_max_entries(MAX_EARLY, 0);
 
 #[map]
-static EARLY6: LpmTrie<[u64; 2], u32> = LpmTrie::with_max_entries(MAX_EARLY, 0);
+static EARLY6: LpmTrie<[u64; 2], [u32; 3]> = LpmTrie::with_max_entries(MAX_EARLY, 0);
 
 #[map]
 static EARLY_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_EARLY_SETS, 0);
@@ -92,23 +92,23 @@ pub(crate) fn redirect(interface: &Interface, queue: u32) -> u32 {
     }
 }
 
-/// Whether packets from an IPv4 source are dropped before anything else; counts those that are. The address as it lies in the
-/// packet.
+/// Whether packets from an IPv4 source are dropped at interface `number` before anything else; counts those that are. The
+/// address as it lies in the packet.
 #[inline(always)]
-pub(crate) fn is_early4(source: u32) -> bool {
-    count_early(EARLY4.get(Key::new(32, source)))
+pub(crate) fn is_early4(source: u32, number: u32) -> bool {
+    count_early(EARLY4.get(Key::new(32, source)), number)
 }
 
 /// As [`is_early4`], of IPv6.
 #[inline(always)]
-pub(crate) fn is_early6(source: Address) -> bool {
-    count_early(EARLY6.get(Key::new(128, source)))
+pub(crate) fn is_early6(source: Address, number: u32) -> bool {
+    count_early(EARLY6.get(Key::new(128, source)), number)
 }
 
 #[inline(always)]
-fn count_early(set: Option<&u32>) -> bool {
-    let Some(set) = set else { return false };
-    if let Some(counter) = EARLY_DROPS.get_ptr_mut(*set) {
+fn count_early(found: Option<&[u32; 3]>, number: u32) -> bool {
+    let Some(value) = found.filter(|value| steer::is_early_at(value, number)) else { return false };
+    if let Some(counter) = EARLY_DROPS.get_ptr_mut(value[2]) {
         // SAFETY: as in `count`.
         unsafe { *counter += 1 }
     }

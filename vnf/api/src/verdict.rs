@@ -168,8 +168,10 @@ reasons! {
     TooManySessionsOfSource = "too-many-sessions-of-source",
     /// As many half-open sessions as there may be, and none may be displaced.
     HalfOpenLimit = "half-open-limit",
-    /// A later fragment whose first one was not seen: it cannot be judged, and a function cannot hold it.
+    /// A later fragment whose first one did not come, nor within the second that it waited: it cannot be judged.
     FragmentBeforeFirst = "fragment-before-first",
+    /// The oldest of the fragments that waited for their first one made room for others: more than 512 wait in one worker.
+    FragmentQueueFull = "fragment-queue-full",
     /// The fragment overlaps another one of its datagram, or disagrees with where the datagram ends: all that follow of it are dropped.
     FragmentOverlap = "fragment-overlap",
     /// The very fragment was seen already; the first one was sent on.

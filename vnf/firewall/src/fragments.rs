@@ -1,7 +1,7 @@
 //! Virtual reassembly: later fragments get the verdict of their first one.
 //!
-//! Nothing is held back, so a fragment that comes before its first one is dropped: it cannot be judged, and to let it through
-//! would let anybody past the rules who sends the first fragment last. Overlapping fragments end the whole datagram
+//! A fragment that comes before its first one cannot be judged, and to let it through would let anybody past the rules who sends the
+//! first fragment last: it changes nothing here, and whoever runs the chain may hold it until the first has come. Overlapping fragments end the whole datagram
 //! (RFC 5722; RFC 8200, section 4.5), exact copies end alone. That the first fragment holds the upper-layer
 //! header (RFC 1858, RFC 3128, RFC 7112) is seen to by parsing.
 

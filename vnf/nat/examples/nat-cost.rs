@@ -1,7 +1,7 @@
 //! What sessions cost: `cargo run --release -p throughway-nat --example nat-cost [SESSIONS]` (4 Mi without an argument).
 //!
-//! New sessions a second on one core, in batches as a worker has them, with the answers that follow; bytes for each session; what
-//! taking a port costs from 1 % to 99 % use; and 200,000 asks for the 64,511 ports of one address.
+//! New sessions a second on one core, in batches as a worker has them, with the answers that follow; bytes for each session;
+//! and 200,000 asks for the 64,511 ports of one address.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use throughway_nat::rule::{Filtering, SourceRule, SourceTarget};
-use throughway_nat::{Addresses, BlockConfig, Nat, Options, Parity, PoolConfig, Ports, Rules, Shared};
+use throughway_nat::{Addresses, BlockConfig, Nat, Options, Parity, PoolConfig, Rules, Shared};
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::headers::octets;
 use throughway_packet::{Headers, PortId, parse};
@@ -94,32 +94,6 @@ fn sessions(
 }
 
 fn ports(out: &mut impl Write) -> std::io::Result<()> {
-    const ROUNDS: usize = 200_000;
-    writeln!(out, "\n| ports in use | take and give back, ns (median of 9) |\n| ---: | ---: |")?;
-    for percent in [1, 50, 90, 99] {
-        let mut state = 0x1234_5678_9abc_def0;
-        let mut ports = Ports::new(1..=65535, 0);
-        let mut taken = Vec::new();
-        while taken.len() < ports.owned() * percent / 100 {
-            taken.extend(ports.take_in(1..=65535, Parity::Any, random(&mut state), 0));
-        }
-        let mut times: Vec<f64> = (0..9)
-            .map(|_| {
-                let start = Instant::now();
-                for round in 0..ROUNDS {
-                    let at = round % taken.len();
-                    if let (Some(slot), Some(port)) =
-                        (taken.get_mut(at), ports.take_in(1..=65535, Parity::Any, random(&mut state), 0))
-                    {
-                        ports.give_back(std::mem::replace(slot, port), 0);
-                    }
-                }
-                start.elapsed().as_nanos() as f64 / ROUNDS as f64
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        writeln!(out, "| {percent} % | {:.1} |", times.get(4).copied().unwrap_or_default())?;
-    }
     let known = Addresses::new(0);
     let config = PoolConfig { ports: 1025..=65535, ..PoolConfig::new(vec![host(0)]) };
     let pool = throughway_nat::Pool::new(config, &known, 0);

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use throughway_packet::headers::octets;
 use throughway_packet::parse::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 use crate::ports::{Parity, Ports};
@@ -94,6 +95,17 @@ impl Address {
         self.with(protocol, |ports| ports.exclude_only(excluded));
     }
 
+    /// How many ports of these ranges are free, by protocol, in the order of [`PROTOCOLS`]. Where none was ever taken, all are.
+    pub(crate) fn available(&self, ranges: &[RangeInclusive<u16>]) -> [usize; PROTOCOLS.len()] {
+        let mut of = [ranges.iter().map(RangeInclusive::len).sum(); PROTOCOLS.len()];
+        for (available, ports) in of.iter_mut().zip(lock(&self.ports).iter()) {
+            if let Some(ports) = ports {
+                *available = ranges.iter().map(|range| ports.available_in(range)).sum();
+            }
+        }
+        of
+    }
+
     /// The use of its ports by protocol, in the order of [`PROTOCOLS`], after waking those that have rested long enough.
     pub fn usage(&self, now: u64) -> [PortUse; PROTOCOLS.len()] {
         let mut of = [PortUse::default(); PROTOCOLS.len()];
@@ -109,20 +121,37 @@ impl Address {
 }
 
 /// All outside addresses that are in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Addresses {
     known: Mutex<BTreeMap<IpAddr, Weak<Address>>>,
     quiet: u64,
+    /// A bit for each address that was ever in use, by a hash: who has many addresses looks in vain now and then.
+    ever: Box<[AtomicU64]>,
+}
+
+/// Words of [`Addresses::ever`]: 4 KiB.
+const EVER: usize = 512;
+
+/// Word and bit of an address. Not keyed: who makes addresses meet makes us look one up, no more.
+fn ever_at(address: &[u8; 16]) -> (usize, u64) {
+    let whole = u128::from_be_bytes(*address);
+    let hash = ((whole >> 64) as u64 ^ (whole as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((hash >> 48) as usize % EVER, 1 << (hash >> 57 & 63))
 }
 
 impl Addresses {
     /// None yet. `quiet`: how long (ns) ports rest after use.
     pub fn new(quiet: u64) -> Addresses {
-        Addresses { known: Mutex::default(), quiet }
+        let ever = (0..EVER).map(|_| AtomicU64::new(0)).collect();
+        Addresses { known: Mutex::default(), quiet, ever }
     }
 
     /// An address; the same one for everybody who asks while somebody has it. Not lost any more.
     pub fn get(&self, address: IpAddr) -> Arc<Address> {
+        let (word, bit) = ever_at(&octets(address));
+        if let Some(word) = self.ever.get(word) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
         let mut known = lock(&self.known);
         if let Some(found) = known.get(&address).and_then(Weak::upgrade) {
             found.lost.store(false, Ordering::Relaxed);
@@ -143,6 +172,13 @@ impl Addresses {
     pub fn exclude(&self, address: IpAddr, protocol: u8, ports: &BTreeSet<u16>) -> bool {
         let found = lock(&self.known).get(&address).and_then(Weak::upgrade);
         found.map(|found| found.exclude_only(protocol, ports)).is_some()
+    }
+
+    /// Whether an address (in network order, IPv4 mapped) may be one that mappings have. Says yes of a few others, too.
+    #[inline]
+    pub(crate) fn may_have(&self, address: &[u8; 16]) -> bool {
+        let (word, bit) = ever_at(address);
+        self.ever.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
     }
 
     /// Whether an address is in use, and not lost.

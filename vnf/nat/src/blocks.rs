@@ -277,6 +277,11 @@ impl Blocks {
         (self.usable * self.free.len(), free)
     }
 
+    /// The same of one address.
+    pub(crate) fn usage_of(&self, address: usize) -> (usize, usize) {
+        (self.usable, self.free.get(address).map_or(0, |free| lock(free).len()))
+    }
+
     /// Shows who has which.
     pub(crate) fn each(&self, mut show: impl FnMut(IpAddr, usize, RangeInclusive<u16>, u32)) {
         for part in &self.holders {

@@ -65,7 +65,8 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
         return lines;
     }
     let egress = packet.egress();
-    let planner = Planner { shared, rules: &rules, headers: &headers, key: &key, egress, now, random: 0 };
+    let planner =
+        Planner { shared, rules: &rules, headers: &headers, key: &key, egress, now, random: 0, inside: None };
     lines.push(format!("no session {key}"));
     let from = if planner.is_inbound() { "outside" } else { "inside" };
     lines.push(format!("comes from {from}"));
@@ -79,10 +80,10 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
         let mapping = shared.mappings.lookup(&outside, now).and_then(|found| {
             let keys = shared.mappings.keys(found.id)?;
             let filtering = shared.mappings.read(found.id, |mapped, _| mapped.filtering)?;
-            Some((ends(&keys), filtering))
+            Some((found.id, ends(&keys), filtering))
         });
-        if let Some((((inside, port), _), filtering)) = mapping {
-            let sent = shared.is_permitted(&peer_key(&key, &key.source), now);
+        if let Some((id, ((inside, port), _), filtering)) = mapping {
+            let sent = shared.is_permitted(id, &peer_key(&key, &key.source), now);
             let (how, may) = match filtering {
                 Filtering::EndpointIndependent => ("endpoint-independent", true),
                 Filtering::AddressDependent => ("address-dependent", sent),

@@ -1,6 +1,7 @@
 //! Fragments: later ones are translated as their first one was.
 //!
-//! One that comes before its first is dropped, since nobody can say yet whose it is. Overlaps and duplicates are for the receiver,
+//! One that comes before its first changes nothing, since nobody can say yet whose it is: whoever runs the chain may hold it until
+//! the first has come. Overlaps and duplicates are for the receiver,
 //! or for a firewall in the same chain.
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
 use throughway_vnf::credit::session_silence;
 use throughway_vnf::{
-    Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Snapshot, Verdict,
+    Answer, BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict,
 };
 
 use crate::fragments::Fate;
@@ -32,6 +32,8 @@ pub struct Nat {
     rules: Snapshot<Rules>,
     /// Unpredictable bits for the choice of ports: xorshift64* (Vigna, 2016), seeded with a secret and the time.
     random: u64,
+    /// Of the packet that is being judged: its inside end, hashed for the table of mappings, if that was done for the batch.
+    inside: Option<Probe>,
 }
 
 /// A verdict, and the session that translated the packet.
@@ -55,7 +57,7 @@ impl Nat {
     pub fn new(shared: Arc<Shared>, rules: Snapshot<Rules>, worker: u64) -> Nat {
         let [a, b] = shared.options.seed;
         let random = a.rotate_left(17) ^ b ^ (worker + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Nat { shared, rules, random: random | 1 }
+        Nat { shared, rules, random: random | 1, inside: None }
     }
 
     /// What it shares with the others.
@@ -150,8 +152,10 @@ impl Nat {
         } else {
             let key = SessionKey::of(&headers.key, 0);
             let egress = packet.egress();
+            let shared = &*self.shared;
+            let (random, inside) = (0, None);
             let planner =
-                Planner { shared: &self.shared, rules, headers: &headers, key: &key, egress, now, random: 0 };
+                Planner { shared, rules, headers: &headers, key: &key, egress, now, random, inside };
             !matches!(planner.source_rule(false), Ok(crate::plan::Source::Same))
         };
         if ours { Verdict::Drop(DropReason::NatUnrelatedError) } else { Verdict::Continue }
@@ -263,7 +267,8 @@ impl Nat {
         let shared = &self.shared;
         let headers = *packet.headers();
         let egress = packet.egress();
-        let planner = Planner { shared, rules, headers: &headers, key, egress, now, random };
+        let inside = self.inside;
+        let planner = Planner { shared, rules, headers: &headers, key, egress, now, random, inside };
         let plan = match planner.plan() {
             Ok(Some(plan)) => plan,
             // What is not translated depends on mappings that may come: not to be repeated.
@@ -316,13 +321,13 @@ impl Nat {
     }
 }
 
-/// Who is inside and gets nothing because too much is taken is told (RFC 6888, REQ-11; RFC 5508, REQ-8).
+/// Who is inside and gets nothing because too much is taken is told, as the rules say.
 fn refusal(planner: &Planner<'_>, reason: DropReason) -> Verdict {
-    match reason {
-        DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull
+    match (reason, planner.rules.refuse) {
+        (DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull, Some(told))
             if !planner.is_inbound() =>
         {
-            Verdict::Reject(reason, Answer::Icmp(IcmpError::HostUnreachable))
+            Verdict::Reject(reason, Answer::Icmp(told))
         }
         _ => Verdict::Drop(reason),
     }
@@ -362,16 +367,19 @@ impl Function for Nat {
         shared.sessions.prepare(&probes);
         // Most of those that have no session come from inside and look for a mapping next, or make one.
         let new = |probe: &&Probe| shared.sessions.lookup(*probe, context.now).is_none();
-        let inside: ArrayVec<Probe, BATCH> = (probes.iter().filter(new))
-            .map(|probe| shared.mappings.probe(inside_key(probe.key(), None)))
-            .collect();
-        if !inside.is_empty() {
-            shared.mappings.prepare(&inside);
+        let inside =
+            |probe: &Probe| new(&probe).then(|| shared.mappings.probe(inside_key(probe.key(), None)));
+        let inside: ArrayVec<Option<Probe>, BATCH> = probes.iter().map(inside).collect();
+        let wanted: ArrayVec<Probe, BATCH> = inside.iter().flatten().copied().collect();
+        if !wanted.is_empty() {
+            shared.mappings.prepare(&wanted);
         }
-        for (packet, probe) in batch.living().zip(&probes) {
+        for ((packet, probe), inside) in batch.living().zip(&probes).zip(inside) {
+            self.inside = inside;
             let verdict = self.judge_by(&rules, packet, probe, context.now);
             packet.settle(verdict);
         }
+        self.inside = None;
     }
 
     fn foresee(&self, id: u64) {

@@ -28,7 +28,7 @@ pub mod show;
 pub use address::{Address, Addresses};
 pub use blocks::{Block, BlockConfig};
 pub use function::Nat;
-pub use pool::{Pool, PoolConfig, PoolUse, Pooling, Refusal};
+pub use pool::{AddressUse, Pool, PoolConfig, PoolUse, Pooling, Refusal};
 pub use ports::{Parity, Ports};
 pub use rate::HostRate;
 pub use shared::{Options, Rules, Shared};

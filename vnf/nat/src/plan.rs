@@ -8,7 +8,7 @@ use throughway_packet::headers::octets;
 use throughway_packet::parse::{ICMP, ICMPV6, TCP, UDP};
 use throughway_packet::{Flags, Headers, PortId};
 use throughway_session::connection::Connection;
-use throughway_session::{InsertError, SessionId, SessionKey, SourceError};
+use throughway_session::{InsertError, Probe, SessionId, SessionKey, SourceError};
 use throughway_vnf::{DropReason, Now};
 
 use crate::address::has_ports;
@@ -16,7 +16,7 @@ use crate::pool::{Pool, Wanted};
 use crate::ports::Parity;
 use crate::rule::{DestinationRule, Filtering, Mapping, Match, SourceRule, SourceTarget, carry_over};
 use crate::shared::{
-    Mapped, NO_RULE, Rules, Session, Shared, end_of, flags, inside_key, outside_key, peer_key,
+    Mapped, NO_RULE, Permit, Rules, Session, Shared, end_of, flags, inside_key, outside_key, peer_key,
 };
 
 /// What a new connection becomes: everything in `session` is taken for it, and to be given back if it does not come about.
@@ -37,6 +37,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) now: Now,
     /// Unpredictable bits.
     pub(crate) random: u64,
+    /// The packet's inside end, hashed for the table of mappings, where that was done.
+    pub(crate) inside: Option<Probe>,
 }
 
 /// Which source rule a packet has, and what its source becomes.
@@ -177,6 +179,10 @@ impl<'a> Planner<'a> {
 
     /// The mapping that the packet is sent to, by the key of its outside end.
     pub(crate) fn called(&self) -> Option<SessionKey> {
+        // Most packets go to addresses that were never anybody's outside end.
+        if !self.shared.addresses().may_have(&self.key.destination) {
+            return None;
+        }
         let outside = outside_key(self.key);
         self.shared.mappings.lookup(&outside, self.now).map(|_| outside)
     }
@@ -211,7 +217,9 @@ impl<'a> Planner<'a> {
             // Who sends to his own outside end has sent to it.
             _ if plan.session.mapping == id.to_bits() => true,
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => shared.is_permitted(&peer_key(self.key, &sender.source), self.now),
+            Filtering::AddressDependent => {
+                shared.is_permitted(id, &peer_key(self.key, &sender.source), self.now)
+            }
             // Who has been sent to has a session; of hosts inside, perhaps one that was refused.
             Filtering::AddressAndPortDependent => shared.sessions.lookup(&sender, self.now).is_some(),
         };
@@ -261,8 +269,10 @@ impl<'a> Planner<'a> {
             plan.translated.destination_port = outside.destination_port;
         }
         if rule.filtering == Filtering::AddressDependent {
-            if !self.shared.permit(&peer_key(&outside, &self.key.destination), fresh, self.now) {
-                return Err(DropReason::NatSessionTableFull);
+            // Who makes a mapping has put the address in.
+            if !fresh {
+                let key = peer_key(&outside, &self.key.destination);
+                self.shared.permit(id, &key, self.now).ok_or(DropReason::NatSessionTableFull)?;
             }
             plan.session.flags |= flags::PEER;
         }
@@ -287,7 +297,8 @@ impl<'a> Planner<'a> {
         pool: &Arc<Pool>,
     ) -> Result<(SessionId, SessionKey, bool), DropReason> {
         let (shared, key, now) = (self.shared, self.key, self.now);
-        let probe = shared.mappings.probe(self.inside_of(rule));
+        let known = self.inside.filter(|_| rule.mapping == Mapping::EndpointIndependent);
+        let probe = known.unwrap_or_else(|| shared.mappings.probe(self.inside_of(rule)));
         // Twice at most: another worker may map the same inside end between our look and our insertion.
         for _ in 0..2 {
             if let Some((id, _)) = shared.join(&probe, true, now)
@@ -317,7 +328,16 @@ impl<'a> Planner<'a> {
                 ..SessionKey::default()
             };
             let blocks = pool.keeps_blocks().then(|| Arc::clone(pool));
-            let mapped = Mapped { address, pool: blocks, filtering: rule.filtering, sessions: 1, own: 1 };
+            let permitted = u32::from(rule.filtering == Filtering::AddressDependent);
+            let mapped = Mapped {
+                address,
+                pool: blocks,
+                filtering: rule.filtering,
+                sessions: 1,
+                own: 1,
+                peer: if permitted > 0 { key.destination } else { [0; 16] },
+                permitted,
+            };
             match shared.map([probe, shared.mappings.probe(outside)], mapped, now) {
                 Ok(id) => return Ok((id, outside, true)),
                 Err(error) => {
@@ -342,7 +362,8 @@ pub(crate) fn answered(shared: &Shared, id: SessionId, now: Now) {
         first.then_some(session.target)
     });
     let Some(Some(target)) = target else { return };
-    let filtering = shared.mappings.with(SessionId::from_bits(target), |mapped, _| {
+    let target = SessionId::from_bits(target);
+    let filtering = shared.mappings.with(target, |mapped, _| {
         mapped.own = mapped.own.saturating_add(1);
         mapped.filtering
     });
@@ -350,10 +371,15 @@ pub(crate) fn answered(shared: &Shared, id: SessionId, now: Now) {
         return;
     }
     let key = peer_key(&forward, &reverse.destination);
-    if shared.permit(&key, false, now) {
+    if let Some(permit) = shared.permit(target, &key, now) {
         let kept = shared.sessions.with(id, |session, _| session.flags |= flags::TARGET_PEER);
-        if kept.is_none() {
-            shared.forbid(&key);
+        match permit {
+            _ if kept.is_some() => {}
+            // With the mapping it may be gone, too, and what the table has is not ours.
+            Permit::Own => {
+                shared.forbid_own(target, &key.source);
+            }
+            Permit::Listed => shared.forbid_listed(&key),
         }
     }
 }

@@ -166,6 +166,19 @@ impl PoolUse {
     }
 }
 
+/// The use of one address of a pool, for output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressUse {
+    /// The address.
+    pub address: IpAddr,
+    /// Its ports in use and at rest, by whatever pool, in the order of [`PROTOCOLS`].
+    pub of_protocols: [PortUse; PROTOCOLS.len()],
+    /// Ports that this pool could still give, in the same order.
+    pub free: [usize; PROTOCOLS.len()],
+    /// Its blocks, and how many of them are free; zeros without blocks that are given.
+    pub blocks: (usize, usize),
+}
+
 /// A pool that all workers share. A lock for each address: only the first packet of a mapping takes one.
 #[derive(Debug)]
 pub struct Pool {
@@ -365,6 +378,22 @@ impl Pool {
     /// How many blocks there are, and how many of them are free; zeros without blocks.
     pub(crate) fn usage_of_blocks(&self) -> (usize, usize) {
         self.blocks.as_ref().map(Blocks::usage).unwrap_or_default()
+    }
+
+    /// Shows how much of each of its addresses is in use.
+    pub fn addresses(&self, now: u64, mut show: impl FnMut(AddressUse)) {
+        let usable = self.config.usable();
+        let blocks = self.blocks.as_ref().filter(|_| self.keeps_blocks());
+        for (at, address) in self.addresses.iter().enumerate() {
+            // Those that have rested long enough are woken first.
+            let of_protocols = address.usage(now);
+            show(AddressUse {
+                address: address.address(),
+                of_protocols,
+                free: address.available(&usable),
+                blocks: blocks.map_or((0, 0), |blocks| blocks.usage_of(at)),
+            });
+        }
     }
 
     /// How much of it is in use.

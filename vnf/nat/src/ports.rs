@@ -3,10 +3,10 @@
 //! A port is free, taken, or at rest: after its last mapping ended it is not given to another one for a quiet time, so that
 //! packets still on their way reach nobody they are not meant for (RFC 6888, REQ-8; TCP's 2 MSL, RFC 5382, REQ-5).
 //!
-//! Which free port a mapping gets cannot be guessed (RFC 6056): it is the first free one from a random place on. Finding it
-//! takes the same few steps whether one port in a hundred is free or all are: two levels of summaries lead from any
-//! place to the next word of the bitmap with a free port of the wanted parity. Ranges (a pool's ports, a block) are searched the
-//! same way.
+//! Which free port a mapping gets cannot be guessed (RFC 6056): it is a random one of the first word of 64 ports that has any, from a
+//! random place on. Finding it takes the same few steps whether one port in a hundred is free or all are: a summary leads from any place to
+//! the next word of the bitmap with a free port of the wanted parity, and a second one beyond what one summary covers. Ranges (a
+//! pool's ports, a block) are searched the same way.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -36,6 +36,15 @@ impl Parity {
     /// The parity of `port`.
     pub const fn of(port: u16) -> Parity {
         if port.is_multiple_of(2) { Parity::Even } else { Parity::Odd }
+    }
+
+    /// Of what is known of even and of odd ports.
+    const fn of_either(self, even: u64, odd: u64) -> u64 {
+        match self {
+            Parity::Any => even | odd,
+            Parity::Even => even,
+            Parity::Odd => odd,
+        }
     }
 
     /// The ports of a word that have it.
@@ -75,6 +84,18 @@ struct Resting {
     until: u32,
 }
 
+/// Of the 64 places from 64 × `at` on, those that are from `first` to `last`. At least one has to be.
+fn within(first: usize, last: usize, at: usize) -> u64 {
+    let (from, to) = (first.saturating_sub(at * 64), (at * 64 + 63).saturating_sub(last));
+    (u64::MAX << (from % 64)) & (u64::MAX >> (to % 64))
+}
+
+/// The first bit from `from` on that is set, around the end.
+fn one_of(bits: u64, from: u32) -> Option<usize> {
+    let at = (bits.rotate_right(from).trailing_zeros() + from) % 64;
+    (bits != 0).then_some(at as usize)
+}
+
 const fn tick(time: u64) -> u32 {
     (time >> 28) as u32
 }
@@ -96,10 +117,8 @@ impl Ports {
         // Word by word: port by port would take a moment for each address that is used first.
         let (first, last) = (usize::from(*range.start()), usize::from(*range.end()));
         for at in first / 64..=last / 64 {
-            let below = if at == first / 64 { (1 << (first % 64)) - 1 } else { 0 };
-            let above = if at == last / 64 { u64::MAX >> (63 - last % 64) } else { u64::MAX };
             let Some(word) = ports.free.get_mut(at).filter(|_| first <= last) else { break };
-            *word = above & !below;
+            *word = within(first, last, at);
             ports.available += word.count_ones();
             ports.summarize(at);
         }
@@ -110,6 +129,14 @@ impl Ports {
     /// How many ports could be taken now.
     pub fn available(&self) -> usize {
         self.available as usize
+    }
+
+    /// How many ports of a range could be taken now.
+    pub fn available_in(&self, range: &RangeInclusive<u16>) -> usize {
+        let (first, last) = (usize::from(*range.start()), usize::from(*range.end()));
+        let words = self.free.iter().enumerate().take(last / 64 + 1).skip(first / 64);
+        let count = |(at, word): (usize, &u64)| (word & within(first, last, at)).count_ones() as usize;
+        if first > last { 0 } else { words.map(count).sum() }
     }
 
     /// How many there are: free, taken and at rest.
@@ -153,7 +180,7 @@ impl Ports {
         self.pull(port)
     }
 
-    /// Takes a free port of that parity: the first from a random place on. `random` has to be unpredictable for who sends
+    /// Takes a free port of that parity near a random place. `random` has to be unpredictable for who sends
     /// packets. `None` when none is free.
     pub fn take_any(&mut self, parity: Parity, random: u64, now: u64) -> Option<u16> {
         self.take_in(0..=u16::MAX, parity, random, now)
@@ -176,14 +203,27 @@ impl Ports {
         self.pull(port).then_some(port)
     }
 
-    /// The first free port of `range` from a random place in it on, around its end.
+    /// A free port of `range` near a random place in it.
     fn find(&self, range: &RangeInclusive<u16>, parity: Parity, random: u64) -> Option<u16> {
         let (first, last) = (*range.start(), *range.end());
         let span = u64::from(last.checked_sub(first)?) + 1;
         let start = first + (((random >> 32) * span) >> 32) as u16;
-        self.next(start, parity)
-            .filter(|port| *port <= last)
-            .or_else(|| self.next(first, parity).filter(|port| *port < start))
+        self.near(range, start, parity, random).or_else(|| {
+            let port = self.next(start, parity).filter(|port| *port <= last);
+            port.or_else(|| self.next(first, parity).filter(|port| *port < start))
+        })
+    }
+
+    /// A free port of `range` among the 4096 around `start`: a random one of a word that has any, from that of `start` on, around the
+    /// end of the 4096. No step depends on how many are free, as long as one is.
+    fn near(&self, range: &RangeInclusive<u16>, start: u16, parity: Parity, random: u64) -> Option<u16> {
+        let (first, last) = (usize::from(*range.start()), usize::from(*range.end()));
+        let (word, [even, odd]) = (usize::from(start) / 64, &self.words);
+        let part = word / 64;
+        let some = parity.of_either(*even.get(part)?, *odd.get(part)?);
+        let at = part * 64 + one_of(some & within(first / 64, last / 64, part), word as u32 % 64)?;
+        let free = self.free.get(at)? & parity.mask() & within(first, last, at);
+        Some((at * 64 + one_of(free, random as u32 % 64)?) as u16)
     }
 
     /// Gives a taken port back: it rests, then it is free again. Giving back what was not taken is for the caller to avoid: such
@@ -239,20 +279,15 @@ impl Ports {
 
     /// The first word from `start` on with a free port of that parity.
     fn word_from(&self, start: usize, parity: Parity) -> Option<usize> {
-        let of = |even: u64, odd: u64| match parity {
-            Parity::Any => even | odd,
-            Parity::Even => even,
-            Parity::Odd => odd,
-        };
         let [even, odd] = &self.words;
-        let summary = |at: usize| Some(of(*even.get(at)?, *odd.get(at)?));
+        let summary = |at: usize| Some(parity.of_either(*even.get(at)?, *odd.get(at)?));
         let first = start / 64;
         let here = summary(first)? >> (start % 64);
         if here != 0 {
             return Some(start + here.trailing_zeros() as usize);
         }
         let [even, odd] = self.top.map(u64::from);
-        let rest = of(even, odd) >> (first + 1);
+        let rest = parity.of_either(even, odd) >> (first + 1);
         let at = first + 1 + rest.trailing_zeros() as usize;
         Some(at * 64 + summary(at)?.trailing_zeros() as usize)
     }
@@ -277,15 +312,16 @@ impl Ports {
         self.summarize(at);
     }
 
-    /// Brings the summaries of a word up to date.
+    /// Brings the summaries of a word up to date. Without a branch: in a pool that is nearly used up, whether a word has a free
+    /// port is as good as random, and each wrong guess of the processor costs as much as all the rest.
     fn summarize(&mut self, at: usize) {
         let word = self.free.get(at).copied().unwrap_or(0);
         for (side, parity) in [Parity::Even, Parity::Odd].into_iter().enumerate() {
             let Some(summary) = self.words[side].get_mut(at / 64) else { return };
-            let bit = 1u64 << (at % 64);
-            *summary = if word & parity.mask() == 0 { *summary & !bit } else { *summary | bit };
-            let bit = 1u16 << (at / 64);
-            self.top[side] = if *summary == 0 { self.top[side] & !bit } else { self.top[side] | bit };
+            let (bit, some) = (at % 64, u64::from(word & parity.mask() != 0));
+            *summary = *summary & !(1 << bit) | some << bit;
+            let (bit, some) = (at / 64, u16::from(*summary != 0));
+            self.top[side] = self.top[side] & !(1 << bit) | some << bit;
         }
     }
 }

@@ -8,7 +8,7 @@
 //! the inside end, its reverse key the outside end. It lives as long as it has sessions; then its port rests.
 //!
 //! A *peer* is an address outside that a mapping has sent to and that may therefore send to it (address-dependent filtering). It
-//! lives as long as the sessions that sent there.
+//! lives as long as the sessions that sent there. Most mappings have one: the first is kept with the mapping, only others in a table.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +21,11 @@ use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::fragment::Datagrams;
 use throughway_session::{
-    Class, Config, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId, SessionKey,
-    SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
+    Class, Config, Cursor, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId,
+    SessionKey, SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
 };
 use throughway_vnf::events::{Events, PortBlock, What};
-use throughway_vnf::{Generations, Now, Slot};
+use throughway_vnf::{Generations, IcmpError, Now, Slot};
 
 use crate::address::{Address, Addresses, lock};
 use crate::blocks::Block;
@@ -91,6 +91,8 @@ pub struct Rules {
     pub sessions_per_host: Option<u32>,
     /// How fast one host inside may open connections, once [`Shared::limit_rates`] was called.
     pub rate_per_host: Option<HostRate>,
+    /// What a host inside is told that gets nothing because too much is taken (RFC 6888, REQ-11; RFC 5508, REQ-8); `None`: nothing.
+    pub refuse: Option<IcmpError>,
 }
 
 impl Rules {
@@ -106,6 +108,7 @@ impl Rules {
             hairpin: true,
             sessions_per_host: None,
             rate_per_host: None,
+            refuse: Some(IcmpError::HostUnreachable),
         }
     }
 
@@ -179,6 +182,26 @@ pub struct Mapped {
     /// Of these, those that its host has sent to: while there is one, others may be let in (RFC 4787, REQ-6: what comes in alone
     /// keeps nothing alive).
     pub(crate) own: u32,
+    /// One address that it has sent to and lets in (address-dependent filtering), while `permitted` is not 0.
+    pub(crate) peer: [u8; 16],
+    /// Sessions that sent there.
+    pub(crate) permitted: u32,
+}
+
+impl Mapped {
+    /// Whether `address` is the one that is kept here.
+    fn lets_in(&self, address: &[u8; 16]) -> bool {
+        self.permitted > 0 && self.peer == *address
+    }
+}
+
+/// Where it is kept that an address may send to a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Permit {
+    /// With the mapping.
+    Own,
+    /// In the table.
+    Listed,
 }
 
 /// What all workers share, whatever rules are in force.
@@ -187,7 +210,7 @@ pub struct Shared {
     pub(crate) options: Options,
     pub(crate) sessions: SessionTable<Session>,
     pub(crate) mappings: SessionTable<Mapped>,
-    /// How many sessions of a mapping have sent to an address.
+    /// How many sessions of a mapping have sent to an address that is not kept with the mapping.
     pub(crate) peers: SessionTable<u32>,
     pub(crate) fragments: Datagrams<Fate>,
     pub(crate) hosts: SourceCounter,
@@ -278,9 +301,13 @@ impl Shared {
         self.sessions.is_empty()
     }
 
-    /// Of how many addresses mappings remember that they have sent there.
+    /// Of how many addresses mappings remember that they have sent there. Goes through all mappings.
     pub fn peers(&self) -> u32 {
-        self.peers.len()
+        let (mut cursor, mut with) = (Some(Cursor::default()), 0u32);
+        while let Some(at) = cursor {
+            cursor = self.mappings.walk(at, |_, mapped, _| with += u32::from(mapped.permitted > 0));
+        }
+        self.peers.len().saturating_add(with)
     }
 
     /// What has happened to sessions so far.
@@ -330,12 +357,13 @@ impl Shared {
         let [forward, reverse] = keys;
         // By the mapping's own end: the session's has another identifier where a query was turned round.
         if session.has(flags::PEER)
-            && let Some([_, outside]) = self.mappings.keys(SessionId::from_bits(session.mapping))
+            && let mapping = SessionId::from_bits(session.mapping)
+            && let Some([_, outside]) = self.mappings.keys(mapping)
         {
-            self.forbid(&peer_key(&outside, &forward.destination));
+            self.forbid(mapping, &peer_key(&outside, &forward.destination));
         }
         if session.has(flags::TARGET_PEER) {
-            self.forbid(&peer_key(forward, &reverse.destination));
+            self.forbid(SessionId::from_bits(session.target), &peer_key(forward, &reverse.destination));
         }
         if session.mapping != 0 {
             self.leave(SessionId::from_bits(session.mapping), true, unused, now);
@@ -411,34 +439,58 @@ impl Shared {
         self.mappings.insert(new, now, |_| ())
     }
 
-    /// Lets an address send to a mapping, once more; `fresh`: the mapping has only just been made. Says whether there was room.
-    pub(crate) fn permit(&self, key: &SessionKey, fresh: bool, now: Now) -> bool {
+    /// Lets the address of a [`peer_key`] send to its mapping, once more. `None`: there was no room.
+    pub(crate) fn permit(&self, mapping: SessionId, key: &SessionKey, now: Now) -> Option<Permit> {
+        let own = self.mappings.with(mapping, |mapped, _| {
+            let own = mapped.permitted == 0 || mapped.peer == key.source;
+            if own {
+                mapped.peer = key.source;
+                mapped.permitted = mapped.permitted.saturating_add(1);
+            }
+            own
+        });
+        if own == Some(true) {
+            return Some(Permit::Own);
+        }
         let probe = self.peers.probe(*key);
-        for round in 0..3 {
-            let missing = (round == 0 && fresh)
-                || self
-                    .peers
-                    .lookup_with(&probe, now, |_, count, _| *count = count.saturating_add(1))
-                    .is_none();
-            if !missing {
-                return true;
+        for _ in 0..2 {
+            let known = self.peers.lookup_with(&probe, now, |_, count, _| *count = count.saturating_add(1));
+            if known.is_some() {
+                return Some(Permit::Listed);
             }
             // The reverse key is never looked up. It has a source port, which no forward key has, and lies in the same bucket.
             let reverse = probe.reversed();
             let (class, timeout) = (Class::Established, FOREVER);
             let new = NewSession { forward: probe, reverse, class, timeout, state: 1 };
             match self.peers.insert(new, now, |_| ()) {
-                Ok(_) => return true,
-                // It is there, or another worker was faster.
+                Ok(_) => return Some(Permit::Listed),
+                // Another worker was faster.
                 Err(InsertError::Conflict { .. }) => {}
-                Err(_) => return false,
+                Err(_) => return None,
             }
         }
-        false
+        None
     }
 
-    /// Takes back one [`Shared::permit`].
-    pub(crate) fn forbid(&self, key: &SessionKey) {
+    /// Takes back one [`Shared::permit`], wherever it is kept: an address that is kept in both places may go from either.
+    pub(crate) fn forbid(&self, mapping: SessionId, key: &SessionKey) {
+        if !self.forbid_own(mapping, &key.source) {
+            self.forbid_listed(key);
+        }
+    }
+
+    /// Takes back one that is kept with the mapping; says whether it was.
+    pub(crate) fn forbid_own(&self, mapping: SessionId, address: &[u8; 16]) -> bool {
+        let own = self.mappings.with(mapping, |mapped, _| {
+            let own = mapped.lets_in(address);
+            mapped.permitted -= u32::from(own);
+            own
+        });
+        own == Some(true)
+    }
+
+    /// Takes back one that is kept in the table.
+    pub(crate) fn forbid_listed(&self, key: &SessionKey) {
         let left = self.peers.lookup_with(key, Now(0), |_, count, meta| {
             *count = count.saturating_sub(1);
             (*count, meta.id())
@@ -449,8 +501,9 @@ impl Shared {
     }
 
     /// Whether an address may send to a mapping with address-dependent filtering.
-    pub(crate) fn is_permitted(&self, key: &SessionKey, now: Now) -> bool {
-        self.peers.lookup(key, now).is_some()
+    pub(crate) fn is_permitted(&self, mapping: SessionId, key: &SessionKey, now: Now) -> bool {
+        self.mappings.read(mapping, |mapped, _| mapped.lets_in(&key.source)) == Some(true)
+            || self.peers.lookup(key, now).is_some()
     }
 
     /// The host has lost an outside address: no new session uses it. Its sessions end by [`Shared::clear`], which the caller goes

@@ -76,6 +76,35 @@ fn ports_are_spread_over_the_range() {
 }
 
 #[test]
+fn a_range_is_given_to_its_last_port_and_no_further() {
+    let mut random = Random(4);
+    for (first, last) in
+        [(70, 70), (64, 127), (65, 126), (100, 700), (4000, 4200), (8191, 8192), (65000, 65535), (1, 9000)]
+    {
+        let mut ports = Ports::new(0..=65535, 0);
+        let count = usize::from(last - first) + 1;
+        assert_eq!(ports.available_in(&(first..=last)), count);
+        let mut seen = BTreeSet::new();
+        while let Some(port) = ports.take_in(first..=last, Parity::Any, random.next(), 0) {
+            assert!((first..=last).contains(&port) && seen.insert(port), "{port} of {first}-{last}");
+            assert_eq!(ports.available_in(&(first..=last)), count - seen.len());
+        }
+        assert_eq!((seen.len(), ports.available()), (count, 65536 - count));
+    }
+}
+
+#[test]
+fn every_port_of_a_block_may_come_first() {
+    let mut random = Random(5);
+    let mut seen = BTreeSet::new();
+    for _ in 0..4000 {
+        let mut ports = Ports::new(0..=65535, 0);
+        seen.extend(ports.take_in(1000..=1127, Parity::Any, random.next(), 0));
+    }
+    assert_eq!(seen.len(), 128);
+}
+
+#[test]
 fn what_is_excluded_is_never_given() {
     let mut ports = Ports::new(100..=103, 0);
     assert!(ports.exclude(101) && !ports.exclude(101) && !ports.exclude(99));

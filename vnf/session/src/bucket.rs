@@ -87,6 +87,12 @@ impl Bucket {
         Cells(equal(0) >> 15 | equal(1) >> 14 | (equal(2) & 0xffff_ffff) >> 13)
     }
 
+    /// Whether no entry has this tag, and none lies in another bucket: nearly always so for a key that is not there.
+    #[inline]
+    pub(crate) fn is_without(&self, tag: u16) -> bool {
+        self.cells(tag).0 == 0 && self.next().is_none()
+    }
+
     /// The entries with this tag.
     #[inline]
     pub(crate) fn entries(&self, tag: u16) -> impl Iterator<Item = Entry> {
@@ -106,6 +112,7 @@ impl Bucket {
     }
 
     /// Puts an entry into a vacant cell; says whether there was one.
+    #[inline]
     pub(crate) fn put(&self, tag: u16, entry: Entry) -> bool {
         let Some(cell) = self.cells(0).next() else { return false };
         self.change(
@@ -135,11 +142,13 @@ impl Bucket {
         Entry::decode((word >> half(cell)) as u32)
     }
 
+    #[inline]
     fn tag(&self, cell: usize, tag: u16) {
         let shift = cell % 4 * 16;
         self.change(cell / 4, u64::from(u16::MAX) << shift, u64::from(tag) << shift);
     }
 
+    #[inline]
     fn change(&self, word: usize, mask: u64, bits: u64) {
         if let Some(word) = self.0.get(word) {
             word.store(word.load(Ordering::Relaxed) & !mask | bits, Ordering::Release);

@@ -155,6 +155,7 @@ impl Card {
 
     /// Writes the keys of the session that is to be born here; `spare` gives a spare cell with its number if one is needed, and
     /// may fail: then nothing is born. The shard's lock must be held.
+    #[inline]
     pub(crate) fn write<'a>(
         &self,
         [forward, reverse]: &[Words; 2],
@@ -165,9 +166,11 @@ impl Card {
         // Who reads one of the words below sees the death of the predecessor, too.
         fence(Ordering::Release);
         let (form, extra) = if let (Some(there), Some(back)) = (forward.narrow(), reverse.narrow()) {
-            for (cell, word) in self.0.iter().zip([there, forward.tail(), back, reverse.tail()]) {
-                cell.store(word, Ordering::Relaxed);
-            }
+            let [a, b, c, d, ..] = &self.0;
+            a.store(there, Ordering::Relaxed);
+            b.store(forward.tail(), Ordering::Relaxed);
+            c.store(back, Ordering::Relaxed);
+            d.store(reverse.tail(), Ordering::Relaxed);
             (Form::Narrow, 0)
         } else {
             for (cell, word) in self.0.iter().zip(forward.0) {
@@ -243,7 +246,8 @@ impl Card {
         if before.generation != generation || !before.is_living() {
             return None;
         }
-        self.settled(generation, terms).map(|_| keys.map(|words| words.key()))
+        let [forward, reverse] = keys;
+        self.settled(generation, terms).map(|_| [forward.key(), reverse.key()])
     }
 
     /// What was read since this generation was seen is its own, if it still lasts.
@@ -282,6 +286,7 @@ impl Card {
     }
 
     /// Begins the life of the session that was written. The shard's lock must be held.
+    #[inline]
     pub(crate) fn begin(&self, seen: u32) -> u32 {
         let generation = self.life().generation.saturating_add(1);
         publish(&self.0[LIFE], Life { generation, seen }.word());
@@ -359,7 +364,7 @@ impl Card {
 
     #[inline]
     fn forward(&self) -> Words {
-        Words(std::array::from_fn(|word| self.load(word.min(TAIL))))
+        Words([self.load(0), self.load(1), self.load(2), self.load(3), self.load(TAIL)])
     }
 
     #[inline]

@@ -1,8 +1,8 @@
 //! Fragments: which datagram one is of, and what became of that datagram's first fragment.
 //!
 //! Only the first fragment has ports (RFC 791, section 3.2; RFC 8200, section 4.5), so later ones are known by the datagram's
-//! identification. Nothing is held back: a fragment that comes before its first one finds nothing, and what that means is for the
-//! function to say.
+//! identification. Nothing is held back here: a fragment that comes before its first one finds nothing. A function that then drops it
+//! as `FragmentBeforeFirst`, and has changed nothing, sees it again: the worker holds frames.
 
 use std::time::Duration;
 

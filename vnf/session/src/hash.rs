@@ -37,17 +37,23 @@ fn siphash<const C: usize, const D: usize, const WORDS: usize>(
     ];
     // The last word holds the bytes left over (none) and the length in its top byte.
     let length = ((WORDS * 8) as u64) << 56;
-    for word in words.into_iter().chain([length]) {
-        v[3] ^= word;
-        rounds::<C>(&mut v);
-        v[0] ^= word;
+    for word in &words {
+        compress::<C>(&mut v, *word);
     }
+    compress::<C>(&mut v, length);
     v[2] ^= 0xff;
     rounds::<D>(&mut v);
     v[0] ^ v[1] ^ v[2] ^ v[3]
 }
 
-#[inline]
+#[inline(always)]
+fn compress<const C: usize>(v: &mut [u64; 4], word: u64) {
+    v[3] ^= word;
+    rounds::<C>(v);
+    v[0] ^= word;
+}
+
+#[inline(always)]
 fn rounds<const N: usize>(v: &mut [u64; 4]) {
     for _ in 0..N {
         v[0] = v[0].wrapping_add(v[1]);

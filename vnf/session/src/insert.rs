@@ -146,11 +146,12 @@ impl<S> SessionTable<S> {
     /// Which living (`true`) or ended session holds one of the keys. The locks of both must be held: nothing of theirs comes or
     /// goes then.
     fn holder(&self, fresh: &Fresh<S>, now: Now) -> Option<(Side, SessionId, bool)> {
-        [Side::Forward, Side::Reverse].into_iter().find_map(|side| {
+        let of = |side: Side| {
             let (words, address) = (&fresh.words[side.index()], fresh.addresses[side.index()]);
             let (found, standing) = self.find(words, address)?;
             Some((side, found.id, standing.deadline() > tick(now)))
-        })
+        };
+        of(Side::Forward).or_else(|| of(Side::Reverse))
     }
 
     /// Puts a session into a slot and its keys into the index: `None` if there is no vacant slot in the locked shards.
@@ -162,13 +163,12 @@ impl<S> SessionTable<S> {
         now: Now,
     ) -> Option<SessionId> {
         let [forward, reverse] = fresh.addresses;
-        let (number, slot, card) = [Some(forward.shard), Some(reverse.shard), elsewhere]
-            .into_iter()
-            .flatten()
-            .find_map(|number| {
-                let (slot, card) = self.shards[number].vacant(locks.of(number)?)?;
-                Some((number, slot, card))
-            })?;
+        let mut vacant = |number: usize| {
+            let (slot, card) = self.shards[number].vacant(locks.of(number)?)?;
+            Some((number, slot, card))
+        };
+        let (number, slot, card) =
+            vacant(forward.shard).or_else(|| vacant(reverse.shard)).or_else(|| vacant(elsewhere?))?;
         let (shard, index) = (&self.shards[number], self.index(number, slot));
         let slab = locks.of(number)?;
         self.list(number, slab);

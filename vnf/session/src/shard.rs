@@ -5,8 +5,6 @@
 
 use std::hint::black_box;
 
-use arrayvec::ArrayVec;
-
 use crate::bucket::{Bucket, CELLS, Entry};
 use crate::card::{Card, Spare};
 use crate::chunks::Chunks;
@@ -107,7 +105,16 @@ impl<S> Shard<S> {
     }
 
     /// Puts a key into the index; says whether there was room.
+    #[inline]
     pub(crate) fn enlist(&self, slab: &mut Slab<S>, address: Address, entry: Entry) -> bool {
+        // Nearly always there is room at once.
+        self.at(address.bucket).is_some_and(|bucket| bucket.put(address.tag, entry))
+            || self.enlist_behind(slab, address, entry)
+    }
+
+    /// [`Shard::enlist`] where the first bucket is full.
+    #[cold]
+    fn enlist_behind(&self, slab: &mut Slab<S>, address: Address, entry: Entry) -> bool {
         let mut last = None;
         let mut length = 0;
         for bucket in self.chain(address.bucket) {
@@ -217,30 +224,37 @@ pub(crate) struct Address {
 }
 
 /// Up to three shards, locked.
-pub(crate) struct Locks<'a, S>(ArrayVec<(usize, MutexGuard<'a, Slab<S>>), 3>);
+pub(crate) struct Locks<'a, S> {
+    low: Locked<'a, S>,
+    middle: Locked<'a, S>,
+    high: Locked<'a, S>,
+}
+
+/// A shard's number, and what lies under its lock.
+type Locked<'a, S> = Option<(usize, MutexGuard<'a, Slab<S>>)>;
 
 impl<'a, S> Locks<'a, S> {
-    pub(crate) fn take(shards: &'a [Shard<S>], mut wanted: [usize; 3]) -> Self {
-        let [a, b, c] = wanted;
+    #[inline]
+    pub(crate) fn take(shards: &'a [Shard<S>], [a, b, c]: [usize; 3]) -> Self {
         let (low, high) = (a.min(b), a.max(b));
-        wanted = [low.min(c), high.min(low.max(c)), high.max(c)];
-        let mut locks = ArrayVec::new();
-        let mut last = usize::MAX;
-        for number in wanted {
-            if number != last
-                && let Some(shard) = shards.get(number)
-            {
-                locks.push((number, lock(&shard.slab)));
-                last = number;
-            }
+        let (low, middle, high) = (low.min(c), high.min(low.max(c)), high.max(c));
+        // Fields are written in this order, which is the order of locks.
+        let take = |number: usize| Some((number, lock(&shards.get(number)?.slab)));
+        Locks {
+            low: take(low),
+            middle: if middle == low { None } else { take(middle) },
+            high: if high == middle { None } else { take(high) },
         }
-        Locks(locks)
     }
 
     /// What lies under the lock of a shard, if it is among those taken.
     #[inline]
     pub(crate) fn of(&mut self, number: usize) -> Option<&mut Slab<S>> {
-        self.0.iter_mut().find(|(locked, _)| *locked == number).map(|(_, slab)| &mut **slab)
+        let Locks { low, middle, high } = self;
+        let is = |locked: &&mut Locked<'a, S>| locked.as_ref().is_some_and(|(locked, _)| *locked == number);
+        let locked =
+            Some(low).filter(is).or_else(|| Some(middle).filter(is)).or_else(|| Some(high).filter(is));
+        locked?.as_mut().map(|(_, slab)| &mut **slab)
     }
 }
 

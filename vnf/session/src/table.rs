@@ -228,8 +228,12 @@ impl<S> SessionTable<S> {
         work: impl FnOnce(Side, &mut S, &mut Meta<'_>) -> R,
     ) -> Option<(Found, R)> {
         let Address { shard, bucket, tag } = self.address(key.hash_with(&self.seed));
+        let index = self.shards.get(shard)?;
+        if index.at(bucket)?.is_without(tag) {
+            return None;
+        }
         let words = key.session_key().words();
-        for bucket in self.shards.get(shard)?.chain(bucket) {
+        for bucket in index.chain(bucket) {
             for Entry { index, side } in bucket.entries(tag) {
                 let (number, slot) = self.locate(index);
                 let Some(home) = self.shards.get(number) else { continue };
@@ -334,7 +338,11 @@ impl<S> SessionTable<S> {
         let card = shard.cards.get(slot)?;
         // The keys of a session never change, so these are the right places as long as the generation is the same.
         let keys = self.keys(id)?;
-        let addresses = keys.map(|key| self.address(key.hash_with(&self.seed)));
+        let [forward, reverse] = &keys;
+        let there = forward.hash_with(&self.seed);
+        // A key and its reverse have one hash.
+        let back = if *reverse == forward.reversed() { there } else { reverse.hash_with(&self.seed) };
+        let addresses = [self.address(there), self.address(back)];
         let mut locks = Locks::take(&self.shards, [number, addresses[0].shard, addresses[1].shard]);
         let slab = locks.of(number)?;
         let standing = card.end(id.generation, |standing| {
@@ -365,7 +373,16 @@ impl<S> SessionTable<S> {
     /// found or not.
     #[inline]
     pub(crate) fn find(&self, words: &Words, address: Address) -> Option<(Found, Standing)> {
-        for bucket in self.shards.get(address.shard)?.chain(address.bucket) {
+        let shard = self.shards.get(address.shard)?;
+        if shard.at(address.bucket)?.is_without(address.tag) {
+            return None;
+        }
+        self.find_among(shard, words, address)
+    }
+
+    /// [`SessionTable::find`] where there is something with the same tag, or more than one bucket.
+    fn find_among(&self, shard: &Shard<S>, words: &Words, address: Address) -> Option<(Found, Standing)> {
+        for bucket in shard.chain(address.bucket) {
             for Entry { index, side } in bucket.entries(address.tag) {
                 let (number, slot) = self.locate(index);
                 let Some(shard) = self.shards.get(number) else { continue };

@@ -84,6 +84,7 @@ impl Wheel {
     }
 
     /// The list in which an entry of this deadline belongs now.
+    #[inline]
     pub(crate) fn place(&self, lane: usize, deadline: u32) -> u32 {
         let deadline = deadline.max(self.now[lane]);
         let level = (deadline ^ self.now[lane]).checked_ilog2().unwrap_or(0) / GROUP;
@@ -91,13 +92,18 @@ impl Wheel {
     }
 
     /// Files a slot that is in no list. Behind those that are already in its list.
+    #[inline]
     pub(crate) fn file(&mut self, links: &mut impl Links, lane: usize, slot: u32, deadline: u32) {
         let list = self.place(lane, deadline);
-        let last = self.lists[list as usize].last;
+        let ends = &mut self.lists[list as usize];
+        let last = std::mem::replace(&mut ends.last, slot);
         links.set_link(slot, Link { previous: last, next: ENDS | list });
-        self.set_next(links, last, slot);
-        self.lists[list as usize].last = slot;
-        self.mark(list);
+        if last & ENDS == 0 {
+            links.set_link(last, Link { next: slot, ..links.link(last) });
+        } else {
+            ends.first = slot;
+            self.mark(list);
+        }
     }
 
     /// Takes a slot out of its list, if it is in one.

@@ -114,10 +114,15 @@ fn churn_from_all_sides_keeps_the_table_whole() {
                             }
                             assert!(table.remove(id).is_none() && !table.keep_alive(id, now));
                         }
+                        8 if step % 64 == 0 => {
+                            let at = Cursor::from_bits(random.below(8) << 32);
+                            table.clear(at, |keys, _| keys[0].source[15] % 8 == thread as u8, gone);
+                        }
                         _ => {
                             table.expire(now, 16, gone);
                         }
                     }
+                    assert!(table.count(Class::HalfOpen) <= 100, "more than the quota");
                 }
             });
         }
@@ -135,7 +140,9 @@ fn churn_from_all_sides_keeps_the_table_whole() {
     }
     assert_eq!(left.len() as u32, table.len());
     assert_eq!(Class::ALL.map(|class| table.count(class)).iter().sum::<u32>(), table.len());
-    assert_eq!(stats.inserted - stats.removed - stats.expired - stats.evicted, u64::from(table.len()));
+    let ends = stats.removed + stats.expired + stats.evicted + stats.cleared;
+    assert!(stats.cleared > 0);
+    assert_eq!(stats.inserted - ends, u64::from(table.len()));
     for (&id, keys) in &left {
         table.with(id, |_, meta| meta.touch(now, Duration::from_secs(5))).unwrap();
         for (key, side) in keys.iter().zip([0, 1]) {
@@ -149,6 +156,12 @@ fn churn_from_all_sides_keeps_the_table_whole() {
         assert!(table.expire(later, 1000, gone).looked_at > 0, "sessions are left that nothing ends");
     }
     assert_eq!(made.load(Ordering::Relaxed), ended.load(Ordering::Relaxed));
+    assert_eq!(Class::ALL.map(|class| table.count(class)), [0; 3], "of quotas and of counts nothing is left");
+    // Handles of all generations that were are stale.
+    for id in left.into_keys() {
+        assert!(table.read(id, |_, _| ()).is_none() && table.keys(id).is_none());
+        assert!(!table.keep_alive(id, now) && table.remove(id).is_none());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `show rules`, `show sessions`: what the firewalls know.
 
 use serde_json::{Value, json};
+use throughway_config::FunctionKind;
 use throughway_config::value::Protocol;
 use throughway_firewall::show::SessionView;
 use throughway_firewall::{Policy, Shared};
@@ -27,6 +28,29 @@ pub(super) fn rules(service: &Service) -> Value {
                 "packets": rule.stats.packets,
                 "bytes": rule.stats.bytes,
                 "sessions": rule.stats.sessions,
+            }));
+        }
+    }
+    Value::Array(rows)
+}
+
+/// The sets of every firewall, and what was dropped for those with `early`.
+pub(super) fn sets(service: &Service) -> Value {
+    let early = service.early();
+    let mut rows = Vec::new();
+    for function in &service.config().functions {
+        let FunctionKind::Firewall(firewall) = &function.kind else { continue };
+        for set in &firewall.sets {
+            let early = early.iter().find(|view| *view.function == *function.name && *view.set == *set.name);
+            rows.push(json!({
+                "function": function.name.as_str(),
+                "set": set.name.as_str(),
+                "of": if set.ports().is_empty() { "addresses" } else { "ports" },
+                "elements": set.len(),
+                "file": set.file.as_ref().map(|file| file.display().to_string()),
+                "early": early.map(|view| view.interfaces.join(",")),
+                "early_prefixes": early.map(|view| view.prefixes),
+                "early_drops": early.map(|view| view.drops),
             }));
         }
     }

@@ -187,6 +187,25 @@ fn req11_who_gets_no_mapping_is_told_and_displaces_nobody() {
 }
 
 #[test]
+fn req11_who_gets_no_mapping_is_told_what_the_rules_say() {
+    for (refuse, expected) in [
+        (None, Verdict::Drop(DropReason::NatNoPort)),
+        (
+            // RFC 5508, REQ-8.
+            Some(IcmpError::AdminProhibited),
+            Verdict::Reject(DropReason::NatNoPort, Answer::Icmp(IcmpError::AdminProhibited)),
+        ),
+    ] {
+        let (made, pools) = rules(vec![no_preference()], vec![pool(&[POOL], 7000..=7000)]);
+        let mut world = World::new((Rules { refuse, ..made }, pools));
+        world.passes(INSIDE, &between(HOST, SERVER).udp(1, 1));
+        assert_eq!(world.pass(INSIDE, &between(NEIGHBOUR, SERVER).udp(1, 1).finish()).0, expected);
+        // Nobody outside is told anything.
+        world.drops(OUTSIDE, &between(SERVER, POOL).udp(1, 7001), DropReason::NatNoMapping);
+    }
+}
+
+#[test]
 fn req15_ports_are_hard_to_guess() {
     let mut world = World::new(rules(vec![no_preference()], vec![pool(&[POOL], 1024..=65535)]));
     let mut last = 0i32;

@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::memory::{LARGEST, Memory};
 use super::node::{Head, Run, cut, depth, leaf, paint, units, with_depth, word_of};
 use super::rib::Rib;
 use super::trie::{
-    BLOCK, HEAD, Key, MARKS, MOST_BITS, MOST_RANGES, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, is_ranges,
-    ranges_of, room, stride,
+    BLOCK, HEAD, Key, LEAF, MARKS, MOST_BITS, MOST_RANGES, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, is_ranges,
+    is_tall, place, ranges_of, stride,
 };
 
 /// There is no memory for another node.
@@ -60,7 +60,7 @@ impl<K: Key> Grower<K> {
     /// An empty trie with room for so many bytes of nodes.
     pub(super) fn new(bytes: usize) -> Self {
         let trie = Arc::new(Trie::with_room(bytes / (4 * UNIT)));
-        let memory = Memory::new(trie.nodes.len() / UNIT);
+        let memory = Memory::new(trie.lines().len());
         Grower { trie, memory }
     }
 
@@ -485,14 +485,20 @@ impl<K: Key> Grower<K> {
         let block = self.memory.take(new_units(runs.len(), ranges)).ok_or(Full)?;
         let base = block as usize * UNIT;
         if ranges {
-            let (bits, _) = ranges_of(runs.len());
-            let room = room(bits);
-            for at in 0..room {
-                let run = runs.get(at).copied().unwrap_or(Run { start: u32::MAX, word: 0 });
-                self.store(Place::Node(base + at), run.start);
-                self.store(Place::Node(base + room + at), run.word);
+            let (bits, units) = ranges_of(runs.len());
+            let word = bits | block;
+            let start_of = |at: usize| runs.get(at).map_or(u32::MAX, |run| run.start);
+            if is_tall(word) {
+                for leaf in 0..UNIT {
+                    self.store(Place::Node(base + leaf), start_of(leaf * LEAF));
+                }
             }
-            return Ok(bits | block);
+            for at in 0..(units - usize::from(is_tall(word))) * LEAF {
+                let place = start_place(word, at);
+                self.store(Place::Node(place), start_of(at));
+                self.store(Place::Node(place + LEAF), runs.get(at).map_or(0, |run| run.word));
+            }
+            return Ok(word);
         }
         let head = Head::of(runs);
         let words = head.marks.iter().chain(&head.before).copied().chain(runs.iter().map(|run| run.word));
@@ -502,31 +508,39 @@ impl<K: Key> Grower<K> {
         Ok(NODE | block)
     }
 
-    fn load(&self, place: Place) -> u32 {
-        let word = match place {
+    fn at(&self, place: Place) -> Option<&AtomicU32> {
+        match place {
             Place::Root(slot) => self.trie.root.get(slot),
-            Place::Node(word) => self.trie.nodes.get(word),
-        };
-        word.map_or(0, |word| word.load(Ordering::Relaxed))
+            Place::Node(word) => self.trie.lines().get(word / UNIT).map(|line| &line[word % UNIT]),
+        }
+    }
+
+    fn load(&self, place: Place) -> u32 {
+        self.at(place).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     fn store(&self, place: Place, word: u32) {
-        let at = match place {
-            Place::Root(slot) => self.trie.root.get(slot),
-            Place::Node(word) => self.trie.nodes.get(word),
-        };
-        if let Some(at) = at {
+        if let Some(at) = self.at(place) {
             at.store(word, Ordering::Release);
         }
     }
 
+    /// Where the ranges of a node begin.
+    fn ranges(&self, word: u32) -> impl Iterator<Item = u32> + '_ {
+        let begins =
+            |place: usize| Some(self.load(Place::Node(place))).filter(|start| *start >> MOST_BITS == 0);
+        let base = (word & BLOCK) as usize * UNIT;
+        // Behind the last leaf lies another node.
+        let leaves = if is_tall(word) { (base..base + UNIT).map_while(begins).count() } else { 1 };
+        (0..leaves * LEAF).map_while(move |at| begins(start_place(word, at)))
+    }
+
     /// Where the runs of a node begin, as they were written.
     fn starts(&self, word: u32) -> Vec<u32> {
-        let base = (word & BLOCK) as usize * UNIT;
         if is_ranges::<K>(word) {
-            let all = (0..room(word)).map(|at| self.load(Place::Node(base + at)));
-            return all.take_while(|start| *start < 1 << MOST_BITS).collect();
+            return self.ranges(word).collect();
         }
+        let base = (word & BLOCK) as usize * UNIT;
         let mut starts = Vec::with_capacity(16);
         for at in 0..MARKS {
             let mut marks = self.load(Place::Node(base + at));
@@ -540,29 +554,30 @@ impl<K: Key> Grower<K> {
 
     /// How many runs a node has.
     fn count(&self, word: u32) -> usize {
-        let base = (word & BLOCK) as usize * UNIT;
         if is_ranges::<K>(word) {
-            let all = (0..room(word)).map(|at| self.load(Place::Node(base + at)));
-            return all.take_while(|start| *start < 1 << MOST_BITS).count();
+            return self.ranges(word).count();
         }
+        let base = (word & BLOCK) as usize * UNIT;
         (0..MARKS).map(|at| self.load(Place::Node(base + at)).count_ones() as usize).sum()
     }
 
     /// The memory of a node.
     fn units(&self, word: u32) -> usize {
-        if is_ranges::<K>(word) { 2 * room(word) / UNIT } else { units(self.count(word)) }
+        new_units(self.count(word), is_ranges::<K>(word))
     }
 
     /// Where the words of a node's runs lie.
     fn words(&self, word: u32) -> impl ExactSizeIterator<Item = Place> + use<K> {
+        let ranges = is_ranges::<K>(word);
         let base = (word & BLOCK) as usize * UNIT;
-        let first = if is_ranges::<K>(word) { base + room(word) } else { base + HEAD };
-        (first..first + self.count(word)).map(Place::Node)
+        (0..self.count(word))
+            .map(move |at| Place::Node(if ranges { start_place(word, at) + LEAF } else { base + HEAD + at }))
     }
 
     /// Where the word of a node's slot lies.
     fn place_of(&self, word: u32, slot: usize) -> Place {
-        Place::Node(self.trie.place(word, slot).unwrap_or(usize::MAX))
+        let (line, at) = place::<K>(self.trie.lines(), word, slot as u32);
+        Place::Node(line * UNIT + at)
     }
 
     /// The runs of a node as they were written: words may have become equal since.
@@ -582,7 +597,13 @@ impl<K: Key> Grower<K> {
     }
 }
 
-/// How much memory a new node with so many runs takes.
+/// Where it is written where a range of a node begins.
+const fn start_place(word: u32, at: usize) -> usize {
+    let line = (word & BLOCK) as usize + is_tall(word) as usize + at / LEAF;
+    line * UNIT + at % LEAF
+}
+
+/// How much memory a node with so many runs takes.
 const fn new_units(runs: usize, ranges: bool) -> usize {
     if ranges { ranges_of(runs).1 } else { units(runs) }
 }
@@ -635,4 +656,4 @@ fn separate<T>(runs: &mut Vec<Run>, stride: u8, below: &[(u32, T)]) {
 }
 
 const _: () = assert!(LARGEST * UNIT >= HEAD + SLOTS);
-const _: () = assert!(LARGEST * UNIT >= 2 * MOST_RANGES);
+const _: () = assert!(LARGEST >= ranges_of(MOST_RANGES).1);

@@ -20,13 +20,17 @@
 //!       10 ..     the words, one for each run
 //! ```
 //!
-//! Where not many prefixes lie, as nearly everywhere in IPv6, one node takes the place of several levels: up to 64 ranges of
-//! slots, searched by comparing. There are four sizes, for 8, 16, 32 and 64 ranges (one cache line to eight):
+//! Where not many prefixes lie, as nearly everywhere in IPv6, one node takes the place of several levels: up to 128 ranges of
+//! slots, searched by comparing. One of up to eight ranges is a single line, a leaf; a larger one has a line above its leaves:
 //!
 //! ```text
-//! first half   where each range begins, all bits set behind the last
-//! second half  the words, one for each range
+//! word  0 .. 16   (not of a single leaf) where each leaf begins, all bits set behind the last
+//!
+//! word  0 .. 8    of each leaf: where each range begins, all bits set behind the last
+//!       8 .. 16   the words, one for each range
 //! ```
+//!
+//! So a lookup fetches two cache lines of a node at most, and only these: nodes begin where cache lines do.
 //!
 //! Such a node consumes all bits up to the next bound ([`Key::bound`]), so that what lies below a bound is where it is whatever
 //! kinds of nodes lead there. One that gets too many ranges becomes a node of eight bits with such nodes below it.
@@ -50,12 +54,14 @@ pub(super) const VALUE: u32 = (1 << DEPTH_SHIFT) - 1;
 
 /// The word leads to a node of ranges.
 pub(super) const RANGES: u32 = NODE | 1 << 25;
-/// Where the size of such a node stands, as a power of two: 8 to 64 ranges.
-const SIZE_SHIFT: u32 = 23;
+/// Which is set when such a node has a line above its leaves.
+const TALL_SHIFT: u32 = 23;
 /// Where a node lies.
-pub(super) const BLOCK: u32 = (1 << SIZE_SHIFT) - 1;
+pub(super) const BLOCK: u32 = (1 << TALL_SHIFT) - 1;
+/// Ranges in a leaf; their words lie behind where they begin.
+pub(super) const LEAF: usize = UNIT / 2;
 /// How many ranges a node has at most.
-pub(super) const MOST_RANGES: usize = 8 << 3;
+pub(super) const MOST_RANGES: usize = UNIT * LEAF;
 
 /// Bits that another node consumes at most.
 pub(super) const STRIDE: u8 = 8;
@@ -67,6 +73,8 @@ pub(super) const MARKS: usize = SLOTS / 32;
 pub(super) const HEAD: usize = MARKS + 2;
 /// Words in a unit of memory: a cache line.
 pub(super) const UNIT: usize = 16;
+/// A unit of memory.
+pub(super) type Line = [AtomicU32; UNIT];
 
 /// How many keys are looked up together.
 pub(super) const TOGETHER: usize = 64;
@@ -144,6 +152,9 @@ pub(super) const MOST_BITS: u8 = 31;
 
 /// Global unicast addresses, 2000::/3, go by bits 3 to 27, all others by the first 16.
 const GLOBAL: usize = 1 << 24;
+/// The bits that are consumed then, and the next bound.
+const AFTER_GLOBAL: u8 = 27;
+const SITE: u8 = BOUNDS[AFTER_GLOBAL as usize];
 /// The bounds of IPv6 from every bit on. From 27 on: 56 and 80 (what providers give to sites and to hosts lies before), 104,
 /// 128. From 16 on: 40 and 56.
 const BOUNDS: [u8; 128] = {
@@ -170,21 +181,21 @@ impl Key for u128 {
     fn first(self) -> (usize, u8) {
         let high = (self >> 64) as u64;
         if high >> 61 == 1 {
-            ((high >> 37) as usize % GLOBAL, 27)
+            ((high >> 37) as usize % GLOBAL, AFTER_GLOBAL)
         } else {
             (GLOBAL + (high >> 48) as usize, 16)
         }
     }
 
     fn consumed(slot: usize) -> u8 {
-        if slot < GLOBAL { 27 } else { 16 }
+        if slot < GLOBAL { AFTER_GLOBAL } else { 16 }
     }
 
     fn covered(self, len: u8) -> [Range<usize>; 2] {
         let (slot, consumed) = self.first();
         let near = slot..slot + (1 << (consumed - len));
         // One of less than three bits may have both kinds of addresses in it.
-        let has_global = consumed != 27 && (1u128 << 125).truncated(len) == self;
+        let has_global = consumed != AFTER_GLOBAL && (1u128 << 125).truncated(len) == self;
         [near, if has_global { 0..GLOBAL } else { 0..0 }]
     }
 
@@ -231,7 +242,10 @@ pub(super) fn is_ranges<K: Key>(word: u32) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Trie<K> {
     pub(super) root: Box<[AtomicU32]>,
-    pub(super) nodes: Box<[AtomicU32]>,
+    /// With as many words before the first line as it takes for lines to be cache lines: memory that is zero without having
+    /// been written to cannot be had aligned.
+    nodes: Box<[AtomicU32]>,
+    skipped: usize,
     /// Bytes of nodes in use, for people.
     pub(super) used: AtomicUsize,
     key: std::marker::PhantomData<K>,
@@ -242,98 +256,29 @@ impl<K: Key> Trie<K> {
     /// space, there is no room.
     pub(super) fn with_room(units: usize) -> Self {
         let zeroed = |words| <[AtomicU32]>::new_box_zeroed_with_elems(words).unwrap_or_default();
+        let nodes = zeroed(units.min(BLOCK as usize) * UNIT + UNIT);
+        let skipped = nodes.as_ptr().align_offset(size_of::<Line>()) % UNIT;
         Trie {
             root: zeroed(K::FIRST),
-            nodes: zeroed(units.min(BLOCK as usize) * UNIT),
+            nodes,
+            skipped,
             used: AtomicUsize::new(0),
             key: std::marker::PhantomData,
         }
     }
 
+    /// The memory of the nodes.
+    #[inline]
+    pub(super) fn lines(&self) -> &[Line] {
+        self.nodes.get(self.skipped..).unwrap_or_default().as_chunks().0
+    }
+
     /// The value of the longest prefix that contains `key`; 0: there is none.
     #[inline]
     pub(super) fn lookup(&self, key: K) -> u32 {
-        let (slot, mut offset) = key.first();
-        let mut word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
-        // In memory that is just used again a walk may come to anything: it ends nevertheless.
-        while word & NODE != 0 && offset < K::WIDTH {
-            let stride = stride::<K>(word, offset);
-            let place = self.place(word, key.bits(offset, stride)).and_then(|place| self.nodes.get(place));
-            word = place.map_or(0, |word| word.load(Ordering::Acquire));
-            offset += stride;
-        }
-        word & VALUE
-    }
-
-    /// [`Trie::lookup`] of up to [`TOGETHER`] keys, level by level: the loads of a level do not wait for each other.
-    #[inline]
-    pub(super) fn lookup_all(&self, keys: &[K], values: &mut [u32]) {
-        // Those that are not done yet, and how many bits of them are consumed.
-        let mut walking = [0u8; TOGETHER];
-        let mut offsets = [0u8; TOGETHER];
-        let mut count = 0;
-        let all = (0..TOGETHER as u8).zip(keys.iter().zip(values.iter_mut()).zip(&mut offsets));
-        for (index, ((key, value), offset)) in all {
-            let (slot, consumed) = key.first();
-            *value = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
-            *offset = consumed;
-            // Written always and kept sometimes: no branch to be guessed.
-            walking[count % TOGETHER] = index;
-            count += (*value >> 31) as usize;
-        }
-        while count > 0 {
-            // Three short loops rather than a long one: what the processor looks ahead reaches over all of a short one, so
-            // that the misses of all keys overlap. First the heads are fetched, then read, then the words fetched.
-            let mut fetched = 0;
-            for &index in &walking[..count] {
-                let word = values.get(usize::from(index)).copied().unwrap_or_default();
-                let base = (word & BLOCK) as usize * UNIT;
-                // Of a larger node, where the search begins.
-                let middle = if is_ranges::<K>(word) { base + room(word) / 2 } else { base };
-                fetched ^= self.nodes.get(middle).map_or(0, |word| word.load(Ordering::Acquire));
-            }
-            black_box(fetched);
-            let mut places = [0usize; TOGETHER];
-            for (place, &index) in places.iter_mut().zip(&walking[..count]) {
-                let at = usize::from(index);
-                let (Some(key), Some(word), Some(offset)) =
-                    (keys.get(at), values.get(at), offsets.get_mut(at))
-                else {
-                    continue;
-                };
-                let stride = stride::<K>(*word, *offset);
-                *place = self.place(*word, key.bits(*offset, stride)).unwrap_or(usize::MAX);
-                *offset += stride;
-            }
-            let mut left = 0;
-            for step in 0..count {
-                let index = walking[step];
-                let word = self.nodes.get(places[step]).map_or(0, |word| word.load(Ordering::Acquire));
-                if let Some(value) = values.get_mut(usize::from(index)) {
-                    *value = word;
-                }
-                let ended = offsets.get(usize::from(index)).is_none_or(|offset| *offset >= K::WIDTH);
-                walking[left % TOGETHER] = index;
-                left += (word >> 31) as usize & usize::from(!ended);
-            }
-            count = left;
-        }
-        for value in values.iter_mut().take(TOGETHER) {
-            *value &= VALUE;
-        }
-    }
-
-    /// Where the word of a slot of the node lies that `word` leads to.
-    #[inline]
-    pub(super) fn place(&self, word: u32, slot: usize) -> Option<usize> {
-        let base = (word & BLOCK) as usize * UNIT;
-        if is_ranges::<K>(word) {
-            let room = room(word);
-            let starts = self.nodes.get(base..base + room)?;
-            return Some(base + room + range(starts, slot as u32));
-        }
-        let head = self.nodes.get(base..base + HEAD)?;
-        Some(base + HEAD + run(head, slot))
+        let (slot, offset) = key.first();
+        let word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
+        follow(self.lines(), key, word, offset)
     }
 
     /// Bytes in use.
@@ -342,47 +287,131 @@ impl<K: Key> Trie<K> {
     }
 }
 
-/// How many ranges a node has room for that `word` leads to.
-#[inline]
-pub(super) const fn room(word: u32) -> usize {
-    8 << (word >> SIZE_SHIFT & 3)
-}
-
-/// The bits of a word that leads to a node of ranges with room for so many, and how much memory the node takes.
-pub(super) const fn ranges_of(count: usize) -> (u32, usize) {
-    let size = match count {
-        ..=8 => 0,
-        9..=16 => 1,
-        17..=32 => 2,
-        _ => 3,
-    };
-    (RANGES | size << SIZE_SHIFT, 1 << size)
-}
-
-/// Which range of a node a slot belongs to, of so many as there are places for where they begin: a power of two from eight on.
-#[inline]
-fn range(starts: &[AtomicU32], slot: u32) -> usize {
-    let begins = |at: usize| starts.get(at).map_or(0, |start| start.load(Ordering::Acquire)) <= slot;
-    // Without a branch to be guessed: in halves down to eight, then all of these. The first range begins before every slot.
-    let mut at = 0;
-    for half in [32, 16, 8] {
-        let half = if half < starts.len() { half } else { 0 };
-        at += if begins(at + half) { half } else { 0 };
+impl Trie<u128> {
+    /// [`Trie::lookup`] of up to [`TOGETHER`] keys, line by line: the loads of a step do not wait for each other, nor does
+    /// any depend on a branch to be guessed. All that global unicast addresses need nearly always; the few others go on alone.
+    #[inline]
+    pub(super) fn lookup_all(&self, keys: &[u128], values: &mut [u32]) {
+        let lines = self.lines();
+        // What is written always and kept sometimes.
+        let (mut walking, mut others) = ([0u8; TOGETHER], [0u8; TOGETHER]);
+        let (mut count, mut rest) = (0, 0);
+        for (index, (key, value)) in (0..TOGETHER as u8).zip(keys.iter().zip(values.iter_mut())) {
+            let (slot, consumed) = key.first();
+            *value = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
+            let usual = is_ranges::<u128>(*value) & (consumed == AFTER_GLOBAL);
+            walking[count % TOGETHER] = index;
+            count += usize::from(usual);
+            others[rest % TOGETHER] = index;
+            rest += usize::from((*value & NODE != 0) & !usual);
+        }
+        for &index in others.iter().take(rest) {
+            if let (Some(key), Some(value)) =
+                (keys.get(usize::from(index)), values.get_mut(usize::from(index)))
+            {
+                *value = follow(lines, *key, *value, key.first().1);
+            }
+        }
+        // Short loops: what the processor looks ahead reaches over many turns of one, so that their misses overlap.
+        let word_of = |values: &[u32], index: u8| values.get(usize::from(index)).copied().unwrap_or_default();
+        let slot_of = |index: u8| {
+            keys.get(usize::from(index)).map_or(0, |key| key.bits(AFTER_GLOBAL, SITE - AFTER_GLOBAL) as u32)
+        };
+        let walking = walking.get(..count).unwrap_or_default();
+        let mut fetched = 0;
+        for &index in walking {
+            let line = lines.get((word_of(values, index) & BLOCK) as usize);
+            fetched ^= line.map_or(0, |line| line[0].load(Ordering::Acquire));
+        }
+        let mut leaves = [0u32; TOGETHER];
+        for (place, &index) in leaves.iter_mut().zip(walking) {
+            let leaf = leaf(lines, word_of(values, index), slot_of(index));
+            fetched ^= lines.get(leaf).map_or(0, |line| line[0].load(Ordering::Acquire));
+            *place = leaf as u32;
+        }
+        black_box(fetched);
+        for (&leaf, &index) in leaves.iter().zip(walking) {
+            let line = lines.get(leaf as usize);
+            let word = line.map_or(0, |line| {
+                line[(LEAF + begun(line, [4, 2, 1], slot_of(index))) % UNIT].load(Ordering::Acquire)
+            });
+            if let Some(value) = values.get_mut(usize::from(index)) {
+                *value = word;
+                if word & NODE != 0 {
+                    *value = keys.get(usize::from(index)).map_or(0, |key| follow(lines, *key, word, SITE));
+                }
+            }
+        }
+        for value in values.iter_mut().take(TOGETHER) {
+            *value &= VALUE;
+        }
     }
-    // There are eight from here on.
-    let Some([_, rest @ ..]) = starts.get(at..).and_then(|starts| starts.first_chunk::<8>()) else {
-        return at;
-    };
-    at + rest.iter().map(|start| usize::from(start.load(Ordering::Acquire) <= slot)).sum::<usize>()
+}
+
+/// The value that `word` leads to, which was found with `offset` bits of the key consumed.
+#[inline]
+fn follow<K: Key>(lines: &[Line], key: K, mut word: u32, mut offset: u8) -> u32 {
+    // In memory that is just used again a walk may come to anything: it ends nevertheless.
+    while word & NODE != 0 && offset < K::WIDTH {
+        let stride = stride::<K>(word, offset);
+        let (line, at) = place::<K>(lines, word, key.bits(offset, stride) as u32);
+        word = lines.get(line).map_or(0, |line| line[at % UNIT].load(Ordering::Acquire));
+        offset += stride;
+    }
+    word & VALUE
+}
+
+/// In which line the word of a slot of the node lies that `word` leads to, and where in the line.
+#[inline]
+pub(super) fn place<K: Key>(lines: &[Line], word: u32, slot: u32) -> (usize, usize) {
+    let block = (word & BLOCK) as usize;
+    if is_ranges::<K>(word) {
+        let leaf = leaf(lines, word, slot);
+        return (leaf, LEAF + lines.get(leaf).map_or(0, |line| begun(line, [4, 2, 1], slot)));
+    }
+    let at = HEAD + lines.get(block).map_or(0, |head| run(head, slot as usize));
+    (block + at / UNIT, at % UNIT)
+}
+
+/// The line with the range that a slot belongs to, of the node of ranges that `word` leads to.
+#[inline]
+fn leaf(lines: &[Line], word: u32, slot: u32) -> usize {
+    let block = (word & BLOCK) as usize;
+    // A single leaf is read as if it were a line above others: that is cheaper than to guess which it is.
+    let below = lines.get(block).map_or(0, |line| 1 + begun(line, [8, 4, 2, 1], slot));
+    block + if is_tall(word) { below } else { 0 }
+}
+
+/// Whether a node of ranges has a line above its leaves.
+#[inline]
+pub(super) const fn is_tall(word: u32) -> bool {
+    word >> TALL_SHIFT & 1 != 0
+}
+
+/// The last that begins at a slot or before it, by halves; the first one does.
+#[inline]
+fn begun<const N: usize>(line: &Line, halves: [usize; N], slot: u32) -> usize {
+    let mut at = 0;
+    for half in halves {
+        at += if line[(at + half) % UNIT].load(Ordering::Acquire) <= slot { half } else { 0 };
+    }
+    at
+}
+
+/// The bits of a word that leads to a node of so many ranges, and how much memory the node takes.
+pub(super) const fn ranges_of(count: usize) -> (u32, usize) {
+    match count {
+        ..=LEAF => (RANGES, 1),
+        _ => (RANGES | 1 << TALL_SHIFT, 1 + count.div_ceil(LEAF)),
+    }
 }
 
 /// Which run of a node a slot (below 256) belongs to.
 #[inline]
-pub(super) fn run(head: &[AtomicU32], slot: usize) -> usize {
-    let (word, bit) = (slot / 32, slot as u32 % 32);
-    let load = |at: usize| head.get(at).map_or(0, |word| word.load(Ordering::Acquire));
-    let before = load(MARKS + word / 4) >> (8 * (word % 4)) & 0xff;
+fn run(head: &Line, slot: usize) -> usize {
+    let (word, bit) = (slot / 32 % MARKS, slot as u32 % 32);
+    let before = head[MARKS + word / 4].load(Ordering::Acquire) >> (8 * (word % 4)) & 0xff;
     // All slots up to and including this one. The first slot begins a run; nothing wraps but in memory that is used again.
-    let up_to = load(word) & (u32::MAX >> (31 - bit));
+    let up_to = head[word].load(Ordering::Acquire) & (u32::MAX >> (31 - bit));
     (before + up_to.count_ones()).wrapping_sub(1) as usize & (SLOTS - 1)
 }

@@ -1,0 +1,109 @@
+//! What a worker does in a round without packets.
+//!
+//! Sleeping costs the next packet a wake-up: some 20 µs until the thread has its core back. So a worker that had packets a moment
+//! ago looks again for a while, and sleeps only then. Where the kernel's receiving is a thread on the worker's own core, looking
+//! again would keep the packets away that it looks for: there it sleeps at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use throughway_vnf::Now;
+
+/// For so long after the last packet a worker looks for more before it sleeps, in nanoseconds: twice what a wake-up costs, and the time
+/// from packet to packet at 20,000 a second. Measurements: `docs/adr/0025-who-goes-first-on-a-shared-core.md`.
+const SPIN: u64 = 50_000;
+
+/// Whether a thread of the kernel's that receives for the worker shares its core. Until somebody has looked it counts as shared.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<AtomicBool>);
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Shared {
+    /// From now on the worker does as is right where its core is shared, or is not.
+    pub fn set(&self, shared: bool) {
+        self.0.store(shared, Ordering::Relaxed);
+    }
+
+    /// Whether it is shared.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is to be done in an empty round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rest {
+    /// Look again at once.
+    Spin,
+    /// Sleep until a packet comes.
+    Sleep,
+}
+
+/// When a worker last had packets, and what follows from it.
+#[derive(Debug)]
+pub(super) struct Idle {
+    busy: bool,
+    shared: Shared,
+    last: Option<Now>,
+}
+
+impl Idle {
+    /// Of a worker that never sleeps if it is `busy`.
+    pub(super) fn new(busy: bool, shared: Shared) -> Self {
+        Idle { busy, shared, last: None }
+    }
+
+    /// The round that began at `now` brought so many packets; what to do if there were none.
+    pub(super) fn after(&mut self, now: Now, received: usize) -> Rest {
+        if received > 0 {
+            self.last = Some(now);
+        }
+        if self.busy || received > 0 {
+            return Rest::Spin;
+        }
+        let lately = self.last.is_some_and(|last| now.0.saturating_sub(last.0) < SPIN);
+        if lately && !self.shared.get() { Rest::Spin } else { Rest::Sleep }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alone() -> Shared {
+        let shared = Shared::default();
+        shared.set(false);
+        shared
+    }
+
+    #[test]
+    fn a_worker_looks_again_for_a_while_after_packets_and_sleeps_then() {
+        let mut idle = Idle::new(false, alone());
+        assert_eq!(idle.after(Now(1_000), 0), Rest::Sleep, "nothing ever came");
+        assert_eq!(idle.after(Now(2_000), 1), Rest::Spin);
+        assert_eq!(idle.after(Now(2_000 + SPIN - 1), 0), Rest::Spin);
+        assert_eq!(idle.after(Now(2_000 + SPIN), 0), Rest::Sleep);
+        // Woken by nothing, it does not look for long.
+        assert_eq!(idle.after(Now(20_000_000), 0), Rest::Sleep);
+        assert_eq!(idle.after(Now(30_000_000), 64), Rest::Spin);
+        assert_eq!(idle.after(Now(30_000_001), 0), Rest::Spin);
+    }
+
+    #[test]
+    fn a_core_that_is_shared_or_may_be_is_given_up_at_once() {
+        let shared = Shared::default();
+        let mut idle = Idle::new(false, shared.clone());
+        idle.after(Now(1), 64);
+        assert_eq!(idle.after(Now(2), 0), Rest::Sleep, "nobody has looked yet");
+        shared.set(false);
+        assert_eq!(idle.after(Now(3), 0), Rest::Spin);
+        shared.set(true);
+        assert_eq!(idle.after(Now(4), 0), Rest::Sleep);
+        assert_eq!(Idle::new(true, shared).after(Now(u64::MAX), 0), Rest::Spin, "poll: busy");
+    }
+}
