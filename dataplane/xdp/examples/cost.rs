@@ -29,7 +29,7 @@ use throughway_shared::{
     action::{Action, Rewrite, edits},
     checksum::{address_delta, delta, fold},
     flow::{FAMILY_IPV4, FAMILY_IPV6, FlowKey, mapped},
-    steer::{self, EARLY, FAST, Interface},
+    steer::{self, FAST, Interface},
 };
 use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
 
@@ -53,18 +53,14 @@ fn main() {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
 
     let bare = bare(egress);
-    let mut early = Subject::new("a source in an early set of 100,000", ingress, 1, true, None);
-    let listed = (0..100_000u32).map(|number| (std::net::Ipv4Addr::from(0x0a00_0000 | number).into(), 32, 0));
-    early.steering.set_early(listed).unwrap();
     let mut subjects = Vec::new();
     for count in flows {
         for (what, family) in [("IPv4", FAMILY_IPV4), ("IPv6", FAMILY_IPV6)] {
             let label = format!("hit {what}, {count} flows");
-            subjects.push(Subject::new(&label, ingress, count, false, Some((family, egress))));
+            subjects.push(Subject::new(&label, ingress, count, Some((family, egress))));
         }
     }
-    subjects.push(Subject::new("miss IPv4", ingress, 1, false, None));
-    subjects.push(early);
+    subjects.push(Subject::new("miss IPv4", ingress, 1, None));
 
     let mut best = vec![f64::MAX; subjects.len() + bare.len()];
     for _ in 0..ROUNDS {
@@ -95,7 +91,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(label: &str, ingress: u32, count: u32, early: bool, hit: Option<(u8, u32)>) -> Subject {
+    fn new(label: &str, ingress: u32, count: u32, hit: Option<(u8, u32)>) -> Subject {
         let other = std::env::var_os("THROUGHWAY_BPF_OBJECT").map(|path| fs::read(path).unwrap());
         let object = other.as_deref().unwrap_or(OBJECT);
         // As much room as a service has that was told nothing, and more where it is needed.
@@ -107,9 +103,13 @@ impl Subject {
                 .max(std::env::var("CAP").map_or(131_072, |v| v.parse().unwrap())),
         };
         let mut steering = Steering::load_object(object, Some(config)).unwrap();
-        let flags = FAST | if early { EARLY } else { 0 };
-        let interface =
-            Interface { number: 0, first_socket: steer::first_socket(0), flags, mac: MAC, reserved: [0; 2] };
+        let interface = Interface {
+            number: 0,
+            first_socket: steer::first_socket(0),
+            flags: FAST,
+            mac: MAC,
+            reserved: [0; 2],
+        };
         steering.set_interface(ingress, interface).unwrap();
         steering.alive_until(u64::MAX);
         let mut frame = frame4(0);
