@@ -28,7 +28,10 @@ use throughway_flow::absorb::{Absorbed, Candidate};
 use throughway_flow::entry::Flow;
 use throughway_flow::{Credits, Epoch, FlowCache, Settled};
 use throughway_packet::{Action, FlowKey, PortId, Rewrite, edits};
+use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
+use throughway_shared::flow::FAMILY_IPV4;
+use throughway_shared::tunnel::kind;
 use throughway_vnf::{DropReason, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
@@ -119,6 +122,8 @@ struct Shadow {
     /// The drop reason and one; zero: it is forwarded.
     drop: u8,
     judged: u8,
+    /// Bytes before the packet, as it comes and as it leaves.
+    head: (u8, u8),
 }
 
 /// The flows of one worker that the XDP program executes.
@@ -299,6 +304,7 @@ impl Offload {
                 egress: action.egress,
                 drop: if action.has(edits::DROP) { action.drop.saturating_add(1) } else { 0 },
                 judged: action.judged,
+                head: heads(&flow.key, &flow.rewrite),
             };
         }
         Ok(at.number())
@@ -393,7 +399,9 @@ impl Offload {
         if let Err(stays) = self.judge(&flow.key, &flow.action, flow.established) {
             return stays;
         }
-        let rewrite = Rewrite::from(flow.action);
+        let mut rewrite = Rewrite::from(flow.action);
+        // The program knows all tunnels that functions record.
+        rewrite.tunnel.kind = kind::IP;
         let new = FastFlow {
             key: &flow.key,
             rewrite: &rewrite,
@@ -430,8 +438,10 @@ impl Shadow {
     /// Adds to the statistics what they would have counted had the packets come through the worker.
     fn count(&self, new: &Absorbed, beside: &Beside<'_>) {
         let Beside { program, stats, .. } = beside;
-        // Frames have an Ethernet header each; of short ones the padding is not counted.
-        let (packets, bytes) = (new.packets, new.bytes + 14 * new.packets);
+        // Of short frames the padding is not counted.
+        let (packets, (before, behind)) = (new.packets, self.head);
+        let bytes = new.bytes + u64::from(before) * packets;
+        let left = new.bytes + u64::from(behind) * packets;
         let ingress = PortId(self.ingress);
         if let Some(port) = stats.ports.get(ingress.index()) {
             port.received.add(packets, bytes);
@@ -441,7 +451,7 @@ impl Shadow {
         let forwarded = self.drop == 0;
         if forwarded {
             if let Some(port) = stats.ports.get(usize::from(self.egress)) {
-                port.sent.add(packets, bytes);
+                port.sent.add(packets, left);
             }
         } else {
             let reason = DropReason::ALL.get(usize::from(self.drop) - 1).copied();
@@ -452,7 +462,7 @@ impl Shadow {
         };
         chain.stats.entered.add(packets, bytes);
         if forwarded {
-            chain.stats.left.add(packets, bytes);
+            chain.stats.left.add(packets, left);
         }
         let judged = usize::from(self.judged);
         for (depth, &function) in chain.run.iter().enumerate().take(judged) {
@@ -464,6 +474,23 @@ impl Shadow {
             }
         }
     }
+}
+
+/// Bytes before the packets of a flow, as they come and as they leave: Ethernet header, tags, outer headers.
+fn heads(key: &FlowKey, Rewrite { action, tunnel }: &Rewrite) -> (u8, u8) {
+    let tags = |outer: u16, inner: u16| 4 * (u8::from(outer != 0) + u8::from(outer != 0 && inner != 0));
+    let before = 14 + tags(key.outer_vlan, key.inner_vlan);
+    let behind = if action.has(edits::TAGS) {
+        14 + tags(action.outer_tag & VLAN_MASK, action.inner_tag & VLAN_MASK)
+    } else {
+        before
+    };
+    let outer = match (action.has(edits::ENCAPSULATE), tunnel.family) {
+        (false, _) => 0,
+        (true, FAMILY_IPV4) => 20,
+        (true, _) => 40,
+    };
+    (before, behind + outer + if outer > 0 && tunnel.kind == kind::GUE { 8 } else { 0 })
 }
 
 impl FastStats {
