@@ -12,7 +12,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # How `make bench` measures: more of its options, such as BENCH="--runs 3 --nice -10" (`throughway-bench run --help`).
 BENCH ?=
 
-.PHONY: help build demo test vm-test bench bench-short bench-nic bench-baseline bench-micro bench-docs bench-programs lint schema ebpf fuzz
+.PHONY: help build demo test test-modes vm-test bench bench-short bench-nic bench-baseline bench-micro bench-docs bench-programs lint schema ebpf fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,9 +41,23 @@ test: ## Every test; as root the privileged ones too
 	    echo "$$skipped tests were skipped, for the reasons above. As root (sudo -E make test) all of them run."; fi; \
 	exit $$status
 
-vm-test: build ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
+# Those that start the service in a lab.
+IN_LABS = $(patsubst tests/tests/%.rs,--test %,$(filter-out %/house.rs %/cli.rs %/replay.rs %/pktgen.rs,$(wildcard tests/tests/*.rs)))
+
+test-modes: ## Every test over namespaces with the fast path off, auto and eager (half an hour, as root)
+	packaging/install-packages.sh build
+	packaging/install-packages.sh test
+	$(CARGO) build --workspace --bin throughway
+	status=0; for mode in off auto eager; do \
+	    echo "=== fast-path: $$mode"; \
+	    THROUGHWAY_TEST_FAST_PATH=$$mode THROUGHWAY_REQUIRE_PRIVILEGED=1 \
+	    THROUGHWAY_BINARY=$${THROUGHWAY_BINARY:-$(abspath $(TARGET))/debug/throughway} \
+	    $(CARGO) test --workspace $(IN_LABS) --no-fail-fast -- --test-threads 1 || status=$$?; \
+	done; exit $$status
+
+vm-test: $(if $(VM_BINARY),,build) ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
 	packaging/install-packages.sh vm
-	tests/vm/run.sh $(TARGET)/release/throughway $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
+	tests/vm/run.sh $(or $(VM_BINARY),$(TARGET)/release/throughway) $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
 	    --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain. What only

@@ -4,7 +4,8 @@
 //! edit, queue, transmit), and the frames are taken back from the other port: all of it is counted. `walk` is the worker
 //! without a flow cache: every packet walks the chain; `new` is a cache that never saw the flow: walk, record, install.
 //!
-//! Rows with "firewall + NAT + router" have sessions for every flow in both; `opens` is the first packet of each, which makes them.
+//! Rows with "firewall + NAT + router" have sessions for every flow in both; `opens` is the first packet of each, which makes them,
+//! in tables that grow with them; `opens again` where as many sessions have ended before.
 //!
 //! `mix` is 100,000 established flows with so many packets of flows that are never seen again; `changes` are changes of a route that
 //! no flow takes, 1000 in a second of 10 million packets; `batch` is how many packets lie ready when the worker comes round.
@@ -105,6 +106,36 @@ fn packet(ipv4: bool, number: u32) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
     frame[..bytes.len()].copy_from_slice(&bytes);
     frame
+}
+
+/// Packets of these flows, made from one by exchanging what differs, in few instructions: they are counted, too.
+fn packets(ipv4: bool, numbers: std::ops::Range<u32>) -> Vec<[u8; FRAME]> {
+    let base = packet(ipv4, numbers.start);
+    // The last four bytes of the source, its port, and the checksums that cover them.
+    let (address, port, header, upper) = if ipv4 { (26, 34, Some(24), 40) } else { (34, 54, None, 60) };
+    let exchange = |frame: &mut [u8; FRAME], at: usize, word: [u8; 2], checksums: [Option<usize>; 2]| {
+        let read = |frame: &[u8; FRAME], at: usize| u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+        let before = read(frame, at);
+        frame[at..at + 2].copy_from_slice(&word);
+        for at in checksums.into_iter().flatten() {
+            // RFC 1624, equation 3.
+            let sum = (read(frame, at) ^ 0xffff) + (before ^ 0xffff) + u32::from(u16::from_be_bytes(word));
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            frame[at..at + 2].copy_from_slice(&(!sum as u16).to_be_bytes());
+        }
+    };
+    let make = |number: u32| {
+        let mut frame = base;
+        let host = (number / 16 + 16) | if ipv4 { 10 << 24 } else { 0 };
+        let [a, b, c, d] = host.to_be_bytes();
+        exchange(&mut frame, address, [a, b], [header, Some(upper)]);
+        exchange(&mut frame, address + 2, [c, d], [header, Some(upper)]);
+        exchange(&mut frame, port, (1024 + (number % 16) as u16).to_be_bytes(), [None, Some(upper)]);
+        debug_assert_eq!(frame, packet(ipv4, number));
+        frame
+    };
+    numbers.map(make).collect()
 }
 
 struct Bench {
@@ -229,6 +260,28 @@ fn mix(table: &Table, name: &str, ipv4: bool, functions: usize, share: usize) {
     });
 }
 
+/// First packets of flows where as many sessions as these have come and gone before: a box that has run for a while.
+fn opens_again(table: &Table, family: &str, ipv4: bool) {
+    const FLOWS: u32 = 100_000;
+    let name = format!("opens again, {family}, 100000 flows, firewall + NAT + router");
+    let make = || {
+        let mut bench = Bench::new(STATEFUL, 125_000);
+        bench.pass(&packets(ipv4, 0..FLOWS));
+        (bench, FLOWS)
+    };
+    table.row(&name, 5, make, |(bench, next)| {
+        let traffic = packets(ipv4, *next..*next + FLOWS);
+        *next += FLOWS;
+        // An hour without a packet: all that there was ages.
+        bench.now += 3_600_000_000_000;
+        for _ in 0..8 * FLOWS / 64 {
+            bench.now += 50_000_000;
+            bench.worker.round(Now(bench.now));
+        }
+        timed(|| bench.pass(&traffic))
+    });
+}
+
 /// So many passes of one kind, and nothing else; how many packets they were.
 fn count(row: &str, passes: usize) -> u64 {
     const FLOWS: usize = 10_000;
@@ -236,8 +289,8 @@ fn count(row: &str, passes: usize) -> u64 {
     let (ipv4, functions) = (rest.starts_with("ipv4"), if rest.ends_with("stateful") { STATEFUL } else { 4 });
     let mut bench = Bench::new(functions, if kind == "walk" { 0 } else { 125_000 });
     if kind == "opens" {
-        let fresh = |pass: usize| (0..FLOWS).map(move |number| packet(ipv4, (pass * FLOWS + number) as u32));
-        return (0..passes).map(|pass| bench.pass(&fresh(pass).collect::<Vec<_>>())).sum();
+        let fresh = |pass: usize| packets(ipv4, (pass * FLOWS) as u32..((pass + 1) * FLOWS) as u32);
+        return (0..passes).map(|pass| bench.pass(&fresh(pass))).sum();
     }
     assert!(kind == "hit" || kind == "walk", "no such row");
     let traffic = traffic(ipv4, FLOWS);
@@ -279,6 +332,9 @@ fn main() {
                 timed(|| bench.pass(traffic))
             },
         );
+        if !quick {
+            opens_again(&table, family, ipv4);
+        }
         for batch in [1, 8, 32, 64] {
             let name = format!("hit, {family}, 10000 flows, batch {batch}");
             hit(&table, &name, ipv4, 10_000, 4, |bench| bench.batch = batch);

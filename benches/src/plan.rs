@@ -6,6 +6,8 @@ use crate::generator::{Packets, Traffic};
 use crate::method::Search;
 use crate::peers::{Peer, Scale, Subject};
 
+/// Packets a second that are offered to what stays in the driver.
+const FAST_RATE: f64 = 6e6;
 /// Seconds that a trial takes beside its own: generator and sink are started, and what is under way arrives.
 const AROUND: f64 = 0.25;
 /// Seconds until a peer runs in namespaces of its own and knows its flows.
@@ -19,6 +21,8 @@ const TRIALS: usize = 5;
 pub enum Dimension {
     /// Flows that packets are sent of.
     Flows,
+    /// The same, where known flows stay in the driver: Throughway with its fast path, beside bare XDP programs.
+    FastFlows,
     /// Filter rules that do not match.
     Rules,
     /// Routes beside the one that is used.
@@ -34,6 +38,7 @@ impl Dimension {
     pub fn name(self) -> &'static str {
         match self {
             Dimension::Flows => "flows",
+            Dimension::FastFlows => "fast-path flows",
             Dimension::Rules => "rules",
             Dimension::Routes => "routes",
             Dimension::Sessions => "idle sessions",
@@ -135,6 +140,11 @@ impl Plan {
                     &[1, 100, 1_000, 10_000, 100_000],
                     &[Peer::KernelForward, Peer::KernelMasquerade, Peer::Router, Peer::Stateful],
                 ),
+                scaling(
+                    Dimension::FastFlows,
+                    &[1, 10_000, 100_000, 1_000_000],
+                    &[Peer::XdpRedirect, Peer::XdpFib, Peer::Stateful],
+                ),
                 scaling(Dimension::Rules, &[1, 10, 100, 1_000], &[Peer::KernelMasquerade, Peer::Stateful]),
                 scaling(
                     Dimension::Routes,
@@ -233,6 +243,11 @@ impl Plan {
 }
 
 impl Scaling {
+    /// Packets a second that are offered: more than the best of its subjects can do.
+    pub fn rate(&self, plan: &Plan) -> f64 {
+        if self.dimension == Dimension::FastFlows { FAST_RATE } else { plan.scaling_rate }
+    }
+
     /// Who is measured at a point, with which tables, what is sent, and what has to be sent before so that the tables are full.
     pub fn cell(&self, peer: Peer, point: u32, flows: u32) -> Cell {
         let subject = if peer.in_user_space() { peer.on_own_core() } else { peer.on_one_core() };
@@ -240,6 +255,10 @@ impl Scaling {
         let (mut traffic, mut before) = (Traffic::small(flows), None);
         match self.dimension {
             Dimension::Flows => traffic.flows = point,
+            Dimension::FastFlows => {
+                subject = Subject { fast_path: peer.in_user_space(), ..peer.on_one_core() };
+                traffic.flows = point;
+            }
             Dimension::Rules => scale.rules = point,
             Dimension::Routes => scale.routes = point,
             Dimension::Sessions => {
@@ -309,5 +328,12 @@ mod tests {
         let functions =
             Scaling { dimension: Dimension::Functions, points: vec![4], peers: vec![Peer::Router] };
         assert_eq!(functions.cell(Peer::Router, 4, 10).subject.peer, Peer::Chain(4));
+        let fast = Scaling {
+            dimension: Dimension::FastFlows,
+            points: vec![10],
+            peers: vec![Peer::Stateful, Peer::XdpRedirect],
+        };
+        let keys = fast.peers.iter().map(|peer| fast.cell(*peer, 10, 1).subject.key());
+        assert_eq!(keys.collect::<Vec<_>>(), ["stateful+fast-path@one-core", "xdp-redirect@one-core"]);
     }
 }

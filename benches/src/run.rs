@@ -169,7 +169,7 @@ impl Runner<'_> {
                     let result = self.with(cell.subject, cell.scale, full, |bench| {
                         bench.warm_up()?;
                         let bench = Bench { traffic: &cell.traffic, ..*bench };
-                        bench.trial(Rate::Pps(plan.scaling_rate), duration, false)
+                        bench.trial(Rate::Pps(scaling.rate(plan)), duration, false)
                     });
                     let what = format!(
                         "run {run}/{}  {:<46} {size} {}",

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use throughway_config::{
     Addresses, Affinity, BalancerSource, Config, DefaultVerdict, Dependence, Firewall, Forwarding,
-    FunctionKind, LoadBalancer, MidStream, Nat, Ports, Probe, RejectWith, RuleAction, SourceTarget, State,
-    Timeouts, Trust, WhenAllDown,
+    FunctionKind, LoadBalancer, MidStream, Nat, Ports, Probe, Refuse, RejectWith, RuleAction, SourceTarget,
+    State, Timeouts, Trust, WhenAllDown,
 };
 
 fn wrap(body: &str) -> String {
@@ -297,6 +297,7 @@ fn a_translator_means_what_it_says() {
     let nat = nat(&config);
     assert_eq!(nat.outside, [config.interface_named("wan").unwrap()]);
     assert_eq!((nat.sessions, nat.sessions_per_host, nat.hairpin), (500_000, Some(1000), true));
+    assert_eq!(nat.refuse, Refuse::AdminProhibited);
     assert_eq!(nat.timeouts.udp, Duration::from_secs(120));
     assert_eq!(nat.timeouts.icmp, Timeouts::NAT.icmp);
     let [keep, pool, masquerade, one, _] = nat.source.as_slice() else { panic!("{:?}", nat.source) };
@@ -350,10 +351,24 @@ fn what_is_hardly_meant_in_a_translator_is_a_warning() {
             "12:11 this rule is never reached ^ the rule at line 11 matches all of it",
             "13:45 `203.0.113.7-203.0.113.9` overlaps with the pool `203.0.113.0/29` ^ of the rule at line 11: they compete for ports",
             "17:11 this rule is never reached ^ the rule at line 15 matches all of it",
-            "19:36 `sessions-per-host` is 2000, but a host has 1000 ports at most ^ by the blocks of the rule at line 11",
+            "19:36 `sessions-per-host` is 2000, but a host has 1000 ports at most ^ by the ports or blocks of the rule at line 11",
             "20:24 `udp` is short for a translator ^ RFC 4787 wants at least 2m",
         ]
     );
+}
+
+#[test]
+fn a_limit_that_few_ports_never_allow_is_a_warning() {
+    let nat = |ports: &str| {
+        let rule = format!("{{ match: {{}}, pool: 203.0.113.1, ports: {ports} }}");
+        wrap(&format!(
+            "    nat: {{ outside: wan, source: [ {rule} ], limits: {{ sessions-per-host: 200 }} }}"
+        ))
+    };
+    let (_, warnings) = load(&nat("5000-5198"));
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.contains("`sessions-per-host` is 200, but a host has 199 ports at most"), "{warning}");
+    assert_eq!(load(&nat("5000-5199")).1, Vec::<String>::new());
 }
 
 #[test]

@@ -161,7 +161,7 @@ pub struct FastStats {
 
 impl FastStats {
     /// Why flows stay with the worker: see [`Stays`](crate::worker::offload::Stays).
-    pub const STAYS: [&'static str; 11] = [
+    pub const STAYS: [&'static str; 10] = [
         "unproven",
         "egress",
         "light",
@@ -169,7 +169,6 @@ impl FastStats {
         "already-there",
         "too-many-actions",
         "protocol",
-        "tagged",
         "front",
         "no-egress",
         "silence",

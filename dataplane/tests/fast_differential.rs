@@ -8,7 +8,6 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 
-use aya::programs::{TestRun as _, TestRunOptions};
 use common::{Bench, HOST_LAN, HOST_WAN, LAN, WAN, facts};
 use crossbeam::channel::bounded;
 use nix::sched::{CloneFlags, unshare};
@@ -21,8 +20,9 @@ use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Action, Frame, PortId, edits, execute, parse};
 use throughway_shared::action::Rewrite;
 use throughway_shared::fast::QUARANTINE;
-use throughway_shared::flow::FlowKey;
-use throughway_shared::steer::{self, FAST, Interface};
+use throughway_shared::flow::{FlowKey, mapped};
+use throughway_shared::steer::{self, FAST, Interface, Vlan, VlanKey};
+use throughway_shared::tunnel::{Tunnel, kind};
 use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
 
 const XDP_DROP: u32 = 1;
@@ -32,6 +32,8 @@ const XDP_REDIRECT: u32 = 4;
 /// The devices of the ports: frames come in at the first; the last has no device that can be sent to.
 const DEVICES: [&str; 2] = ["lan0", "wan0"];
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+/// The VLANs of the devices that are ours.
+const VLANS: [(u16, u16); 2] = [(7, 0), (7, 8)];
 
 /// The program in a namespace of its own.
 struct Kernel {
@@ -62,6 +64,11 @@ impl Kernel {
                 Interface { number: number.into(), first_socket, flags: FAST, mac, reserved: [0; 2] };
             steering.set_interface(ifindex, interface).unwrap();
             steering.set_egress(number, ifindex).unwrap();
+            for (outer, inner) in VLANS {
+                let key = VlanKey { ifindex, outer, inner };
+                let vlan = Vlan { number: number.into(), mac, reserved: [0; 2] };
+                steering.set_vlan(key, vlan).unwrap();
+            }
         }
         steering.alive_until(u64::MAX);
         let table = steering.take_fast_flows(0).unwrap();
@@ -70,18 +77,8 @@ impl Kernel {
 
     /// What the program does to a frame that comes in on a port.
     fn run(&self, port: PortId, frame: &[u8]) -> (u32, Vec<u8>) {
-        let context = [0, frame.len() as u32, 0, self.devices[port.index()], 0, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut out = vec![0; frame.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.steering.program().unwrap().test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        (result.return_value, out)
+        let trial = self.steering.try_frame(self.devices[port.index()], 0, frame).unwrap();
+        (trial.action, trial.frame)
     }
 
     fn install(&mut self, key: &FlowKey, rewrite: &Rewrite, limit: u16) -> FastPlace {
@@ -144,6 +141,9 @@ struct Sent {
     /// Bytes that are changed afterwards.
     damage: Vec<(u16, u8)>,
     cut: Option<u16>,
+    /// VLANs, and the priorities of their tags.
+    vlans: (u16, u16),
+    priorities: [u8; 2],
 }
 
 impl Sent {
@@ -159,6 +159,8 @@ impl Sent {
             padded: 0,
             damage: Vec::new(),
             cut: None,
+            vlans: (0, 0),
+            priorities: [0; 2],
         }
     }
 
@@ -168,7 +170,15 @@ impl Sent {
         } else {
             PacketBuilder::ipv6([0xfd00, 1, 0, 0, 0, 0, 0, 10], [0xfd00, 2, 0, 0, 0, 0, 0, 10])
         };
-        let builder = builder.ethernet(MAC, HOST_LAN).hop_limit(self.hop_limit).traffic_class(self.class);
+        let mut builder = builder.ethernet(MAC, HOST_LAN).hop_limit(self.hop_limit).traffic_class(self.class);
+        let ([outer, inner], (first, second)) =
+            (self.priorities.map(|bits| u16::from(bits) << 8 & 0xf000), self.vlans);
+        if first != 0 {
+            builder = builder.tag(if self.class & 1 == 0 { 0x8100 } else { 0x88a8 }, outer | first);
+        }
+        if second != 0 {
+            builder = builder.tag(0x8100, inner | second);
+        }
         match (self.tcp, self.checksum) {
             (true, _) => builder.tcp(1000, 53, self.flags),
             (false, true) => builder.udp(1000, 53),
@@ -198,8 +208,9 @@ fn sent() -> impl Strategy<Value = Sent> {
     let damage =
         prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec((0u16..80, any::<u8>()), 1..4)];
     let cut = prop_oneof![8 => Just(None), 1 => (14u16..90).prop_map(Some)];
-    (shape, payload, prop::bool::weighted(0.8), prop_oneof![Just(0usize), Just(60), Just(120)], damage, cut)
-        .prop_map(|((ipv4, tcp, flags, hop_limit, class), payload, checksum, padded, damage, cut)| Sent {
+    let frame = (prop::bool::weighted(0.8), prop_oneof![Just(0usize), Just(60), Just(120)], any::<[u8; 2]>());
+    (shape, payload, frame, damage, cut).prop_map(
+        |((ipv4, tcp, flags, hop_limit, class), payload, (checksum, padded, priorities), damage, cut)| Sent {
             ipv4,
             tcp,
             flags,
@@ -210,13 +221,42 @@ fn sent() -> impl Strategy<Value = Sent> {
             padded,
             damage,
             cut,
-        })
+            vlans: (0, 0),
+            priorities,
+        },
+    )
 }
 
-/// Any action that leaves the front of a frame as it is, meaningful or not.
+/// No VLAN mostly, one of ours, or another one.
+fn vlans() -> impl Strategy<Value = (u16, u16)> {
+    prop_oneof![8 => Just((0u16, 0u16)), 6 => Just((7, 0)), 6 => Just((7, 8)), 1 => Just((9, 0)), 1 => Just((7, 9))]
+}
+
+/// Any tunnel that the program knows, meaningful or not.
+fn tunnels() -> impl Strategy<Value = Tunnel> {
+    let bytes = (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<[u8; 4]>());
+    (any::<[bool; 2]>(), any::<u8>(), 0..64u8, 0..8u8, bytes).prop_map(
+        |([gue, ipv4], hop_limit, dscp, flags, (source, destination, ports))| Tunnel {
+            kind: if gue { kind::GUE } else { kind::IP },
+            family: if ipv4 { 4 } else { 6 },
+            hop_limit,
+            dscp,
+            flags,
+            source,
+            destination,
+            source_port: [ports[0], ports[1]],
+            destination_port: [ports[2], ports[3]],
+            ..Tunnel::none()
+        },
+    )
+}
+
+/// Any action that takes no packet out of a tunnel, meaningful or not.
 fn actions() -> impl Strategy<Value = Action> {
+    const NEVER: u16 = edits::DECAPSULATE | edits::TOO_DEEP | edits::DROP | 0xc000;
     let edits = prop_oneof![
-        8 => any::<u16>().prop_map(|bits| bits & !(edits::FRONT | edits::SERVICE_TAG | edits::DROP | 0xc000) | edits::EGRESS),
+        4 => any::<u16>().prop_map(|bits| bits & !(NEVER | edits::FRONT | edits::SERVICE_TAG) | edits::EGRESS),
+        8 => any::<u16>().prop_map(|bits| bits & !NEVER | edits::EGRESS),
         1 => Just(edits::DROP),
     ];
     let numbers = (
@@ -225,8 +265,17 @@ fn actions() -> impl Strategy<Value = Action> {
         prop_oneof![Just(0u16), Just(0xffff), any::<u16>()],
     );
     let small = (0..5u8, 0..64u8);
-    (edits, numbers, small, any::<[u8; 4]>(), any::<[u8; 12]>(), any::<[u8; 32]>()).prop_map(
-        |(edits, (egress, l3_delta, l4_delta), (hops, dscp), ports, macs, addresses)| Action {
+    let tag = || prop_oneof![2 => Just(0u16), 2 => 1..4095u16, 1 => any::<u16>()];
+    let bytes = (any::<[u8; 4]>(), any::<[u8; 12]>(), any::<[u8; 32]>());
+    (edits, numbers, small, bytes, tag(), tag()).prop_map(
+        |(
+            edits,
+            (egress, l3_delta, l4_delta),
+            (hops, dscp),
+            (ports, macs, addresses),
+            outer_tag,
+            inner_tag,
+        )| Action {
             edits,
             egress,
             l3_delta,
@@ -239,6 +288,8 @@ fn actions() -> impl Strategy<Value = Action> {
             ethernet_source: *macs.last_chunk().unwrap(),
             source: *addresses.first_chunk().unwrap(),
             destination: *addresses.last_chunk().unwrap(),
+            outer_tag,
+            inner_tag,
             ..Action::nothing()
         },
     )
@@ -283,8 +334,12 @@ fn executed(flows: &[Known], frame: &[u8]) -> Option<(u32, Vec<u8>, u64)> {
     if !frame.starts_with(&MAC) {
         return None;
     }
-    // Flows with tags are executed by workers only.
-    let headers = parse(frame, LAN).ok().filter(|headers| cacheable(headers) && headers.l3 == 14)?;
+    let headers = parse(frame, LAN).ok().filter(cacheable)?;
+    // Frames of VLANs that are not ours do not come so far either.
+    let vlan = (headers.key.outer_vlan, headers.key.inner_vlan);
+    if headers.l3 > 14 && !VLANS.contains(&vlan) {
+        return None;
+    }
     let Known { rewrite, limit, .. } = flows.iter().find(|flow| flow.key == headers.key)?;
     let (action, len) = (&rewrite.action, headers.packet_len());
     if len > *limit || headers.hop_limit <= action.hops {
@@ -307,24 +362,34 @@ fn executed(flows: &[Known], frame: &[u8]) -> Option<(u32, Vec<u8>, u64)> {
 #[test]
 fn the_program_executes_any_action_as_the_worker_does() {
     with_kernel(|kernel| {
-        let case = (prop::collection::vec((actions(), 20u16..130), 4), prop::collection::vec(sent(), 1..60));
-        let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(1000) });
-        let count = Cell::new(0);
+        let flows = prop::collection::vec((actions(), tunnels(), 20u16..130), 4);
+        let case = (flows, vlans(), prop::collection::vec((sent(), prop::bool::weighted(0.9)), 1..60));
+        let cases = repeated(1000) as u32;
+        let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases) });
+        let (count, longer, shorter) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let kernel = RefCell::new(kernel);
-        let result = runner.run(&case, |(flows, packets)| {
+        let result = runner.run(&case, |(flows, vlans, packets)| {
             let mut kernel = kernel.borrow_mut();
             let known: Vec<_> = (0u8..)
                 .zip(flows)
-                .map(|(number, (action, limit))| {
-                    let builder = Sent { ipv4: number & 1 == 0, tcp: number & 2 == 0, ..Sent::plain() };
+                .map(|(number, (mut action, tunnel, limit))| {
+                    let ipv4 = number & 1 == 0;
+                    let builder = Sent { ipv4, tcp: number & 2 == 0, vlans, ..Sent::plain() };
                     let key = parse(&builder.frame(), LAN).unwrap().key;
+                    if ipv4 {
+                        // The source port of GUE comes from addresses as keys have them.
+                        let last = |address: [u8; 16]| mapped(*address.last_chunk().unwrap());
+                        (action.source, action.destination) = (last(action.source), last(action.destination));
+                    }
                     let limit = if action.has(edits::DROP) { u16::MAX } else { limit };
-                    Known { key, rewrite: action.into(), limit }
+                    let tunnel = if action.has(edits::ENCAPSULATE) { tunnel } else { Tunnel::none() };
+                    Known { key, rewrite: Rewrite { action, tunnel }, limit }
                 })
                 .collect();
             let places: Vec<_> =
                 known.iter().map(|flow| kernel.install(&flow.key, &flow.rewrite, flow.limit)).collect();
-            for packet in &packets {
+            for (packet, tagged) in packets {
+                let packet = &Sent { vlans: if tagged { vlans } else { (0, 0) }, ..packet };
                 let frame = packet.frame();
                 let before = kernel.counted(&places);
                 let (action, out) = kernel.run(LAN, &frame);
@@ -335,6 +400,8 @@ fn the_program_executes_any_action_as_the_worker_does() {
                         prop_assert_eq!(action, way);
                         prop_assert_eq!((after.0 - before.0, after.1 - before.1), (1, len));
                         count.set(count.get() + 1);
+                        longer.set(longer.get() + u32::from(out.len() > frame.len()));
+                        shorter.set(shorter.get() + u32::from(out.len() < frame.len()));
                     }
                     None => {
                         prop_assert_eq!(&out, &frame, "was touched: {:?}", packet);
@@ -347,8 +414,18 @@ fn the_program_executes_any_action_as_the_worker_does() {
             Ok(())
         });
         result.unwrap();
-        assert!(count.get() > 5000, "only {} packets were executed", count.get());
+        let counts = [count.get(), longer.get(), shorter.get()];
+        assert!(
+            counts[0] > 3000 && counts[1] > 800 && counts[2] > 100,
+            "executed, longer, shorter: {counts:?}"
+        );
     });
+}
+
+/// So many cases, or as many times that as `THROUGHWAY_FUZZ` says.
+fn repeated(cases: usize) -> usize {
+    let times = std::env::var("THROUGHWAY_FUZZ").ok().and_then(|times| times.parse().ok());
+    cases * times.unwrap_or(1)
 }
 
 const CHAINS: [&str; 3] = [
@@ -520,14 +597,19 @@ fn arbitrary_frames_do_no_harm() {
     with_kernel(|mut kernel| {
         let plain = packet(LAN, 0, None).payload(&[7; 30]);
         let six = packet(LAN, 1, Some(0x10)).payload(&[7; 30]);
-        let known = [&plain, &six].map(|packet| {
-            let key = parse(&packet.finish(), LAN).unwrap().key;
-            let action = Action { edits: edits::EGRESS, egress: 1, hops: 1, ..Action::nothing() };
-            Known { key, rewrite: action.into(), limit: 1500 }
-        });
+        let tagged = packet(LAN, 0, None).vlan(7).payload(&[7; 30]);
+        let known =
+            [(&plain, 0), (&six, edits::TAGS), (&tagged, edits::ENCAPSULATE)].map(|(packet, more)| {
+                let key = parse(&packet.finish(), LAN).unwrap().key;
+                let edits = edits::EGRESS | more;
+                let action = Action { edits, egress: 1, hops: 1, outer_tag: 9, ..Action::nothing() };
+                let tunnel = Tunnel { kind: kind::GUE, family: 6, hop_limit: 64, ..Tunnel::none() };
+                let tunnel = if more == edits::ENCAPSULATE { tunnel } else { Tunnel::none() };
+                Known { key, rewrite: Rewrite { action, tunnel }, limit: 1500 }
+            });
         let places: Vec<_> =
             known.iter().map(|flow| kernel.install(&flow.key, &flow.rewrite, flow.limit)).collect();
-        let frames = [plain.finish(), six.finish(), packet(LAN, 0, None).vlan(7).finish()];
+        let frames = [plain, six, tagged].map(|packet| packet.finish());
         let mut state = 88_172_645_463_325_252u64;
         let mut random = move || {
             state ^= state << 13;
@@ -536,7 +618,7 @@ fn arbitrary_frames_do_no_harm() {
             state as usize
         };
         let mut executed = 0;
-        for number in 0..300_000usize {
+        for number in 0..repeated(300_000) {
             let mut frame = frames[number % 3].clone();
             match number % 5 {
                 0 => frame.iter_mut().skip(12).for_each(|byte| *byte = random() as u8),

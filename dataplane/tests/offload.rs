@@ -52,6 +52,8 @@ impl Fast {
             self.bench.receive(LAN, &frame);
             // The frames are needed again.
             self.bench.sent(WAN);
+            // Flows are handed over when there is nothing to do.
+            self.bench.round();
         }
         executed
     }

@@ -5,10 +5,20 @@ use std::fmt::Write;
 /// `off`, `auto` or `eager`: lets all tests over the whole product run with that fast path.
 const FAST_PATH: &str = "THROUGHWAY_TEST_FAST_PATH";
 
+/// The fast path that all tests are to run with; empty if nothing is said.
+fn fast_path() -> String {
+    std::env::var(FAST_PATH).unwrap_or_default()
+}
+
+/// Whether tests that say nothing of it run with a fast path.
+pub fn is_fast() -> bool {
+    !matches!(&*fast_path(), "" | "off")
+}
+
 /// A configuration with the fast path that `THROUGHWAY_TEST_FAST_PATH` asks for at every interface that says nothing of it
 /// itself and can have one.
 pub fn with_fast_path(yaml: &str) -> String {
-    let mode = std::env::var(FAST_PATH).unwrap_or_default();
+    let mode = fast_path();
     if mode.is_empty() {
         return yaml.to_owned();
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use throughway_lab::Host;
-use throughway_tests::config::Config;
+use throughway_tests::config::{self, Config};
 use throughway_tests::datagrams::{Datagrams, Report};
 use throughway_tests::{Scene, eventually, privileged};
 
@@ -126,7 +126,9 @@ fn a_reload_under_load_loses_nothing() {
         report.rate, report.sent, report.arrived
     );
     assert!(report.sent > rate * 3 && report.arrived == report.sent, "{report:?}");
-    assert_eq!(report.reordered, 0, "{report:?}");
+    // With a fast path each reload hands the flow over again: what is in a ring at that moment can be overtaken.
+    let overtaken = if config::is_fast() { RELOADS * 64 } else { 0 };
+    assert!(report.reordered <= overtaken, "{report:?}");
     let page = scene.page();
     let applied = page.sum("throughway_config_reloads_total", &[("result", "applied")]);
     assert_eq!(applied, (attempts * RELOADS) as f64);

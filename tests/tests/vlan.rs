@@ -76,6 +76,10 @@ fn tagged_frames_are_forwarded_and_answers_come_back_tagged() {
     scene.start_with(&yaml);
     let answering = scene.lab.spawn(Host::ServerA, &["python3", "-c", ANSWER], "answer.log");
     let _answering = answering.expect("python3 starts");
+    eventually("the answering socket is there", Duration::from_secs(10), || {
+        let sockets = scene.run(Host::ServerA, &["ss", "-Hnlu", "sport", "=", ":7000"]).stdout;
+        (!sockets.is_empty()).then_some(())
+    });
 
     let ask = |net: &str, tags: &[&str]| {
         let data = format!("over {net}");

@@ -1,16 +1,11 @@
 //! The steps of the flow engine one by one, with criterion: `cargo bench -p throughway-microbenches --bench steps`.
 //!
 //! Batches of 64 packets of 10,000 flows; times are for a batch, throughput is in packets. `hit` is the whole.
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    unused_qualifications,
-    reason = "a program to be run by hand; the last is in what criterion's macros expand to"
-)]
+#![allow(clippy::unwrap_used, missing_docs, reason = "a program to be run by hand")]
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use throughway_benches::random::Random;
 use throughway_flow::{Credits, Dependencies, FlowCache, Generations, NewFlow, Policy, Probe, Round, peek};
 use throughway_packet::build::PacketBuilder;
@@ -151,5 +146,8 @@ fn steps(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, steps);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = throughway_microbenches::criterion();
+    steps(&mut criterion);
+    criterion.final_summary();
+}

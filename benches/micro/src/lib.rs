@@ -29,6 +29,7 @@ pub fn criterion() -> Criterion {
         .warm_up_time(Duration::from_millis(150))
         .measurement_time(Duration::from_millis(600))
         .sample_size(20)
+        .nresamples(5_000)
         .without_plots();
     short.configure_from_args()
 }

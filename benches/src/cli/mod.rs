@@ -42,6 +42,9 @@ enum Command {
         /// How often everything is measured, in turn: 5, or 3 in the short form.
         #[arg(long)]
         runs: Option<usize>,
+        /// Seconds of one trial: 0.4, or 0.7 in the short form.
+        #[arg(long, value_parser = seconds)]
+        seconds: Option<f64>,
         /// As many runs as fit into so many minutes; when they are over nothing new is begun, and the report is written.
         #[arg(long)]
         minutes: Option<u32>,
@@ -154,6 +157,11 @@ pub(crate) struct Machine {
     pub(crate) prefix: String,
 }
 
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "between 0.1 and 3600".to_owned())
+}
+
 fn sender(text: &str) -> std::result::Result<Sender, String> {
     match text {
         "auto" => Ok(Sender::Auto),
@@ -239,10 +247,10 @@ impl Machine {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Run { machine, short, runs, minutes, only, report, baseline, write, micro } => {
+        Command::Run { machine, short, runs, seconds, minutes, only, report, baseline, write, micro } => {
             let plan = if short { Plan::short(runs.unwrap_or(3)) } else { Plan::whole(runs.unwrap_or(5)) };
             let time = minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
-            let plan = plan.only(&only);
+            let plan = Plan { seconds: seconds.unwrap_or(plan.seconds), ..plan.only(&only) };
             let plan = time.map_or(plan.clone(), |time| plan.within(time));
             measure(&machine, &plan, time, &report, micro.as_deref()).and_then(|results| match baseline {
                 Some(file) => ratios(&results, &file, write),

@@ -69,8 +69,10 @@ pub(crate) struct Settings<'a> {
 pub(crate) fn configuration(peer: Peer, settings: &Settings<'_>) -> String {
     let Settings { devices: (lan, wan), scale, flows, .. } = *settings;
     let fast = if settings.fast_path { ", fast-path: auto" } else { "" };
+    let room = format!("fast-path: {{ flows: {} }}\n", (flows * 5 / 4).max(65_536));
+    let room = if settings.fast_path { room } else { String::new() };
     let mut text = format!(
-        "interfaces:\n  lan: {{ device: {lan}{fast} }}\n  wan: {{ device: {wan}{fast} }}\n\
+        "{room}interfaces:\n  lan: {{ device: {lan}{fast} }}\n  wan: {{ device: {wan}{fast} }}\n\
          workers: {{ cores: [{}], flows: {}{}{} }}\nfunctions:\n",
         settings.core,
         scale.flows.max(flows * 5 / 4),

@@ -225,7 +225,7 @@ fn throughput_charts(results: &Results, packets: Packets) -> Vec<(String, Chart)
             format!("throughput{}-{}", packets.suffix(), placement.key()),
             Chart {
                 title: format!("Throughput against offered load, {}, {}", packets.name(), placement.name()),
-                x: ("offered, Mpps".to_owned(), Axis::Linear),
+                x: ("offered, Mpps".to_owned(), Axis::Logarithmic),
                 y: ("arrived, Mpps".to_owned(), Axis::Linear),
                 series: series.collect(),
             },

@@ -25,7 +25,7 @@ const STEPS: [f64; 3] = [1.0, 2.0, 5.0];
 pub enum Axis {
     /// From zero, evenly.
     Linear,
-    /// By powers of ten.
+    /// By powers of ten; up to two of them, with marks at 1, 2 and 5.
     Logarithmic,
     /// Names at 0, 1, 2 …
     Names(Vec<String>),
@@ -69,7 +69,11 @@ impl<'a> Scale<'a> {
         match axis {
             Axis::Linear => Scale { axis, least: 0.0, most: if most > 0.0 { most * 1.05 } else { 1.0 } },
             Axis::Logarithmic if least <= most => {
-                let (low, high) = (least.log10().floor(), most.log10().ceil());
+                let (low, high) = if most <= 100.0 * least {
+                    (step_below(least).log10(), step_above(most).log10())
+                } else {
+                    (least.log10().floor(), most.log10().ceil())
+                };
                 Scale { axis, least: low, most: if high > low { high } else { low + 1.0 } }
             }
             Axis::Logarithmic => Scale { axis, least: 0.0, most: 1.0 },
@@ -92,12 +96,15 @@ impl<'a> Scale<'a> {
             Axis::Names(names) => {
                 names.iter().enumerate().map(|(at, name)| (self.part(at as f64), name.clone())).collect()
             }
-            Axis::Logarithmic => (self.least as i32..=self.most as i32)
-                .map(|power| {
-                    let value = 10_f64.powi(power);
-                    (self.part(value), short(value))
-                })
-                .collect(),
+            Axis::Logarithmic => {
+                let steps: &[f64] = if self.most - self.least < 2.5 { &STEPS } else { &[1.0] };
+                let powers = self.least.floor() as i32..=self.most.ceil() as i32;
+                let values = powers.flat_map(|power| steps.iter().map(move |step| step * 10_f64.powi(power)));
+                values
+                    .map(|value| (self.part(value), short(value)))
+                    .filter(|(part, _)| (-1e-6..=1.0 + 1e-6).contains(part))
+                    .collect()
+            }
             Axis::Linear => {
                 let rough = self.most / 8.0;
                 let power = 10_f64.powf(rough.log10().floor());
@@ -111,6 +118,19 @@ impl<'a> Scale<'a> {
             }
         }
     }
+}
+
+/// The greatest of [`STEPS`] times a power of ten that is not above `value`.
+fn step_below(value: f64) -> f64 {
+    let power = 10_f64.powf(value.log10().floor());
+    let fits = |step: &f64| step * power <= value * (1.0 + 1e-9);
+    STEPS.iter().copied().filter(fits).fold(1.0, f64::max) * power
+}
+
+/// The least that is not below it.
+fn step_above(value: f64) -> f64 {
+    let power = 10_f64.powf(value.log10().floor());
+    STEPS.iter().map(|step| step * power).find(|step| *step >= value * (1.0 - 1e-9)).unwrap_or(10.0 * power)
 }
 
 /// A number as people write it on an axis.
@@ -260,7 +280,8 @@ mod tests {
         };
         assert_eq!(marks(&Axis::Linear, &[1.9]), ["0", "0.5", "1", "1.5"]);
         assert_eq!(marks(&Axis::Logarithmic, &[1.0, 90_000.0]), ["1", "10", "100", "1000", "10k", "100k"]);
-        assert_eq!(marks(&Axis::Logarithmic, &[]), ["1", "10"]);
+        assert_eq!(marks(&Axis::Logarithmic, &[]), ["1", "2", "5", "10"]);
+        assert_eq!(marks(&Axis::Logarithmic, &[0.4, 14.2]), ["0.2", "0.5", "1", "2", "5", "10", "20"]);
         assert_eq!(marks(&Axis::Linear, &[]), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
     }
 }

@@ -50,14 +50,16 @@ pub(super) fn report_unreachable_limit(
 ) {
     let ports = rules.iter().flatten().filter_map(|rule| match &rule.target {
         SourceTarget::Masquerade(policy) | SourceTarget::Pool(_, policy) => {
-            policy.blocks.map(|blocks| (u32::from(blocks.size) * u32::from(blocks.per_host), rule.place.line))
+            // A host's ports are all of one address.
+            let blocks = policy.blocks.map(|blocks| u32::from(blocks.size) * u32::from(blocks.per_host));
+            Some((blocks.unwrap_or(policy.port_count()), rule.place.line))
         }
         SourceTarget::Keep | SourceTarget::OneToOne(_) => None,
     });
     if let Some((ports, line)) = ports.min().filter(|(ports, _)| *ports < limit) {
         let misread =
             Misread::new(format!("`sessions-per-host` is {limit}, but a host has {ports} ports at most"));
-        report.warning(place, misread.help(format!("by the blocks of the rule at line {line}")));
+        report.warning(place, misread.help(format!("by the ports or blocks of the rule at line {line}")));
     }
 }
 

@@ -45,7 +45,6 @@ fn commands(traffic: &Traffic, plan: &Plan) -> Result<Vec<String>, Error> {
         return impossible("new flows");
     }
     let mac = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
-    let range = |first: u64, count: u64| (first, first + count - 1);
     let lengths = traffic.sizes.as_ref().map(Sizes::entries).unwrap_or_default();
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = plan.ethernet;
     let mut commands = vec![
@@ -65,15 +64,16 @@ fn commands(traffic: &Traffic, plan: &Plan) -> Result<Vec<String>, Error> {
         Some(rate) => commands.push(format!("ratep {rate}")),
         None => commands.push("delay 0".to_owned()),
     }
-    for (side, address, bits) in
-        [("src", &plan.source, plan.source_bits), ("dst", &plan.destination, plan.destination_bits)]
-    {
+    let Some((sources, ports)) = ranges(plan) else {
+        return impossible("so many flows from so few sources: give more source addresses or ports");
+    };
+    for (side, address, count) in [("src", &plan.source, sources), ("dst", &plan.destination, 1)] {
         let number = u128::from_be_bytes(*address);
-        let last = number + ((1 << bits) - 1);
+        let last = number + u128::from(count) - 1;
         if plan.has(IPV6) {
             commands.push(format!("{side}6_min {}", Ipv6Addr::from(number)));
             commands.push(format!("{side}6_max {}", Ipv6Addr::from(last)));
-            if side == "dst" || bits == 0 {
+            if count == 1 {
                 commands.push(format!("{side}6 {}", Ipv6Addr::from(number)));
             }
         } else {
@@ -81,22 +81,29 @@ fn commands(traffic: &Traffic, plan: &Plan) -> Result<Vec<String>, Error> {
             commands.push(format!("{side}_max {}", Ipv4Addr::from(last as u32)));
         }
     }
-    if plan.has(IPV6) && (plan.source_bits != 0 || plan.destination_bits != 0) {
+    if plan.has(IPV6) && sources != 1 {
         return impossible("IPv6 flows that differ in addresses: let them differ in ports");
     }
-    for (side, first, count) in [
-        ("src", plan.source_port, plan.source_ports.min(plan.flows.div_ceil(1 << plan.source_bits))),
-        ("dst", plan.destination_port, plan.destination_ports),
-    ] {
-        let (first, last) = range(first, count.max(1));
+    for (side, first, count) in [("src", plan.source_port, ports), ("dst", plan.destination_port, 1)] {
+        // The kernel stops before the greatest, where it is not the only one.
+        let end = if count == 1 { first } else { (first + count).min(u16::MAX.into()) };
         commands.push(format!("udp_{side}_min {first}"));
-        commands.push(format!("udp_{side}_max {last}"));
+        commands.push(format!("udp_{side}_max {end}"));
     }
     // Each flow in its turn, and what `min` and `max` span is gone through in order for as many flows.
     commands.push(format!("flows {}", plan.flows));
     commands.push("flowlen 1".to_owned());
     commands.push("flag FLOW_SEQ".to_owned());
     Ok(commands)
+}
+
+/// How many source addresses and source ports make the flows. The kernel takes the next of both for every packet, so numbers that share
+/// a factor would make fewer flows: beside more than one address (a power of two of them, then) the ports are odd in number.
+fn ranges(plan: &Plan) -> Option<(u64, u64)> {
+    let sources = plan.flows.min(1 << plan.source_bits);
+    let each = plan.flows.div_ceil(sources.max(1));
+    let ports = if sources > 1 { each | 1 } else { each };
+    (ports <= plan.source_ports).then_some((sources, ports))
 }
 
 /// Sends `traffic` by the kernel's generator until all is sent or `stop` is set.
@@ -175,6 +182,36 @@ fn parse(text: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The flows that the kernel makes of these commands: it takes the next of each range for every packet (`mod_cur_headers`).
+    fn flows(source: &str, ports: (u16, u16), flows: u32) -> Option<usize> {
+        let device = Device::find("lo").unwrap();
+        let mut traffic = Traffic::new("x", [2; 6]);
+        traffic.source = source.parse().ok();
+        traffic.source_ports = crate::Ports::new(ports.0, ports.1).unwrap();
+        traffic.flows = flows;
+        let commands = commands(&traffic, &traffic.plan(&device).unwrap()).ok()?;
+        let of = |name: &str| {
+            let value = commands.iter().find_map(|line| line.strip_prefix(&format!("{name} "))).unwrap();
+            value.parse().unwrap_or_else(|_| u32::from(value.parse::<Ipv4Addr>().unwrap()))
+        };
+        let addresses = of("src_max") - of("src_min") + 1;
+        let ports = (of("udp_src_max") - of("udp_src_min")).max(1);
+        assert_eq!(of("dst_min"), of("dst_max"));
+        let seen: std::collections::HashSet<_> =
+            (0..4 * flows).map(|packet| (packet % addresses, packet % ports)).collect();
+        Some(seen.len())
+    }
+
+    #[test]
+    fn the_kernel_makes_as_many_flows_as_are_asked_for() {
+        assert_eq!(flows("10.0.0.0/9", (1024, 1039), 10_000), Some(10_000));
+        assert_eq!(flows("10.0.0.1/32", (1024, 1087), 64), Some(64));
+        assert_eq!(flows("10.0.0.1/32", (9, 9), 1), Some(1));
+        // A port more: every address meets every port.
+        assert_eq!(flows("10.0.0.0/24", (1024, 2047), 1024), Some(1280));
+        assert_eq!(flows("10.0.0.0/24", (1024, 1027), 1024), None);
+    }
 
     #[test]
     fn the_result_is_read() {

@@ -15,12 +15,15 @@ use super::{Failure, Routes};
 use crate::control::routes::Query;
 use crate::control::show::Options;
 
-/// Longer than any reload takes; a service that hangs must not hang its operator.
+/// A service that hangs must not hang its operator.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A reload takes a second for every hundred thousand elements of sets, several on a busy machine.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Lets the service read its configuration again.
 pub(super) fn reload(socket: &Path) -> Result<ExitCode, Failure> {
-    let answer = ask(socket, &json!({ "command": "reload" }))?;
+    let answer = ask_for(socket, &json!({ "command": "reload" }), RELOAD_PATIENCE)?;
     if let Some(error) = answer.get("error").and_then(Value::as_str) {
         complain(error);
         complain("the configuration was not changed");
@@ -190,12 +193,21 @@ fn explained(value: &Value) -> String {
 }
 
 fn ask(socket: &Path, request: &Value) -> Result<Value, Failure> {
+    ask_for(socket, request, PATIENCE)
+}
+
+fn ask_for(socket: &Path, request: &Value, patience: Duration) -> Result<Value, Failure> {
     let mut stream = UnixStream::connect(socket)
         .map_err(|error| format!("no service answers at {}: {error}", socket.display()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     writeln!(stream, "{request}")?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    BufReader::new(stream).read_line(&mut line).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+            format!("the service has not answered within {} s; it may still be at it", patience.as_secs())
+        }
+        _ => format!("the service's answer cannot be read: {error}"),
+    })?;
     if line.is_empty() {
         return Err("the service closed the connection without an answer".into());
     }

@@ -20,6 +20,9 @@ pub const CAPACITY: usize = 512;
 pub const PATIENCE: u64 = 1_000_000_000;
 /// After so long, in nanoseconds, a fragment is judged again although no first one came by here: another worker may have had it.
 pub const ELSEWHERE: u64 = 10_000_000;
+/// After so many times judged again in vain a fragment is not woken any more: or first fragments for which a function has no room to
+/// remember them, sent again and again, would have all of their datagram judged each time.
+const TRIES: u8 = 3;
 /// How often the waiting fragments are looked at, in nanoseconds.
 const EVERY: u64 = 1_000_000;
 
@@ -34,6 +37,8 @@ pub(super) struct Early<F> {
     datagram: SessionKey,
     /// How many functions of its chain have counted it.
     counted: u8,
+    /// How often it was judged again in vain.
+    tries: u8,
     /// Since when it waits.
     since: Now,
 }
@@ -92,7 +97,9 @@ impl<F> Waiting<F> {
 
     /// Takes note of a first fragment that came by.
     fn first(&mut self, datagram: SessionKey) {
-        let waits = |queue: &VecDeque<Early<F>>| queue.iter().any(|early| early.datagram == datagram);
+        let waits = |queue: &VecDeque<Early<F>>| {
+            queue.iter().any(|early| early.datagram == datagram && early.tries < TRIES)
+        };
         if self.queues.iter().any(waits) {
             // A batch has no more of them than there is room for.
             let _ = self.came.try_push(datagram);
@@ -104,7 +111,7 @@ impl<F> Waiting<F> {
         for queue in self.queues.iter_mut().rev().filter(|_| !self.came.is_empty()) {
             for _ in 0..queue.len() {
                 let Some(early) = queue.pop_front() else { break };
-                if self.came.contains(&early.datagram) {
+                if early.tries < TRIES && self.came.contains(&early.datagram) {
                     self.woken.push(early);
                 } else {
                     queue.push_back(early);
@@ -154,7 +161,9 @@ impl<I: PacketIo> Engine<I> {
     pub(super) fn await_first(&mut self, frame: I::Frame, headers: &Headers, counted: u8, now: Now) {
         let port = headers.ingress();
         match datagram_of(frame.bytes(), headers) {
-            Some(datagram) => self.hold_early(Early { frame, port, datagram, counted, since: now }, false),
+            Some(datagram) => {
+                self.hold_early(Early { frame, port, datagram, counted, tries: 0, since: now }, false)
+            }
             None => self.end(frame, port, DropReason::FragmentBeforeFirst),
         }
     }
@@ -209,7 +218,7 @@ impl<I: PacketIo> Engine<I> {
         self.stats.uses.mark(&outcome.dependencies);
         if matches!(outcome.end, End::Drop(DropReason::FragmentBeforeFirst, _)) {
             let counted = early.counted.max(outcome.rewrite.action.judged);
-            let early = Early { counted, ..early };
+            let early = Early { counted, tries: early.tries.saturating_add(1), ..early };
             if context.now.0.saturating_sub(early.since.0) < PATIENCE {
                 self.hold_early(early, true);
             } else {
@@ -233,7 +242,7 @@ mod tests {
 
     fn early(id: u8, since: u64) -> Early<u8> {
         let datagram = SessionKey { source_port: [0, id], ..SessionKey::default() };
-        Early { frame: id, port: PortId(0), datagram, counted: 1, since: Now(since) }
+        Early { frame: id, port: PortId(0), datagram, counted: 1, tries: 0, since: Now(since) }
     }
 
     fn woken(waiting: &mut Waiting<u8>) -> Vec<u8> {
@@ -266,6 +275,18 @@ mod tests {
         waiting.wake();
         let since: Vec<_> = waiting.woken.drain(..).map(|early| early.since.0).collect();
         assert_eq!((since, waiting.len()), (vec![1, 3, 5], 2));
+    }
+
+    #[test]
+    fn who_was_woken_in_vain_too_often_sleeps_on() {
+        let mut waiting = Waiting::default();
+        waiting.push(Early { tries: TRIES - 1, ..early(1, 1) }, true);
+        waiting.push(Early { tries: TRIES, ..early(1, 2) }, true);
+        waiting.first(early(1, 0).datagram);
+        waiting.wake();
+        assert_eq!((woken(&mut waiting).len(), waiting.len()), (1, 1));
+        waiting.first(early(1, 0).datagram);
+        assert!(waiting.came.is_empty());
     }
 
     #[test]

@@ -51,7 +51,7 @@ use early::Waiting;
 use hold::{Held, Hold};
 use limit::Limits;
 use links::Links;
-use offload::{Beside, Offload};
+use offload::{Beside, Load, Offload};
 use own::{OwnPacket, ToHost};
 use pace::Pace;
 
@@ -316,7 +316,7 @@ impl<I: PacketIo> Engine<I> {
         for device in 0..self.io.ports() {
             let device = PortId(device as u16);
             let count = self.io.receive(device, BATCH, &mut self.received);
-            busy |= u64::from(count == BATCH).checked_shl(device.0.into()).unwrap_or(0);
+            busy |= u64::from(count > 0).checked_shl(device.0.into()).unwrap_or(0);
             if count > 0 {
                 total += count;
                 match self.links.whole(device) {
@@ -330,7 +330,9 @@ impl<I: PacketIo> Engine<I> {
         if let (Some(offload), Some(flows)) = (&mut self.offload, &mut self.flows) {
             let (program, stats, links) = (&mut self.program, &*self.stats, &self.links);
             let mut beside = Beside { program, stats, now: context.now, epoch: round.epoch() };
-            offload.round(flows, &mut beside, |port| busy >> (links.device(port).0 % 64) & 1 != 0);
+            // What did not fit into a transmit ring would be overtaken as well.
+            let any = total > 0 || self.backlog.iter().any(|frames| !frames.is_empty());
+            offload.round(flows, &mut beside, Load { any, devices: busy }, |port| links.device(port));
         }
         self.stats.rounds.add(1);
         if total == 0 {
@@ -393,7 +395,9 @@ impl<I: PacketIo> Engine<I> {
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
         let mut outcomes =
-            walk(&mut self.program, chain, &self.links, &frames, &parsed, Visit::First, context).into_iter();
+            walk(&mut self.program, chain, &self.links, &frames, &parsed, Visit::First, context);
+        // They are large: drained where they lie, not moved.
+        let mut outcomes = outcomes.drain(..);
         let mut behind = std::mem::take(&mut self.behind);
         let mut waiting = behind.drain(..).peekable();
         for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {

@@ -9,8 +9,9 @@
 //! * flows that the cache nominated are handed over.
 //!
 //! **Order.** Packets of a flow that are still in the receive ring when it is handed over would be overtaken by the next ones.
-//! So a flow waits until the ring of its device was just seen empty, and 50 ms at most. A flow that comes back needs
-//! nothing: what the program sent before is gone already.
+//! So a flow waits for a round that found nothing to do, when the rings were seen empty a moment ago; after half of its patience
+//! for one that found nothing on its device; and 50 ms at most. A flow that comes back needs nothing: what the program sent
+//! before is gone already.
 //!
 //! **Replacement.** When the program has no room for a nominee, flows that sent least in the last turn are taken back, and only
 //! heavier ones are handed over: `bar` is what a flow must send in a turn to stay. It doubles while too few flows are below it,
@@ -27,7 +28,10 @@ use throughway_flow::absorb::{Absorbed, Candidate};
 use throughway_flow::entry::Flow;
 use throughway_flow::{Credits, Epoch, FlowCache, Settled};
 use throughway_packet::{Action, FlowKey, PortId, Rewrite, edits};
+use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
+use throughway_shared::flow::FAMILY_IPV4;
+use throughway_shared::tunnel::kind;
 use throughway_vnf::{DropReason, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
@@ -36,7 +40,7 @@ use super::tell;
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
-/// How long (ns) a flow waits for its device's ring to be empty.
+/// How long (ns) a flow waits for empty rings.
 const PATIENCE: u64 = 50_000_000;
 /// Flows that wait for that at most; others are nominated again by a later packet.
 const WAITING: usize = 512;
@@ -118,6 +122,8 @@ struct Shadow {
     /// The drop reason and one; zero: it is forwarded.
     drop: u8,
     judged: u8,
+    /// Bytes before the packet, as it comes and as it leaves.
+    head: (u8, u8),
 }
 
 /// The flows of one worker that the XDP program executes.
@@ -156,6 +162,25 @@ pub(super) struct Beside<'a> {
     pub(super) epoch: &'a Epoch<'a>,
 }
 
+/// What a round found to receive.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Whether there was anything.
+    pub(super) any: bool,
+    /// The devices on which there was something: a bit of each.
+    pub(super) devices: u64,
+}
+
+impl Load {
+    /// Whether packets of a flow may be on their way through this worker: it comes from `device` and waits for so long (ns).
+    fn holds_back(self, device: PortId, waited: u64) -> bool {
+        if waited < PATIENCE / 2 {
+            return self.any;
+        }
+        waited < PATIENCE && self.devices >> (device.0 % 64) & 1 != 0
+    }
+}
+
 impl Offload {
     /// For flows that come from ports with these modes, in the order of the ports.
     pub fn new(table: FastFlows, modes: Vec<FastPath>, egress: Arc<Egress>) -> Self {
@@ -182,13 +207,14 @@ impl Offload {
         &self.table
     }
 
-    /// The end of a round: what the program saw is taken over, flows are taken back and handed over. `busy` tells
-    /// whether the ring that an interface's packets come from was not seen empty.
+    /// The end of a round that found `load`: what the program saw is taken over, flows are taken back and handed over. `device`
+    /// tells the device of an interface.
     pub(super) fn round(
         &mut self,
         flows: &mut FlowCache,
         beside: &mut Beside<'_>,
-        busy: impl Fn(PortId) -> bool,
+        load: Load,
+        device: impl Fn(PortId) -> PortId,
     ) {
         let now = beside.now.0;
         self.take_back(flows, now);
@@ -209,7 +235,7 @@ impl Offload {
             if self.mode(candidate.key.ingress) == FastPath::Off {
                 continue;
             }
-            if busy(PortId(candidate.key.ingress)) && now.saturating_sub(since) < PATIENCE {
+            if load.holds_back(device(PortId(candidate.key.ingress)), now.saturating_sub(since)) {
                 self.waiting.push_back((place, since));
                 continue;
             }
@@ -278,6 +304,7 @@ impl Offload {
                 egress: action.egress,
                 drop: if action.has(edits::DROP) { action.drop.saturating_add(1) } else { 0 },
                 judged: action.judged,
+                head: heads(&flow.key, &flow.rewrite),
             };
         }
         Ok(at.number())
@@ -372,7 +399,9 @@ impl Offload {
         if let Err(stays) = self.judge(&flow.key, &flow.action, flow.established) {
             return stays;
         }
-        let rewrite = Rewrite::from(flow.action);
+        let mut rewrite = Rewrite::from(flow.action);
+        // The program knows all tunnels that functions record.
+        rewrite.tunnel.kind = kind::IP;
         let new = FastFlow {
             key: &flow.key,
             rewrite: &rewrite,
@@ -409,8 +438,10 @@ impl Shadow {
     /// Adds to the statistics what they would have counted had the packets come through the worker.
     fn count(&self, new: &Absorbed, beside: &Beside<'_>) {
         let Beside { program, stats, .. } = beside;
-        // Frames have an Ethernet header each; of short ones the padding is not counted.
-        let (packets, bytes) = (new.packets, new.bytes + 14 * new.packets);
+        // Of short frames the padding is not counted.
+        let (packets, (before, behind)) = (new.packets, self.head);
+        let bytes = new.bytes + u64::from(before) * packets;
+        let left = new.bytes + u64::from(behind) * packets;
         let ingress = PortId(self.ingress);
         if let Some(port) = stats.ports.get(ingress.index()) {
             port.received.add(packets, bytes);
@@ -420,7 +451,7 @@ impl Shadow {
         let forwarded = self.drop == 0;
         if forwarded {
             if let Some(port) = stats.ports.get(usize::from(self.egress)) {
-                port.sent.add(packets, bytes);
+                port.sent.add(packets, left);
             }
         } else {
             let reason = DropReason::ALL.get(usize::from(self.drop) - 1).copied();
@@ -431,7 +462,7 @@ impl Shadow {
         };
         chain.stats.entered.add(packets, bytes);
         if forwarded {
-            chain.stats.left.add(packets, bytes);
+            chain.stats.left.add(packets, left);
         }
         let judged = usize::from(self.judged);
         for (depth, &function) in chain.run.iter().enumerate().take(judged) {
@@ -443,6 +474,23 @@ impl Shadow {
             }
         }
     }
+}
+
+/// Bytes before the packets of a flow, as they come and as they leave: Ethernet header, tags, outer headers.
+fn heads(key: &FlowKey, Rewrite { action, tunnel }: &Rewrite) -> (u8, u8) {
+    let tags = |outer: u16, inner: u16| 4 * (u8::from(outer != 0) + u8::from(outer != 0 && inner != 0));
+    let before = 14 + tags(key.outer_vlan, key.inner_vlan);
+    let behind = if action.has(edits::TAGS) {
+        14 + tags(action.outer_tag & VLAN_MASK, action.inner_tag & VLAN_MASK)
+    } else {
+        before
+    };
+    let outer = match (action.has(edits::ENCAPSULATE), tunnel.family) {
+        (false, _) => 0,
+        (true, FAMILY_IPV4) => 20,
+        (true, _) => 40,
+    };
+    (before, behind + outer + if outer > 0 && tunnel.kind == kind::GUE { 8 } else { 0 })
 }
 
 impl FastStats {

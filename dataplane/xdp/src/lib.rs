@@ -30,6 +30,7 @@ mod fast;
 mod netlink;
 mod owner;
 mod steering;
+mod trial;
 
 pub use attach::{AttachError, Attachment, Granted, Mode, Refusal, detach_leftover};
 pub use claims::{AddressChanges, LocalAddresses, Recipient};
@@ -39,3 +40,4 @@ pub use fast::{
     FastConfig, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal, NotExecutable, SharedWords, Word,
 };
 pub use steering::{OBJECT, Steering, SteeringError};
+pub use trial::Trial;

@@ -8,13 +8,13 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap},
     programs::{ProgramError, Xdp},
     util::nr_cpus,
 };
 use throughway_shared::steer::{
     self, EARLY_DROPS, EARLY4, EARLY6, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES,
-    PROGRAM, Reason, SOCKETS, STEERED, VLANS, Vlan, VlanKey,
+    NEAR, Near, PROGRAM, Reason, SOCKETS, STEERED, VLANS, Vlan, VlanKey,
 };
 
 use crate::{
@@ -105,6 +105,9 @@ pub(crate) fn in_map(map: &'static str) -> impl Fn(MapError) -> SteeringError {
 pub struct Steering {
     program: Ebpf,
     interfaces: HashMap<MapData, u32, [u8; Interface::SIZE]>,
+    near: Array<MapData, [u8; Near::SIZE]>,
+    /// The ifindex of what is in that map, by its place.
+    nears: BTreeMap<u32, u32>,
     vlans: HashMap<MapData, [u8; VlanKey::SIZE], [u8; Vlan::SIZE]>,
     /// What is in that map.
     known_vlans: BTreeSet<VlanKey>,
@@ -159,6 +162,8 @@ impl Steering {
         let mut take = |name| bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name });
         Ok(Steering {
             interfaces: take(INTERFACES)?.try_into().map_err(in_map(INTERFACES))?,
+            near: take(NEAR)?.try_into().map_err(in_map(NEAR))?,
+            nears: BTreeMap::new(),
             vlans: take(VLANS)?.try_into().map_err(in_map(VLANS))?,
             known_vlans: BTreeSet::new(),
             numbers: BTreeMap::new(),
@@ -197,6 +202,11 @@ impl Steering {
     pub fn set_interface(&mut self, ifindex: u32, interface: Interface) -> Result<(), SteeringError> {
         self.take_number(interface.number, ifindex)?;
         self.interfaces.insert(ifindex, interface.to_bytes(), 0).map_err(in_map(INTERFACES))?;
+        // Of two interfaces with one place there, the second one is found by the hash alone.
+        if *self.nears.entry(steer::near(ifindex)).or_insert(ifindex) == ifindex {
+            let near = Near { interface, ifindex };
+            self.near.set(steer::near(ifindex), near.to_bytes(), 0).map_err(in_map(NEAR))?;
+        }
         self.numbers.insert(interface.number, ifindex);
         Ok(())
     }
@@ -242,6 +252,11 @@ impl Steering {
                 Err(error) if !is_absent(&error) => return Err(in_map(VLANS)(error)),
                 _ => {}
             }
+        }
+        if self.nears.get(&steer::near(ifindex)) == Some(&ifindex) {
+            let nothing = Near::default().to_bytes();
+            self.near.set(steer::near(ifindex), nothing, 0).map_err(in_map(NEAR))?;
+            self.nears.remove(&steer::near(ifindex));
         }
         match self.interfaces.remove(&ifindex) {
             Err(error) if !is_absent(&error) => Err(in_map(INTERFACES)(error)),

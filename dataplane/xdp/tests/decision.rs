@@ -14,7 +14,6 @@ use std::{
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
 };
 
-use aya::programs::{TestRun as _, TestRunOptions};
 use common::{
     frames::{
         self, BROADCAST4, CLAIMED4, CLAIMED6, CONNECTED_PEER, CONNECTED_PORT, Case, KERNEL4, KERNEL6, MAC,
@@ -240,19 +239,9 @@ impl Kernel {
     /// counted once, for `reason`, at interface `number` (`None`: those it does not know), and nowhere else.
     fn run(&self, name: &str, frame: &[u8], at: (u32, u32), number: Option<u32>, reason: Reason) -> u32 {
         let before = self.steering.counters().unwrap();
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, frame.len() as u32, 0, at.0, at.1, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut out = vec![0; frame.len() + 64];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.steering.program().unwrap().test_run(options);
-        let result = result.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        assert!(out[..result.data_size_out as usize] == *frame, "{name}: the frame was changed");
+        let trial = self.steering.try_frame(at.0, at.1, frame);
+        let trial = trial.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        assert!(trial.frame == *frame, "{name}: the frame was changed");
         for (before, after) in before.iter().zip(self.steering.counters().unwrap()) {
             for of in Reason::ALL.iter().copied() {
                 let expected = u64::from(of == reason && after.interface == number);
@@ -260,7 +249,7 @@ impl Kernel {
                 assert_eq!(counted, expected, "{name}: {of:?} of interface {:?}", after.interface);
             }
         }
-        result.return_value
+        trial.action
     }
 }
 

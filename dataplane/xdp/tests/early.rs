@@ -9,7 +9,6 @@
 
 use std::net::IpAddr;
 
-use aya::programs::{TestRun as _, TestRunOptions};
 use common::{ifindex, in_namespace, ip, load};
 use throughway_shared::steer::{self, EARLY, Interface, MAX_EARLY_SETS, Reason};
 use throughway_xdp::{EarlyPrefix, EarlySets, Steering};
@@ -40,18 +39,14 @@ impl Bench {
     }
 
     fn drops(&self, frame: &[u8]) -> bool {
-        let context = [0, frame.len() as u32, 0, self.ingress, 0, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
-        let options =
-            TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::default() };
         let early = || {
             let counters = self.steering.counters().unwrap();
             counters.iter().find(|counters| counters.interface == Some(1)).unwrap().get(Reason::EarlyDrop)
         };
         let before = early();
-        let result = self.steering.program().unwrap().test_run(options).unwrap();
+        let trial = self.steering.try_frame(self.ingress, 0, frame).unwrap();
         let counted = early() - before;
-        assert!(counted == 0 || counted == 1 && result.return_value == XDP_DROP);
+        assert!(counted == 0 || counted == 1 && trial.action == XDP_DROP);
         counted == 1
     }
 }

@@ -8,14 +8,14 @@
     reason = "a test that cannot go on has failed"
 )]
 
-use aya::programs::{TestRun as _, TestRunOptions};
 use common::{ifindex, in_namespace, ip, object};
 use throughway_shared::{
     action::{Action, Rewrite, edits},
     checksum::fold,
     fast::{CURRENT, SLOT_ROUTES},
     flow::{FlowKey, mapped},
-    steer::{self, FAST, Interface, Reason},
+    steer::{self, FAST, Interface, Reason, Vlan, VlanKey},
+    tunnel::{Tunnel, kind},
 };
 use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, Steering};
 
@@ -58,18 +58,8 @@ impl Bench {
     }
 
     fn run(&self, frame: &[u8], queue: u32) -> (u32, Vec<u8>) {
-        let context = [0, frame.len() as u32, 0, self.ingress, queue, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
-        let mut out = vec![0; frame.len() + 128];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.steering.program().unwrap().test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        (result.return_value, out)
+        let trial = self.steering.try_frame(self.ingress, queue, frame).unwrap();
+        (trial.action, trial.frame)
     }
 
     fn counted(&self, reason: Reason) -> u64 {
@@ -353,6 +343,84 @@ fn addresses_ports_and_checksums_are_rewritten_byte_for_byte() {
         assert_eq!(checksum_of(&bench.run(&with(0), 0).1), 0);
         assert_eq!(checksum_of(&bench.run(&with(edited.l4_delta), 0).1), 0xffff);
     });
+}
+
+#[test]
+fn tags_and_outer_headers_are_put_on_and_taken_off_byte_for_byte() {
+    in_namespace(|| {
+        let mut bench = Bench::new(1, 1000);
+        let ours = VlanKey { ifindex: bench.ingress, outer: 7, inner: 0 };
+        let vlan = Vlan { number: NUMBER, mac: MAC, reserved: [0; 2] };
+        bench.steering.set_vlan(ours, vlan).unwrap();
+        let tagged = |control: [u8; 2]| {
+            let mut frame = frame();
+            frame.splice(12..12, [0x81, 0, control[0], control[1]]);
+            frame
+        };
+        let macs = [2, 0, 0, 0, 0, 3, 2, 0, 0, 0, 0, 4];
+        // What the packet is afterwards: TTL 63, its checksum right.
+        let mut packet = frame()[14..].to_vec();
+        packet[8] = 63;
+        packet[10..12].copy_from_slice(&[0; 2]);
+        let sum = checksum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum);
+
+        // IP in IP: 66 bytes, DF as the packet has it, its DSCP and ECN (RFC 2003, RFC 6040).
+        let ipip = Tunnel {
+            kind: kind::IP,
+            family: 4,
+            hop_limit: 64,
+            source: mapped([192, 0, 2, 9]),
+            destination: mapped([198, 51, 100, 5]),
+            ..Tunnel::none()
+        };
+        let mut outer = vec![0x45, 0xb9, 0, 66, 0, 0, 0x40, 0, 64, 4, 0, 0, 192, 0, 2, 9, 198, 51, 100, 5];
+        let sum = checksum(&outer);
+        outer[10..12].copy_from_slice(&sum);
+        let put = |edit: u16, outer_tag: u16, inner_tag: u16, tunnel: Tunnel| {
+            let action = Action { edits: forward(1).edits | edit, outer_tag, inner_tag, ..forward(1) };
+            Rewrite { action, tunnel }
+        };
+        let none = Tunnel::none();
+        let qinq = edits::TAGS | edits::SERVICE_TAG;
+        for (what, vlan, frame, rewrite, front) in [
+            ("IP in IP", 0, frame(), put(edits::ENCAPSULATE, 0, 0, ipip), [&[8, 0][..], &outer].concat()),
+            ("a tag", 0, frame(), put(edits::TAGS, 9, 0, none), vec![0x81, 0, 0, 9, 8, 0]),
+            ("two tags", 0, frame(), put(qinq, 9, 10, none), vec![0x88, 0xa8, 0, 9, 0x81, 0, 0, 10, 8, 0]),
+            ("no tag", 7, tagged([0xb0, 7]), put(edits::TAGS, 0, 0, none), vec![8, 0]),
+            ("another tag", 7, tagged([0xb0, 7]), put(edits::TAGS, 9, 0, none), vec![0x81, 0, 0xb0, 9, 8, 0]),
+            ("the same tag", 7, tagged([0xb0, 7]), put(0, 0, 0, none), vec![0x81, 0, 0xb0, 7, 8, 0]),
+            ("a tunnel for a tag", 7, tagged([0, 7]), put(edits::TAGS | edits::ENCAPSULATE, 0, 0, ipip), {
+                [&[8, 0][..], &outer].concat()
+            }),
+        ] {
+            let key = FlowKey { outer_vlan: vlan, ..key() };
+            let flow = FastFlow {
+                key: &key,
+                rewrite: &rewrite,
+                generation: 0,
+                dependencies: [0; 4],
+                limit: 46,
+                silence: u64::MAX,
+                token: 0,
+            };
+            let place = bench.flows[0].install(&flow, now()).unwrap();
+            let (action, out) = bench.run(&frame, 0);
+            assert_eq!((action, out), (XDP_REDIRECT, [&macs[..], &front, &packet].concat()), "{what}");
+            assert_eq!(bench.flows[0].read(place).packets, 1, "{what}");
+            assert_eq!(bench.run(&tagged([0, 8]), 0).0, XDP_PASS, "a VLAN that is not ours");
+            let mut elsewhere = frame.clone();
+            elsewhere[5] ^= 1;
+            assert_eq!(bench.run(&elsewhere, 0), (XDP_PASS, elsewhere), "another MAC");
+            bench.flows[0].remove(place, now());
+        }
+        assert_eq!(bench.counted(Reason::FastPath), 7);
+    });
+}
+
+fn checksum(header: &[u8]) -> [u8; 2] {
+    let words = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    (!fold(words.sum())).to_be_bytes()
 }
 
 fn delta(changes: &[(u16, u16)]) -> u16 {

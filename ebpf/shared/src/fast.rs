@@ -3,9 +3,10 @@
 //! User space writes flows with plain stores and reads what they counted with plain loads: no system call. The maps are
 //! arrays that are mapped into the process (`BPF_F_MMAPABLE`); each worker has a region of its own in them:
 //!
-//! * [`FAST_BUCKETS`]: eight ways at a glance, a tag of 16 bits ([`Hash::tag`]) for each; zero is a free way.
-//! * [`FAST_ENTRIES`]: an [`Entry`] for each way, one cache line: all that an IPv4 packet of the flow needs of its own.
-//! * [`FAST_WIDE`]: a [`Wide`] for each way, one cache line, for IPv6: the addresses of key and action.
+//! * [`FAST_BUCKETS`]: eight ways at a glance, half a cache line: a tag of 16 bits ([`Hash::tag`]) for each, zero being a free way,
+//!   and where its flow's entry is: see [`first_place`].
+//! * [`FAST_ENTRIES`]: an [`Entry`] for each flow, one cache line: all that an IPv4 packet of the flow needs of its own.
+//! * [`FAST_WIDE`]: a [`Wide`] at the same place, one cache line, for IPv6: the addresses of key and action.
 //! * [`FAST_TEMPLATES`]: what many flows have in common, kept once: [`Template`].
 //! * [`FAST_GENERATIONS`]: the words by which an entry knows that it is still true; one value for all.
 //! * [`FAST_CONTROL`]: until when the flows may be executed; one value for all.
@@ -18,6 +19,9 @@
 //! worker's. All of it is little more than relaxed loads and stores of aligned words; what makes it right is the order in
 //! which a worker works: an entry is written before its tag and read through it, and a place whose tag was taken back is
 //! written again only after [`QUARANTINE`], when no run of the program can still be at it.
+//!
+//! Places are not ways: flows lie side by side however few they are, for the sake of the processor's cache of page addresses. (Arrays
+//! have pages of 4 KiB; ten thousand entries scattered over a table for 131,072 touch 2,700 of them, side by side 160.)
 
 /// Map: mmapable array of buckets, [`BUCKET_WORDS`] words each.
 pub const FAST_BUCKETS: &str = "FAST_BUCKETS";
@@ -53,8 +57,10 @@ pub const MAX_FLOWS: u32 = 1 << 24;
 pub const MAX_WORKERS: u32 = 64;
 /// How many flows share a bucket.
 pub const WAYS: usize = 8;
-/// Words of 64 bits in a bucket: four tags each, the first in the lowest bits.
-pub const BUCKET_WORDS: usize = 2;
+/// Words of 64 bits in a bucket: two with four tags each, the first in the lowest bits, and two with the places in the same order.
+pub const BUCKET_WORDS: usize = 4;
+/// Binary digits of the number of buckets that share 65,536 places: what a place of 16 bits in a bucket can tell apart.
+pub const GROUP_SHIFT: u32 = 13;
 /// Words of 64 bits in an [`Entry`].
 pub const ENTRY_WORDS: usize = size_of::<Entry>() / 8;
 /// Words of 64 bits in a [`Wide`].
@@ -358,6 +364,12 @@ pub const fn way(marks: u64) -> u32 {
     // The BPF target neither counts trailing zeros nor compares without a branch, which would often be foretold wrongly.
     let first = (marks & marks.wrapping_neg()) >> 15;
     (first.wrapping_mul(0x0000_0001_0002_0003) >> 48) as u32 & 3
+}
+
+/// The first of the places of the flows in a worker's bucket: the places in the bucket count from it.
+#[inline(always)]
+pub const fn first_place(bucket: u32) -> u32 {
+    (bucket >> GROUP_SHIFT) << 16
 }
 
 /// How much memory one worker's flows take: what the maps and the program must agree on.

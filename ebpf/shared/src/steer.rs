@@ -3,6 +3,7 @@
 //! The program (`ebpf/steer`) reads these maps and writes the last two; those of the fast path are in [`crate::fast`]:
 //!
 //! * [`INTERFACES`]: ifindex (`u32`) → [`Interface`]: a frame from an interface that is not in it passes to the kernel.
+//! * [`NEAR`]: the same at hand, for all but a few: [`near`] → [`Near`].
 //! * [`VLANS`]: [`VlanKey`] → [`Vlan`]: the tagged frames that are ours; others pass to the kernel.
 //! * [`LOCAL_ADDRESSES`]: [`LocalAddress`] → `u32` flags ([`CLAIMED`]): the host's own addresses.
 //! * [`SOCKETS`]: `interface.first_socket + queue` → AF_XDP socket of that queue.
@@ -12,6 +13,9 @@
 
 /// Map: hash, `u32` ifindex → [`Interface`].
 pub const INTERFACES: &str = "INTERFACES";
+/// Map: array, [`near`] of the ifindex → [`Near`]: a look-up without a hash. An interface that is not in its place there is in
+/// [`INTERFACES`].
+pub const NEAR: &str = "NEAR";
 /// Map: hash, [`VlanKey`] → [`Vlan`].
 pub const VLANS: &str = "VLANS";
 /// Map: hash, [`LocalAddress`] → `u32` flags.
@@ -35,6 +39,15 @@ pub const MAX_INTERFACES: u32 = 64;
 pub const MAX_QUEUES: u32 = 64;
 /// How many addresses of its own the host may have.
 pub const MAX_LOCAL_ADDRESSES: u32 = 16_384;
+
+/// Values of [`NEAR`].
+pub const NEARS: u32 = 256;
+
+/// Where in [`NEAR`] an interface may be.
+#[inline]
+pub const fn near(ifindex: u32) -> u32 {
+    ifindex % NEARS
+}
 
 /// How many prefixes of one family may be dropped before anything else.
 pub const MAX_EARLY: u32 = 1 << 21;
@@ -131,6 +144,32 @@ impl Interface {
             mac: [m0, m1, m2, m3, m4, m5],
             reserved: [r0, r1],
         }
+    }
+}
+
+/// An [`Interface`] and whose it is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Near {
+    /// What is known of it.
+    pub interface: Interface,
+    /// Its ifindex; zero: nothing is here.
+    pub ifindex: u32,
+}
+
+const _: () = assert!(size_of::<Near>() == Near::SIZE);
+
+impl Near {
+    /// Size in bytes: there is no padding.
+    pub const SIZE: usize = Interface::SIZE + 4;
+
+    /// The value as it lies in the map.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        let (front, back) = bytes.split_at_mut(Interface::SIZE);
+        front.copy_from_slice(&self.interface.to_bytes());
+        back.copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes
     }
 }
 

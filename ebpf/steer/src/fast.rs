@@ -5,19 +5,26 @@
 //! (`dataplane/tests/fast_differential.rs`). Whatever is in doubt goes up to the worker as it came.
 //!
 //! * This file: is the packet a common one, is its flow here and still true, and where does it go.
-//! * [`crate::flows`]: the memory that is shared with the workers. [`crate::rewrite`]: the bytes.
+//! * [`crate::flows`]: the memory that is shared with the workers. [`crate::rewrite`]: the bytes of the packet. [`crate::front`]:
+//!   those before it, where tags and outer headers come and go.
 
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{xdp_action, xdp_md},
+    programs::XdpContext,
+};
 use throughway_shared::{
-    action::edits,
+    action::{VLAN_MASK, edits},
     fast::{self, halves},
     flow::{FAMILY_IPV4, FAMILY_IPV6},
-    steer::{FAST, Interface, Reason, TAGGED_ONLY},
+    steer::{FAST, Interface, Reason, TAGGED_ONLY, VlanKey},
 };
 
 use crate::{
+    classify::{ETHERNET, TAG, is_tag},
     door,
     flows::{Found, Region},
+    front::{self, Inner},
     maps, rewrite,
 };
 
@@ -26,6 +33,15 @@ use crate::{
 pub(crate) struct Ethernet {
     /// Destination and source.
     pub(crate) addresses: [u32; 3],
+    /// What follows.
+    pub(crate) kind: u16,
+}
+
+/// A tag and what follows it, as they lie in a frame.
+#[repr(C, packed)]
+pub(crate) struct Tag {
+    /// Priority and VLAN.
+    pub(crate) control: u16,
     /// What follows.
     pub(crate) kind: u16,
 }
@@ -56,15 +72,13 @@ pub(crate) struct TcpRest {
     urgent: u16,
 }
 
-/// A frame with IPv4, no options, and what is above it. Words as they lie there.
+/// An IPv4 packet, no options, and what is above it. Words as they lie there.
 #[repr(C, packed)]
-pub(crate) struct Frame4 {
-    /// The frame's own header.
-    pub(crate) ethernet: Ethernet,
+pub(crate) struct Packet4 {
     /// Version and header length, DSCP and ECN, length.
     pub(crate) first: u32,
     /// Identification, flags, fragment offset.
-    second: u32,
+    pub(crate) second: u32,
     /// TTL, protocol, checksum.
     pub(crate) third: u32,
     /// Source and destination.
@@ -73,11 +87,9 @@ pub(crate) struct Frame4 {
     pub(crate) upper: Upper,
 }
 
-/// A frame with IPv6, no extension headers, and what is above it. Words as they lie there.
+/// An IPv6 packet, no extension headers, and what is above it. Words as they lie there.
 #[repr(C, packed)]
-pub(crate) struct Frame6 {
-    /// The frame's own header.
-    pub(crate) ethernet: Ethernet,
+pub(crate) struct Packet6 {
     /// Version, traffic class, flow label.
     pub(crate) first: u32,
     /// Length of the payload, next header, hop limit.
@@ -88,78 +100,188 @@ pub(crate) struct Frame6 {
     pub(crate) upper: Upper,
 }
 
-/// Bytes before the upper layer.
-const L4_IPV4: usize = 34;
-/// See [`L4_IPV4`].
-const L4_IPV6: usize = 54;
+/// Bytes of the IP headers.
+pub(crate) const IPV4_LEN: usize = 20;
+/// See [`IPV4_LEN`].
+pub(crate) const IPV6_LEN: usize = 40;
 /// EtherTypes as they lie in a frame.
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const IPV4: u16 = 0x0800_u16.to_be();
+/// See [`IPV4`].
+pub(crate) const IPV6: u16 = 0x86dd_u16.to_be();
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// FIN, SYN and RST in TCP's flags byte.
 const TCP_CONTROL: u8 = 0x07;
 
-/// Executes the frame that `interface` received on `queue`, if it is of a flow that is here and may be executed: why, and
-/// the action to return. `None`: it was not touched, and is to be judged as if there were no fast path.
+/// A frame of an interface of ours, and where its packet starts.
+struct Received<'a> {
+    context: &'a XdpContext,
+    region: Region,
+    /// The interface's number.
+    number: u32,
+    vlans: [u16; 2],
+    l3: usize,
+}
+
+/// An action that none is: the frame was not touched, and [`at_length`] is to be asked.
+const AT_LENGTH: u32 = u32::MAX;
+
+/// Executes the frame that the device of `interface` received on `queue`, if it is of a flow that is here and may be executed: the
+/// number of the interface that it is counted at, why, and the action to return. `None`: it was not touched, and is to be
+/// judged as if there were no fast path.
+///
+/// This is the short way, of frames without tags that leave as long as they came; all others go the long one.
 #[inline(always)]
-pub(crate) fn run(context: &XdpContext, interface: &Interface, queue: u32) -> Option<(Reason, u32)> {
+pub(crate) fn run(context: &XdpContext, interface: &Interface, queue: u32) -> Option<(u32, Reason, u32)> {
     let region = Region::of(queue)?;
-    if interface.flags & (FAST | TAGGED_ONLY) != FAST {
+    if interface.flags & FAST == 0 {
         return None;
     }
     let ethernet: &Ethernet = door::at(context, 0)?;
-    let [m0, m1, m2, m3, m4, m5] = interface.mac;
-    let [front, middle, _] = ethernet.addresses;
-    let [b0, b1, ..] = middle.to_ne_bytes();
-    if front != u32::from_ne_bytes([m0, m1, m2, m3]) || (b0, b1) != (m4, m5) {
+    let kind = ethernet.kind;
+    if !is_tag(u16::from_be(kind)) {
+        if interface.flags & TAGGED_ONLY != 0 || !is_to(ethernet, &interface.mac) {
+            return None;
+        }
+        let number = interface.number;
+        let received = Received { context, region, number, vlans: [0; 2], l3: ETHERNET };
+        let (reason, action) = packet::<false>(&received, kind)?;
+        if action != AT_LENGTH {
+            return Some((number, reason, action));
+        }
+    }
+    let answer = at_length(context.as_ptr().cast(), interface, queue);
+    let reason = match answer >> 8 & 0xff {
+        0 => Reason::FastPath,
+        1 => Reason::FastDrop,
+        _ => Reason::FastNoEgress,
+    };
+    if answer == 0 { None } else { Some(((answer >> 16) as u32, reason, (answer & 0xff) as u32)) }
+}
+
+/// As [`run`], of any frame. The answer in one word: action, reason, number; zero is none. A function of its own, so that the short
+/// way does not pay for it.
+#[inline(never)]
+fn at_length(context: *mut xdp_md, interface: &Interface, queue: u32) -> u64 {
+    let context = &XdpContext::new(context);
+    let Some((number, reason, action)) = any(context, interface, queue) else { return 0 };
+    let reason = match reason {
+        Reason::FastPath => 0,
+        Reason::FastDrop => 1,
+        _ => 2,
+    };
+    u64::from(number) << 16 | reason << 8 | u64::from(action)
+}
+
+#[inline(always)]
+fn any(context: &XdpContext, interface: &Interface, queue: u32) -> Option<(u32, Reason, u32)> {
+    let region = Region::of(queue)?;
+    let ethernet: &Ethernet = door::at(context, 0)?;
+    let mut kind = ethernet.kind;
+    let mut received = Received { context, region, number: interface.number, vlans: [0; 2], l3: ETHERNET };
+    let mut mac = &interface.mac;
+    if is_tag(u16::from_be(kind)) {
+        let tag: &Tag = door::at(context, ETHERNET)?;
+        let outer = u16::from_be(tag.control) & VLAN_MASK;
+        kind = tag.kind;
+        received.l3 = ETHERNET + TAG;
+        let mut inner = 0;
+        if is_tag(u16::from_be(kind)) {
+            let tag: &Tag = door::at(context, ETHERNET + TAG)?;
+            inner = u16::from_be(tag.control) & VLAN_MASK;
+            kind = tag.kind;
+            received.l3 = ETHERNET + 2 * TAG;
+        }
+        let ifindex = context.ingress_ifindex() as u32;
+        let vlan = maps::vlan(VlanKey { ifindex, outer, inner }.words())?;
+        received.number = vlan.number;
+        received.vlans = [outer, inner];
+        mac = &vlan.mac;
+    }
+    if !is_to(ethernet, mac) {
         return None;
     }
-    match ethernet.kind {
-        IPV4 => ipv4(context, interface, region),
-        IPV6 => ipv6(context, interface, region),
+    let (reason, action) = packet::<true>(&received, kind)?;
+    Some((received.number, reason, action))
+}
+
+/// Whether a frame is sent to this address.
+#[inline(always)]
+fn is_to(ethernet: &Ethernet, mac: &[u8; 6]) -> bool {
+    let [m0, m1, m2, m3, m4, m5] = *mac;
+    let [front, middle, _] = ethernet.addresses;
+    let [b0, b1, ..] = middle.to_ne_bytes();
+    front == u32::from_ne_bytes([m0, m1, m2, m3]) && (b0, b1) == (m4, m5)
+}
+
+/// The packet in a frame. `LONG`: the frame may become longer or shorter.
+#[inline(always)]
+fn packet<const LONG: bool>(received: &Received<'_>, kind: u16) -> Option<(Reason, u32)> {
+    match kind {
+        IPV4 => ipv4::<LONG>(received),
+        IPV6 => ipv6::<LONG>(received),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn ipv4(context: &XdpContext, interface: &Interface, region: Region) -> Option<(Reason, u32)> {
-    let frame: &mut Frame4 = door::at_mut(context, 0)?;
-    let ([_, _, l0, l1], [hop_limit, protocol, ..]) = (frame.first.to_ne_bytes(), frame.third.to_ne_bytes());
-    let [source, destination] = frame.addresses;
+fn ipv4<const LONG: bool>(received: &Received<'_>) -> Option<(Reason, u32)> {
+    let Received { context, l3, .. } = *received;
+    let packet: &mut Packet4 = door::at_mut(context, l3)?;
+    let ([_, _, l0, l1], [hop_limit, protocol, ..]) =
+        (packet.first.to_ne_bytes(), packet.third.to_ne_bytes());
+    let [source, destination] = packet.addresses;
     // Header words are added in the machine's own byte order, which serves (RFC 1071, section 2).
-    let words = [frame.first, frame.second, frame.third, source, destination];
+    let words = [packet.first, packet.second, packet.third, source, destination];
     let [w0, w1, w2, w3, w4] = words.map(u64::from);
     // Identification, the reserved bit and "don't fragment" are no matter.
-    let whole = u32::from_be(frame.second) & 0x3fff == 0;
-    let [version, ..] = frame.first.to_ne_bytes();
+    let whole = u32::from_be(packet.second) & 0x3fff == 0;
+    let [version, ..] = packet.first.to_ne_bytes();
     if version != 0x45 || !whole || hop_limit <= 1 || fold(w0 + w1 + w2 + w3 + w4) != 0xffff {
         return None;
     }
     let len = u16::from_be_bytes([l0, l1]);
-    let payload = usize::from(len).checked_sub(20)?;
-    let tcp = upper(context, L4_IPV4, &frame.upper, payload, protocol)?;
-    let key = self::key(interface, protocol, FAMILY_IPV4);
-    let found = region.find4(halves(source, destination), frame.upper.ports, key)?;
-    finish(context, &found, len, hop_limit, || rewrite::ipv4(frame, tcp, &found))
+    let payload = usize::from(len).checked_sub(IPV4_LEN)?;
+    let tcp = upper(context, l3 + IPV4_LEN, &packet.upper, payload, protocol)?;
+    let key = received.key(protocol, FAMILY_IPV4);
+    let found = received.region.find4(halves(source, destination), packet.upper.ports, key)?;
+    let again = |l3| {
+        let packet: &mut Packet4 = door::at_mut(context, l3)?;
+        rewrite::ipv4(packet, rest(context, l3 + IPV4_LEN, protocol)?, &found);
+        Some(Inner::of4(packet, len))
+    };
+    finish::<LONG>(received, &found, len, hop_limit, || rewrite::ipv4(packet, tcp, &found), again)
 }
 
 #[inline(always)]
-fn ipv6(context: &XdpContext, interface: &Interface, region: Region) -> Option<(Reason, u32)> {
-    let frame: &mut Frame6 = door::at_mut(context, 0)?;
-    let [version, ..] = frame.first.to_ne_bytes();
-    let [l0, l1, protocol, hop_limit] = frame.second.to_ne_bytes();
-    let addresses = frame.addresses;
+fn ipv6<const LONG: bool>(received: &Received<'_>) -> Option<(Reason, u32)> {
+    let Received { context, l3, .. } = *received;
+    let packet: &mut Packet6 = door::at_mut(context, l3)?;
+    let [version, ..] = packet.first.to_ne_bytes();
+    let [l0, l1, protocol, hop_limit] = packet.second.to_ne_bytes();
+    let addresses = packet.addresses;
     let [s0, s1, d0, d1] = addresses;
     if version >> 4 != 6 || hop_limit <= 1 || is_mapped(s0, s1) || is_mapped(d0, d1) {
         return None;
     }
     let payload = usize::from(u16::from_be_bytes([l0, l1]));
-    let tcp = upper(context, L4_IPV6, &frame.upper, payload, protocol)?;
-    let key = self::key(interface, protocol, FAMILY_IPV6);
-    let found = region.find6(&addresses, frame.upper.ports, key)?;
+    let tcp = upper(context, l3 + IPV6_LEN, &packet.upper, payload, protocol)?;
+    let key = received.key(protocol, FAMILY_IPV6);
+    let found = received.region.find6(&addresses, packet.upper.ports, key)?;
     // A frame holds less than 65,536 bytes.
-    finish(context, &found, (payload + 40) as u16, hop_limit, || rewrite::ipv6(frame, tcp, &found))
+    let len = (payload + IPV6_LEN) as u16;
+    let again = |l3| {
+        let packet: &mut Packet6 = door::at_mut(context, l3)?;
+        rewrite::ipv6(packet, rest(context, l3 + IPV6_LEN, protocol)?, &found);
+        Some(Inner::of6(packet, len))
+    };
+    finish::<LONG>(received, &found, len, hop_limit, || rewrite::ipv6(packet, tcp, &found), again)
+}
+
+/// Of TCP at `l4`, the rest of its header; of what else is executed here, nothing.
+#[inline(always)]
+fn rest(context: &XdpContext, l4: usize, protocol: u8) -> Option<Option<&mut TcpRest>> {
+    if protocol == TCP { Some(Some(door::at_mut(context, l4 + size_of::<Upper>())?)) } else { Some(None) }
 }
 
 /// Whether the upper layer, of `payload` bytes at `l4`, is one that may be executed here; of TCP, the rest of its header.
@@ -189,10 +311,12 @@ fn upper<'a>(
     Some(Some(rest))
 }
 
-/// The part of a flow's key that is neither address nor port.
-#[inline(always)]
-fn key(interface: &Interface, protocol: u8, family: u8) -> u64 {
-    fast::context(interface.number as u16, [0; 2], protocol, family)
+impl Received<'_> {
+    /// The part of a flow's key that is neither address nor port.
+    #[inline(always)]
+    fn key(&self, protocol: u8, family: u8) -> u64 {
+        fast::context(self.number as u16, self.vlans, protocol, family)
+    }
 }
 
 /// Whether an IPv6 address is an IPv4 one in its mapped form (RFC 4291, section 2.5.5.2).
@@ -204,33 +328,45 @@ fn is_mapped(high: u64, low: u64) -> bool {
 
 /// Folds a sum of 32-bit words into 16 bits with end-around carry.
 #[inline(always)]
-fn fold(sum: u64) -> u64 {
+pub(crate) fn fold(sum: u64) -> u64 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     (sum >> 16) + (sum & 0xffff)
 }
 
-/// If the flow still holds for this packet and there is a way out: counts it, edits it, and sends it.
+/// If the flow still holds for this packet and there is a way out: counts it, edits it, and sends it. `rewrite` edits the packet where
+/// it lies; `again` does when it lies elsewhere, and tells what it is then.
 #[inline(always)]
-fn finish(
-    context: &XdpContext,
+fn finish<const LONG: bool>(
+    received: &Received<'_>,
     found: &Found,
     len: u16,
     hop_limit: u8,
     rewrite: impl FnOnce(),
+    again: impl FnOnce(usize) -> Option<Inner>,
 ) -> Option<(Reason, u32)> {
+    let context = received.context;
     if !found.admits(len, hop_limit) {
         return None;
     }
-    if found.template().edits & edits::DROP != 0 {
+    let template = found.template();
+    if template.edits & edits::DROP != 0 {
         found.count(len);
         return Some((Reason::FastDrop, xdp_action::XDP_DROP));
     }
-    let port = u32::from(found.template().egress);
+    let port = u32::from(template.egress);
     let device = maps::egress(port)?;
+    if template.edits & edits::FRONT == 0 {
+        rewrite::ethernet(door::at_mut(context, 0)?, template);
+        rewrite();
+    } else if !LONG {
+        return Some((Reason::FastPath, AT_LENGTH));
+    } else if !front::execute(context, received.l3, len, found, again)? {
+        // What was made room for is there: never.
+        return Some((Reason::FastNoEgress, xdp_action::XDP_DROP));
+    }
     found.count(len);
-    rewrite();
     if device == context.ingress_ifindex() as u32 {
         return Some((Reason::FastPath, xdp_action::XDP_TX));
     }

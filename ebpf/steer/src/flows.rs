@@ -5,7 +5,7 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{Global, helpers::bpf_ktime_get_coarse_ns, macros::map, maps::Array};
 use throughway_shared::fast::{
     ALIVE_UNTIL, BUCKET_WORDS, CONTROL_WORDS, CURRENT, ENDLESS, Entry, GENERATION_WORDS, HORIZON, Hash,
-    LAST_SHIFT, SILENCE_SHIFT, SLOT_CONFIG, SLOT_ROUTES, Template, WAYS, Wide, matches, way,
+    LAST_SHIFT, SILENCE_SHIFT, SLOT_CONFIG, SLOT_ROUTES, Template, WAYS, Wide, first_place, matches, way,
 };
 
 /// `BPF_F_MMAPABLE`.
@@ -129,10 +129,9 @@ impl Region {
         let buckets = FAST_BUCKETS_EACH.load();
         let tag = hash.tag();
         for number in [hash.first(buckets), hash.second(buckets)] {
-            let number = self.worker * buckets + number;
-            let bucket = FAST_BUCKETS.get_ptr(number)?;
-            let [front, back] = load_bucket(bucket).map(|word| matches(word, tag));
-            let mut marks = [front, back];
+            let bucket = FAST_BUCKETS.get_ptr(self.worker * buckets + number)?;
+            let [front, back, front_places, back_places] = load_bucket(bucket);
+            let mut marks = [matches(front, tag), matches(back, tag)];
             for _ in 0..TRIES {
                 let [front, back] = marks;
                 if front | back == 0 {
@@ -141,8 +140,10 @@ impl Region {
                 // In which half it is cannot be foretold: no branch.
                 let in_back = if_zero(front);
                 let half = front | back & in_back;
-                let place = number * WAYS as u32 + (in_back as u32 & 4) + way(half);
-                if let Some(found) = is_at(place) {
+                let places = (front_places & !in_back) | (back_places & in_back);
+                let place = (places >> (way(half) * 16)) as u32 & 0xffff;
+                if let Some(found) = is_at(self.worker * buckets * WAYS as u32 + first_place(number) + place)
+                {
                     return Some(found);
                 }
                 let rest = half & (half - 1);
@@ -274,10 +275,18 @@ fn if_zero(word: u64) -> u64 {
     sign.wrapping_sub(1)
 }
 
-/// The tags of a bucket.
+/// The tags of a bucket, and its places.
 #[inline(always)]
 fn load_bucket(bucket: *const [u64; BUCKET_WORDS]) -> [u64; BUCKET_WORDS] {
     let bucket = bucket.cast::<u64>();
-    // SAFETY: both within the value; see `load`. Each is read at once.
-    unsafe { [ptr::read_volatile(bucket), ptr::read_volatile(bucket.add(1))] }
+    // SAFETY: all within the value; see `load`. Each is read at once. A place is written before its tag, and the processor reads it
+    // after or before: a place that is no longer or not yet that of the tag has another flow's entry, whose key tells.
+    unsafe {
+        [
+            ptr::read_volatile(bucket),
+            ptr::read_volatile(bucket.add(1)),
+            ptr::read_volatile(bucket.add(2)),
+            ptr::read_volatile(bucket.add(3)),
+        ]
+    }
 }

@@ -5,7 +5,8 @@
 //! * [`maps`]: what user space tells the program, and what it counts.
 //!
 //! * [`early`]: what is dropped before anything else.
-//! * [`fast`]: executes the established flows that workers handed over; [`flows`]: their memory; [`rewrite`]: the bytes.
+//! * [`fast`]: executes the established flows that workers handed over; [`flows`]: their memory; [`rewrite`] and
+//!   [`front`]: the bytes.
 //!
 //! But for the fast path, nothing here changes a byte of a frame. Only headers are read, so a frame in several buffers is as good as one in a
 //! single buffer (`xdp.frags`): the driver keeps the headers in the first.
@@ -21,6 +22,7 @@ mod door;
 mod early;
 mod fast;
 mod flows;
+mod front;
 mod maps;
 mod rewrite;
 
@@ -37,8 +39,8 @@ pub fn throughway(context: XdpContext) -> u32 {
         maps::count(interface.number, Reason::EarlyDrop);
         return xdp_action::XDP_DROP;
     }
-    if let Some((reason, action)) = fast::run(&context, interface, queue) {
-        maps::count(interface.number, reason);
+    if let Some((number, reason, action)) = fast::run(&context, interface, queue) {
+        maps::count(number, reason);
         return action;
     }
     let (number, reason) = classify::classify(&door, interface, queue);

@@ -12,13 +12,16 @@ use aya_ebpf::{
 };
 use throughway_shared::steer::{
     self, COUNTERS, FAIL_CLOSED, Interface, MAX_EARLY, MAX_EARLY_SETS, MAX_INTERFACES, MAX_LOCAL_ADDRESSES,
-    Reason, SOCKET_SLOTS, Vlan,
+    NEARS, Near, Reason, SOCKET_SLOTS, Vlan,
 };
 
 use crate::classify::Address;
 
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+#[map]
+static NEAR: Array<Near> = Array::with_max_entries(NEARS, 0);
 
 #[map]
 static VLANS: HashMap<[u32; 2], Vlan> = HashMap::with_max_entries(MAX_INTERFACES, 0);
@@ -50,6 +53,9 @@ static FAST_PORTS: Array<u32> = Array::with_max_entries(MAX_INTERFACES, 0);
 /// What is known of the interface `ifindex`, if it is ours.
 #[inline(always)]
 pub(crate) fn interface(ifindex: u32) -> Option<&'static Interface> {
+    if let Some(near) = NEAR.get(steer::near(ifindex)).filter(|near| near.ifindex == ifindex) {
+        return Some(&near.interface);
+    }
     // SAFETY: the entry lives at least until this run of the program ends (RCU). User space may replace it meanwhile;
     // every bit pattern is a valid `Interface`, and one frame judged by a half replaced entry does no harm.
     unsafe { INTERFACES.get(ifindex) }

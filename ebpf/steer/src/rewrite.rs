@@ -9,7 +9,7 @@ use throughway_shared::{
 };
 
 use crate::{
-    fast::{Ethernet, Frame4, Frame6, TcpRest, Upper},
+    fast::{Ethernet, Packet4, Packet6, TcpRest, Upper},
     flows::Found,
 };
 
@@ -17,68 +17,67 @@ use crate::{
 const COVERED: u16 = edits::SOURCE | edits::DESTINATION | edits::SOURCE_PORT | edits::DESTINATION_PORT;
 
 #[inline(always)]
-pub(crate) fn ipv4(frame: &mut Frame4, tcp: Option<&mut TcpRest>, found: &Found) {
+pub(crate) fn ipv4(packet: &mut Packet4, tcp: Option<&mut TcpRest>, found: &Found) {
     let (entry, template) = (found.entry(), found.template());
-    ethernet(&mut frame.ethernet, template);
     let mut sum = u32::from(entry.l3_delta);
     if template.edits & edits::DSCP != 0 {
-        let [version, class, l0, l1] = frame.first.to_ne_bytes();
+        let [version, class, l0, l1] = packet.first.to_ne_bytes();
         let new = template.dscp << 2 | class & 0b11;
         sum += word(!version, !class) + word(version, new);
-        frame.first = u32::from_ne_bytes([version, new, l0, l1]);
+        packet.first = u32::from_ne_bytes([version, new, l0, l1]);
     }
-    let [hops, protocol, c0, c1] = frame.third.to_ne_bytes();
+    let [hops, protocol, c0, c1] = packet.third.to_ne_bytes();
     // Not more than there are: that was looked at.
     let new = hops - template.hops;
     sum += word(!hops, !protocol) + word(new, protocol);
     sum += word(!c0, !c1);
     let [c0, c1] = (!fold(sum)).to_ne_bytes();
-    frame.third = u32::from_ne_bytes([new, protocol, c0, c1]);
+    packet.third = u32::from_ne_bytes([new, protocol, c0, c1]);
     if template.edits & COVERED == 0 {
         return;
     }
     let (source, destination) = split(entry.new_addresses);
     if template.edits & edits::SOURCE != 0 {
-        frame.addresses[0] = source;
+        packet.addresses[0] = source;
     }
     if template.edits & edits::DESTINATION != 0 {
-        frame.addresses[1] = destination;
+        packet.addresses[1] = destination;
     }
-    upper(&mut frame.upper, tcp, found);
+    upper(&mut packet.upper, tcp, found);
 }
 
 #[inline(always)]
-pub(crate) fn ipv6(frame: &mut Frame6, tcp: Option<&mut TcpRest>, found: &Found) {
+pub(crate) fn ipv6(packet: &mut Packet6, tcp: Option<&mut TcpRest>, found: &Found) {
     let template = found.template();
-    ethernet(&mut frame.ethernet, template);
     if template.edits & edits::DSCP != 0 {
         // The traffic class lies across two bytes, between version and flow label.
-        let [first, second, third, fourth] = frame.first.to_ne_bytes();
+        let [first, second, third, fourth] = packet.first.to_ne_bytes();
         let class = template.dscp << 2 | second >> 4 & 0b11;
-        frame.first =
+        packet.first =
             u32::from_ne_bytes([first & 0xf0 | class >> 4, class << 4 | second & 0x0f, third, fourth]);
     }
-    let [l0, l1, protocol, hops] = frame.second.to_ne_bytes();
-    frame.second = u32::from_ne_bytes([l0, l1, protocol, hops - template.hops]);
+    let [l0, l1, protocol, hops] = packet.second.to_ne_bytes();
+    packet.second = u32::from_ne_bytes([l0, l1, protocol, hops - template.hops]);
     if template.edits & COVERED == 0 {
         return;
     }
     if let Some(wide) = found.wide() {
         let [s0, s1, d0, d1] = wide.new_addresses;
         if template.edits & edits::SOURCE != 0 {
-            frame.addresses[0] = s0;
-            frame.addresses[1] = s1;
+            packet.addresses[0] = s0;
+            packet.addresses[1] = s1;
         }
         if template.edits & edits::DESTINATION != 0 {
-            frame.addresses[2] = d0;
-            frame.addresses[3] = d1;
+            packet.addresses[2] = d0;
+            packet.addresses[3] = d1;
         }
     }
-    upper(&mut frame.upper, tcp, found);
+    upper(&mut packet.upper, tcp, found);
 }
 
+/// The frame's own addresses.
 #[inline(always)]
-fn ethernet(ethernet: &mut Ethernet, template: &Template) {
+pub(crate) fn ethernet(ethernet: &mut Ethernet, template: &Template) {
     if template.edits & edits::ETHERNET != 0 {
         ethernet.addresses = template.ethernet;
     }

@@ -132,7 +132,7 @@ impl FlowCache {
         let place = place as usize;
         let bucket = self.buckets.get(place / WAYS).filter(|bucket| bucket.tags[place % WAYS] != 0)?;
         let stamp = bucket.stamps[place % WAYS];
-        let (entry, cold) = (self.entries.get(place)?, self.cold.get(place)?);
+        let entry = self.entries.get(place)?;
         let template = self.templates.get(entry.template)?;
         let action = entry.action(template, &self.records)?;
         Some(Candidate {
@@ -143,9 +143,9 @@ impl FlowCache {
             limit: template.limit,
             // A whole tick was taken off for the place in its tick at which a packet came: elsewhere, times are exact.
             silence: if entry.silence == ENDLESS { u64::MAX } else { (u64::from(entry.silence) + 1) << 28 },
-            credits: cold.credits(),
+            credits: self.cold.credits(place),
             last: (now >> 28).saturating_sub(elapsed(stamp, tick(now)).into()) << 28,
-            packets: cold.carried().0 + u64::from(entry.packets),
+            packets: self.cold.carried(place).0 + u64::from(entry.packets),
             established: stamp & ESTABLISHED != 0,
             elsewhere: self.elsewhere.at(place),
         })
@@ -171,9 +171,8 @@ impl FlowCache {
         if self.elsewhere.at(place) != Some(number) {
             return None;
         }
-        let cold = self.cold.get_mut(place)?;
-        cold.tell(seen.packets, seen.bytes);
-        let proven = cold.told().0 >= u64::from(self.policy().prove);
+        self.cold.tell(place, seen.packets, seen.bytes);
+        let proven = self.cold.told(place).0 >= u64::from(self.policy().prove);
         let stamp = self.buckets.get_mut(place / WAYS)?.stamps.get_mut(place % WAYS)?;
         // The clock there may be ahead of the one of this round, and a stamp of the future would be one of long ago.
         let last = tick(seen.last.min(now));

@@ -63,8 +63,13 @@ impl Matches {
     pub(crate) fn of(bucket: Option<&Bucket>, tag: u16) -> Matches {
         let Some(bucket) = bucket else { return Matches(0) };
         let wanted = i16x8::splat(tag as i16);
+        // Written out: `map` of an array is a call for each element where it is not inlined.
+        let eight = |tags: &[u16; 8]| {
+            let [a, b, c, d, e, f, g, h] = *tags;
+            i16x8::new([a as i16, b as i16, c as i16, d as i16, e as i16, f as i16, g as i16, h as i16])
+        };
         let (eights, _) = bucket.tags.as_chunks::<8>();
-        let [lower, upper] = [eights[0], eights[1]].map(|eight| i16x8::new(eight.map(|tag| tag as i16)));
+        let (lower, upper) = (eight(&eights[0]), eight(&eights[1]));
         Matches(lower.simd_eq(wanted).to_bitmask() | upper.simd_eq(wanted).to_bitmask() << 8)
     }
 

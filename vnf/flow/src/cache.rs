@@ -15,7 +15,8 @@ use throughway_shared::action::{Action, Rewrite};
 
 use crate::absorb::Elsewhere;
 use crate::bucket::{Bucket, CREDITED, ESTABLISHED, Matches, WAYS, elapsed, scale, tag, tick, ticks};
-use crate::entry::{Cold, ENDLESS, Entry};
+use crate::cold::Colds;
+use crate::entry::{ENDLESS, Entry};
 use crate::generation::Epoch;
 use crate::key::{Hasher, Key};
 use crate::own::Records;
@@ -125,7 +126,7 @@ pub enum Installed {
 pub struct FlowCache {
     pub(crate) buckets: Box<[Bucket]>,
     pub(crate) entries: Box<[Entry]>,
-    pub(crate) cold: Box<[Cold]>,
+    pub(crate) cold: Colds,
     pub(crate) templates: Templates,
     pub(crate) records: Records,
     pub(crate) hasher: Hasher,
@@ -146,7 +147,7 @@ pub struct FlowCache {
 
 impl FlowCache {
     /// Room for `capacity` flows of whichever family (at least one bucket, at most 2³¹ flows), all of it allocated now, and
-    /// written to but for what only flows with new IPv6 addresses need. With an eighth more ways than flows, nearly every set
+    /// written to but for what only few flows need (see `entry.rs`). With an eighth more ways than flows, nearly every set
     /// of flows of that number fits.
     ///
     /// `seed` keys the hash: random, and secret to who sends packets.
@@ -156,7 +157,7 @@ impl FlowCache {
         FlowCache {
             buckets: vec![Bucket::default(); buckets].into_boxed_slice(),
             entries: vec![Entry::default(); buckets * WAYS].into_boxed_slice(),
-            cold: vec![Cold::default(); buckets * WAYS].into_boxed_slice(),
+            cold: Colds::new(buckets * WAYS),
             templates: Templates::new((capacity / FLOWS_PER_TEMPLATE).max(FEWEST_TEMPLATES)),
             // Each flow has one at most, and one that is judged again has two for a moment.
             records: Records::new(buckets * WAYS + 1),
@@ -293,7 +294,7 @@ impl FlowCache {
             return None;
         }
         if entry.count(probe.len) {
-            carry(self.cold.get_mut(place), *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
+            carry(&mut self.cold, place, *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
         }
         *stamp = renewed(*stamp, round.tick, entry.packets >= self.policy.prove);
         if entry.packets % NOMINATING == self.policy.prove % NOMINATING {
@@ -363,7 +364,7 @@ impl FlowCache {
             return None;
         }
         if entry.count(probe.len) {
-            carry(self.cold.get_mut(place), *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
+            carry(&mut self.cold, place, *stamp & CREDITED != 0, entry.packets == 0, entry.bytes, probe);
         }
         *stamp = renewed(*stamp, round.tick, entry.packets >= self.policy.prove);
         if entry.packets % NOMINATING == self.policy.prove % NOMINATING {
@@ -418,7 +419,7 @@ impl FlowCache {
 
     /// Where a flow is.
     pub(crate) fn find(&self, hash: u64, key: &Key) -> Option<usize> {
-        [self.first(hash), self.second(hash)].into_iter().find_map(|number| {
+        let find = |number: usize| {
             let mut matches = Matches::of(self.buckets.get(number), tag(hash));
             while matches.any() {
                 let place = number * WAYS + matches.way();
@@ -428,7 +429,8 @@ impl FlowCache {
                 matches = matches.others();
             }
             None
-        })
+        };
+        find(self.first(hash)).or_else(|| find(self.second(hash)))
     }
 
     pub(crate) fn stamp(&self, place: usize) -> u16 {
@@ -492,13 +494,11 @@ fn renewed(stamp: u16, tick: u16, proven: bool) -> u16 {
 /// shows after the packet of `probe`.
 #[cold]
 #[inline(never)]
-fn carry(cold: Option<&mut Cold>, credited: bool, packets: bool, bytes: u32, probe: &Probe) {
-    let Some(cold) = cold else { return };
+fn carry(cold: &mut Colds, place: usize, credited: bool, packets: bool, bytes: u32, probe: &Probe) {
     let bytes = bytes < u32::from(probe.len);
     if credited {
-        cold.packets_carried = cold.packets_carried.saturating_add(u16::from(packets));
-        cold.bytes_carried = cold.bytes_carried.saturating_add(u16::from(bytes));
+        cold.carry(place, packets, bytes);
     } else {
-        cold.tell(u64::from(packets) << 16, u64::from(bytes) << 32);
+        cold.tell(place, u64::from(packets) << 16, u64::from(bytes) << 32);
     }
 }

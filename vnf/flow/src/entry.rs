@@ -2,14 +2,16 @@
 //!
 //! A hit touches two cache lines: a bucket of sixteen ways with a tag and a stamp each (4 bytes a flow), and one entry (64
 //! bytes). What flows have in common is in their template (`template.rs`), of which there are few. What only the slow
-//! path, ageing and output need is in the cold part (44 bytes). Together 112 bytes for every flow the cache has room for,
-//! and 40 more for one whose action replaces IPv6 addresses.
+//! path, ageing and output need is in the cold part (16 bytes, `cold.rs`). Together 84 bytes for every flow the cache has room for,
+//! 40 more for one whose action replaces IPv6 addresses, and 24 more for one that is credited to more than one function, and
+//! once more for one of more than 65,535 packets.
 
 use throughway_shared::action::Action;
 use throughway_shared::flow::FlowKey;
 use throughway_shared::tunnel::Tunnel;
 
 use crate::bucket::{Bucket, WAYS};
+use crate::cold;
 use crate::generation::Dependencies;
 use crate::key::Key;
 use crate::own::{Form, Own, Record, Records};
@@ -93,60 +95,14 @@ impl Entry {
     }
 }
 
-/// What is not looked at on a hit.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cold {
-    credits: [[u32; 2]; 3],
-    /// Bytes told so far.
-    bytes: [u32; 2],
-    /// Packets told so far.
-    packets: [u16; 3],
-    /// How often the entry's 16 bits of packets ran over since they were last told.
-    pub(crate) packets_carried: u16,
-    /// How often the entry's 32 bits of bytes ran over since they were last told.
-    pub(crate) bytes_carried: u16,
-    /// When it was installed, in ticks.
-    pub(crate) installed: u16,
-}
-
-const _: () = assert!(size_of::<Cold>() == 44);
-
-impl Cold {
-    pub(crate) fn credits(&self) -> Credits {
-        Credits(self.credits.map(|[low, high]| u64::from(high) << 32 | u64::from(low)))
-    }
-
-    pub(crate) fn set_credits(&mut self, credits: Credits) {
-        self.credits = credits.0.map(|credit| [credit as u32, (credit >> 32) as u32]);
-    }
-
-    /// Packets and bytes told so far.
-    pub(crate) fn told(&self) -> (u64, u64) {
-        let ([a, b, c], [low, high]) = (self.packets.map(u64::from), self.bytes.map(u64::from));
-        (a | b << 16 | c << 32, low | high << 32)
-    }
-
-    /// Adds to what was told so far. (2⁴⁸ packets are a month at 100 Mpps.)
-    pub(crate) fn tell(&mut self, packets: u64, bytes: u64) {
-        let told = self.told();
-        let (packets, bytes) = ((told.0 + packets).min((1 << 48) - 1), told.1.saturating_add(bytes));
-        self.packets = [packets as u16, (packets >> 16) as u16, (packets >> 32) as u16];
-        self.bytes = [bytes as u32, (bytes >> 32) as u32];
-    }
-
-    /// Packets and bytes carried from the entry's fields and not told yet.
-    pub(crate) fn carried(&self) -> (u64, u64) {
-        (u64::from(self.packets_carried) << 16, u64::from(self.bytes_carried) << 32)
-    }
-}
-
 /// Memory for each flow the cache has room for, in bytes, of either family: what a hit touches of it alone, and all.
 pub const HOT_BYTES: usize = size_of::<Entry>();
 /// See [`HOT_BYTES`].
-pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + size_of::<Bucket>() / WAYS + size_of::<Cold>();
+pub const BYTES_PER_FLOW: usize = size_of::<Entry>() + size_of::<Bucket>() / WAYS + cold::BYTES;
 /// As much more for a flow whose action replaces IPv6 addresses, when there is one.
 pub const BYTES_PER_REWRITTEN: usize = size_of::<Record>();
+/// As much more for a flow that is credited to more than one function, and again for one of more than 65,535 packets or 4 GiB.
+pub const BYTES_PER_RECORD: usize = cold::BYTES_OF_RECORD;
 /// Memory for each template, of which there is room for one for each 64 flows, and 1024 at least.
 pub const BYTES_PER_TEMPLATE: usize = template::BYTES;
 

@@ -2,7 +2,7 @@
 
 use crate::bucket::{CREDITED, ESTABLISHED, Matches, TICK, WAYS, elapsed, tag, tick};
 use crate::cache::{FlowCache, Installed, Round};
-use crate::entry::{Cold, Credits, ENDLESS, Entry, NewFlow, Settled};
+use crate::entry::{Credits, ENDLESS, Entry, NewFlow, Settled};
 use crate::own::{Form, Own};
 use crate::peek::Probe;
 use crate::shared::VOID;
@@ -61,13 +61,10 @@ impl FlowCache {
         if let Some(place) = self.entries.get_mut(place) {
             *place = entry;
         }
-        if let Some(cold) = self.cold.get_mut(place) {
-            if known.is_none() {
-                *cold = Cold::default();
-                cold.installed = round.tick;
-            }
-            cold.set_credits(new.credits);
+        if known.is_none() {
+            self.cold.begin(place, round.tick);
         }
+        self.cold.set_credits(place, new.credits);
         if let Some(bucket) = self.buckets.get_mut(place / WAYS) {
             self.live += usize::from(bucket.tags[place % WAYS] == 0);
             bucket.tags[place % WAYS] = tag(hash);
@@ -189,18 +186,17 @@ impl FlowCache {
         let silent = u64::from(elapsed(self.stamp(place), tick(now)));
         let entry = self.entries.get_mut(place)?;
         let template = self.templates.get(entry.template)?;
-        let cold = self.cold.get_mut(place)?;
-        let carried = cold.carried();
+        let carried = self.cold.carried(place);
         let (packets, bytes) = (carried.0 + u64::from(entry.packets), carried.1 + u64::from(entry.bytes));
         if packets == 0 {
             return None;
         }
         (entry.packets, entry.bytes) = (0, 0);
-        (cold.packets_carried, cold.bytes_carried) = (0, 0);
-        cold.tell(packets, bytes);
+        self.cold.clear_carried(place);
+        self.cold.tell(place, packets, bytes);
         Some(Settled {
             key: entry.key(template).flow_key(),
-            credits: cold.credits(),
+            credits: self.cold.credits(place),
             packets,
             bytes,
             last: (now >> 28).saturating_sub(silent) << 28,

@@ -21,6 +21,7 @@
 pub mod absorb;
 mod bucket;
 pub mod cache;
+mod cold;
 pub mod entry;
 pub mod generation;
 mod install;

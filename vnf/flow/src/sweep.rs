@@ -79,8 +79,7 @@ impl FlowCache {
     fn take_all(&mut self, places: &[u32], time: u64, settle: &mut impl FnMut(Settled)) {
         for place in places.iter().map(|place| *place as usize) {
             let entry = self.entries.get(place).map_or(0, |entry| entry.ports);
-            let cold = self.cold.get(place).map_or(0, |cold| cold.packets_carried);
-            self.fetched ^= u64::from(entry) ^ u64::from(cold);
+            self.fetched ^= u64::from(entry) ^ self.cold.touch(place);
         }
         for place in places.iter().map(|place| *place as usize) {
             if let Some(settled) = self.take(place, time) {
@@ -116,7 +115,7 @@ impl FlowCache {
 
     /// A harvest sets the packets back to zero, and they may have been on their way to prove the flow.
     fn promote(&mut self, place: usize) {
-        if self.cold.get(place).is_some_and(|cold| cold.told().0 >= u64::from(self.policy().prove))
+        if self.cold.told(place).0 >= u64::from(self.policy().prove)
             && let Some(bucket) = self.buckets.get_mut(place / WAYS)
         {
             bucket.stamps[place % WAYS] |= ESTABLISHED;
@@ -131,21 +130,19 @@ impl FlowCache {
             let Some(bucket) = self.buckets.get(number) else { break };
             for way in (0..WAYS).filter(|way| bucket.tags[*way] != 0) {
                 let place = number * WAYS + way;
-                let (Some(entry), Some(cold)) = (self.entries.get(place), self.cold.get(place)) else {
-                    continue;
-                };
+                let Some(entry) = self.entries.get(place) else { continue };
                 let Some(template) = self.templates.get(entry.template) else { continue };
                 let Some(action) = entry.action(template, &self.records) else { continue };
                 let stamp = bucket.stamps[way];
-                let (told, carried) = (cold.told(), cold.carried());
+                let (told, carried) = (self.cold.told(place), self.cold.carried(place));
                 visit(Flow {
                     key: entry.key(template).flow_key(),
                     action,
-                    credits: cold.credits(),
+                    credits: self.cold.credits(place),
                     packets: told.0 + carried.0 + u64::from(entry.packets),
                     bytes: told.1 + carried.1 + u64::from(entry.bytes),
                     idle: u64::from(elapsed(stamp, now)) << 28,
-                    age: u64::from(elapsed(cold.installed, now)) << 28,
+                    age: u64::from(elapsed(self.cold.installed(place), now)) << 28,
                     established: stamp & ESTABLISHED != 0,
                     elsewhere: self.elsewhere.at(place).is_some(),
                 });

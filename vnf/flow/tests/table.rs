@@ -4,7 +4,9 @@
 mod common;
 
 use common::{SECOND, SEED, action, install, look, mark, new_flow, probe};
-use throughway_flow::entry::{BYTES_PER_FLOW, BYTES_PER_REWRITTEN, BYTES_PER_TEMPLATE, HOT_BYTES};
+use throughway_flow::entry::{
+    BYTES_PER_FLOW, BYTES_PER_RECORD, BYTES_PER_REWRITTEN, BYTES_PER_TEMPLATE, HOT_BYTES,
+};
 use throughway_flow::{
     Credits, Dependencies, FlowCache, Generations, Installed, NewFlow, Policy, Round, Slot,
 };
@@ -19,15 +21,15 @@ fn cache(capacity: usize) -> (FlowCache, Generations) {
 #[test]
 fn memory_for_each_flow() {
     assert_eq!(HOT_BYTES, 64);
-    assert_eq!(BYTES_PER_FLOW, 64 + 4 + 44);
-    assert_eq!(BYTES_PER_REWRITTEN, 40);
+    assert_eq!(BYTES_PER_FLOW, 64 + 4 + 16);
+    assert_eq!((BYTES_PER_REWRITTEN, BYTES_PER_RECORD), (40, 24));
     // An eighth more ways than flows, rounded up to whole buckets.
     let cache = cache(1_000_000).0;
     assert_eq!(cache.ways(), 1_125_008);
     assert_eq!(cache.templates(), 15_625);
     // All included, for each flow that was asked for.
     let all = cache.ways() * BYTES_PER_FLOW + (cache.templates() + 1) * BYTES_PER_TEMPLATE;
-    assert!(all <= 128_000_000, "{all}");
+    assert!(all <= 96_000_000, "{all}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
         let fate = Piece::of(packet.bytes(), packet.received())
             .and_then(|piece| shared.fragments.find(&piece.datagram, now));
         lines.push(match fate {
-            None => "a later fragment, and its first one was not seen: dropped".into(),
+            None => "a later fragment, and its first one was not seen: it waits for that".into(),
             Some(Fate::Untouched) => "a later fragment; its first one was not translated".into(),
             Some(Fate::Dropped(reason)) => {
                 format!("a later fragment; its first one was dropped: {}", reason.label())

@@ -327,6 +327,7 @@ impl<'a> Planner<'a> {
                 zone: key.zone,
                 ..SessionKey::default()
             };
+            let outside = outside_key(&outside);
             let blocks = pool.keeps_blocks().then(|| Arc::clone(pool));
             let permitted = u32::from(rule.filtering == Filtering::AddressDependent);
             let mapped = Mapped {

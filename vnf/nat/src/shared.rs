@@ -10,7 +10,7 @@
 //! A *peer* is an address outside that a mapping has sent to and that may therefore send to it (address-dependent filtering). It
 //! lives as long as the sessions that sent there. Most mappings have one: the first is kept with the mapping, only others in a table.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -545,13 +545,19 @@ impl Shared {
 /// The inside end of a mapping as a key. `peer` holds what a mapping depends on beside it: the destination's address, or that and
 /// its port. The identifier of a query, which stands for both ports, is the source's.
 pub(crate) fn inside_key(of: &SessionKey, peer: Option<([u8; 16], [u8; 2])>) -> SessionKey {
-    let (destination, destination_port) = peer.unwrap_or_default();
+    let (destination, destination_port) = peer.unwrap_or((nobody(&of.source), [0; 2]));
     SessionKey { destination, destination_port, ..*of }
 }
 
 /// The outside end of a mapping as a key: where a packet with this key is sent to.
 pub(crate) fn outside_key(packet: &SessionKey) -> SessionKey {
-    SessionKey { source: [0; 16], source_port: [0; 2], ..*packet }
+    SessionKey { source: nobody(&packet.destination), source_port: [0; 2], ..*packet }
+}
+
+/// The unspecified address of the same family: keys of IPv4 alone take less room and time than those of both families.
+fn nobody(of: &[u8; 16]) -> [u8; 16] {
+    let is_ipv4 = Ipv6Addr::from(*of).to_ipv4_mapped().is_some();
+    if is_ipv4 { octets(Ipv4Addr::UNSPECIFIED.into()) } else { [0; 16] }
 }
 
 /// An address that may send to the outside end that packets with this key are sent to.
@@ -561,5 +567,5 @@ pub(crate) fn peer_key(packet: &SessionKey, address: &[u8; 16]) -> SessionKey {
 
 /// An address and port in their usual form.
 pub(crate) fn end_of(address: &[u8; 16], port: [u8; 2]) -> (IpAddr, u16) {
-    (std::net::Ipv6Addr::from(*address).to_canonical(), u16::from_be_bytes(port))
+    (Ipv6Addr::from(*address).to_canonical(), u16::from_be_bytes(port))
 }

@@ -1,9 +1,10 @@
 //! What a worker says of a flow, and how that lies in the table.
 
 use throughway_shared::{
-    action::{Action, Rewrite, edits},
+    action::{Rewrite, edits},
     fast::{ENDLESS, Entry, LAST_SHIFT, SILENCE_SHIFT, Template, Wide, context, halves},
     flow::{FAMILY_IPV4, FAMILY_IPV6, FlowKey},
+    tunnel::{Tunnel, kind},
 };
 
 /// TCP and UDP (IANA).
@@ -63,11 +64,8 @@ pub enum NotExecutable {
     /// Neither TCP nor UDP.
     #[error("neither TCP nor UDP")]
     Protocol,
-    /// It came with VLAN tags.
-    #[error("comes with VLAN tags")]
-    Tagged,
-    /// Its frames become longer or shorter.
-    #[error("tags or headers are put on or taken off")]
+    /// Its packets are taken out of a tunnel, or put into one that is not known.
+    #[error("a tunnel that the program does not know")]
     Front,
     /// It neither leaves nor is dropped.
     #[error("no egress")]
@@ -85,7 +83,6 @@ impl FastRefusal {
             FastRefusal::AlreadyThere => "already-there",
             FastRefusal::Diverse => "too-many-actions",
             FastRefusal::NotExecutable(NotExecutable::Protocol) => "protocol",
-            FastRefusal::NotExecutable(NotExecutable::Tagged) => "tagged",
             FastRefusal::NotExecutable(NotExecutable::Front) => "front",
             FastRefusal::NotExecutable(NotExecutable::NoEgress) => "no-egress",
             FastRefusal::NotExecutable(NotExecutable::Silence) => "silence",
@@ -112,15 +109,14 @@ impl FastFlow<'_> {
 
     /// Lays the flow out, installed at `now` (ns).
     pub(super) fn lay(&self, now: u64) -> Result<Laid, NotExecutable> {
-        let FastFlow { key, rewrite: Rewrite { action, .. }, .. } = *self;
+        let FastFlow { key, rewrite: Rewrite { action, tunnel }, .. } = *self;
         if !PROTOCOLS.contains(&key.protocol) || !matches!(key.family, FAMILY_IPV4 | FAMILY_IPV6) {
             return Err(NotExecutable::Protocol);
         }
-        if (key.outer_vlan, key.inner_vlan) != (0, 0) {
-            return Err(NotExecutable::Tagged);
-        }
         let drop = action.has(edits::DROP);
-        if !drop && action.edits & edits::FRONT != 0 {
+        let known = matches!(tunnel.kind, kind::IP | kind::GUE);
+        let unknown = action.edits & (edits::DECAPSULATE | edits::TOO_DEEP) != 0;
+        if !drop && (unknown || action.has(edits::ENCAPSULATE) && !known) {
             return Err(NotExecutable::Front);
         }
         if !drop && !action.has(edits::EGRESS) {
@@ -150,11 +146,11 @@ impl FastFlow<'_> {
             addresses: quad(key.source, key.destination),
             new_addresses: quad(new_source, new_destination),
         };
-        Ok(Laid { entry, wide: (!ipv4).then_some(wide), template: template(key, action, self.limit) })
+        Ok(Laid { entry, wide: (!ipv4).then_some(wide), template: template(key, self.rewrite, self.limit) })
     }
 }
 
-fn template(key: &FlowKey, action: &Action, limit: u16) -> Template {
+fn template(key: &FlowKey, Rewrite { action, tunnel }: &Rewrite, limit: u16) -> Template {
     let context = context(key.ingress, [key.outer_vlan, key.inner_vlan], key.protocol, key.family);
     if action.has(edits::DROP) {
         // Nothing else is executed then; and the longest packet is dropped as well.
@@ -173,8 +169,19 @@ fn template(key: &FlowKey, action: &Action, limit: u16) -> Template {
         ethernet: if action.has(edits::ETHERNET) { macs.map(u32::from_ne_bytes) } else { [0; 3] },
         outer_tag: action.outer_tag,
         inner_tag: action.inner_tag,
+        tunnel: if action.has(edits::ENCAPSULATE) { words(tunnel) } else { [0; 8] },
         ..Template::default()
     }
+}
+
+/// A tunnel as the words that lie in memory as it does.
+fn words(tunnel: &Tunnel) -> [u64; 8] {
+    let Tunnel { kind, family, hop_limit, dscp, flags, source, destination, .. } = *tunnel;
+    let ([s0, s1, d0, d1], [p0, p1], [p2, p3]) =
+        (quad(source, destination), tunnel.source_port, tunnel.destination_port);
+    // The addresses begin at the second word; what only VXLAN has is zero.
+    let first = u64::from_ne_bytes([kind, family, hop_limit, dscp, flags, 0, 0, 0]);
+    [first, s0, s1, d0, d1, u64::from_ne_bytes([p0, p1, p2, p3, 0, 0, 0, 0]), 0, 0]
 }
 
 /// A silence (ns) in the units of an entry: rounded down, and two less, for the coarse clock and for packets counted in

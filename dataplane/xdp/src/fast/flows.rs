@@ -12,27 +12,28 @@ use std::{
 
 use throughway_shared::fast::{
     BUCKET_WORDS, ENTRY_WORDS, Entry, Geometry, Hash, LAST_SHIFT, MAX_FLOWS, QUARANTINE, TEMPLATE_WORDS,
-    WAYS, WIDE_WORDS, WORD_BYTES, WORD_GENERATION, WORD_LAST, WORD_PACKETS, Wide, halves, split,
+    WAYS, WIDE_WORDS, WORD_BYTES, WORD_GENERATION, WORD_LAST, WORD_PACKETS, Wide, first_place, halves, split,
 };
 
 use super::{
     flow::{FastCount, FastFlow, FastRefusal, Laid},
     memory::SharedWords,
+    places::Places,
     templates::Templates,
 };
 
 /// With so few free ways in its first bucket, a flow goes to the one of its two with more.
 const CROWDED: u32 = 2;
 
-/// A sweep looks at so many ways for each flow that it may visit.
-const WAYS_PER_VISIT: usize = 16;
+/// A sweep looks at so many places for each flow that it may visit.
+const PLACES_PER_VISIT: usize = 16;
 
 /// Where a flow is in the table of its worker: of meaning until it is removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FastPlace(u32);
 
 impl FastPlace {
-    /// Its number: smaller than the table has ways.
+    /// Its number: smaller than the table has ways, of which it has as many as places.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -99,12 +100,12 @@ pub struct FastFlows {
     geometry: Geometry,
     seed: [u64; 2],
     templates: Templates,
-    /// What the worker calls the flow in each way.
+    places: Places,
+    /// What the worker calls the flow in each place.
     tokens: Box<[u32]>,
-    /// Ways that were given back and may still be read by a run of the program: a bit of each.
-    resting: Box<[u64]>,
-    /// Those, with the time (ns) from which on they may be used again, in this order.
-    rested: VecDeque<(u32, u64)>,
+    /// Places that were given back and may still be read by a run of the program, with the time (ns) from which on they may be used
+    /// again, in this order.
+    resting: VecDeque<(u32, u64)>,
     used: usize,
     capacity: usize,
     /// Where the next sweep goes on.
@@ -136,9 +137,9 @@ impl FastFlows {
             geometry,
             seed,
             templates: Templates::new(geometry.templates),
+            places: Places::new(&geometry),
             tokens: vec![0; ways].into_boxed_slice(),
-            resting: vec![0; ways.div_ceil(64)].into_boxed_slice(),
-            rested: VecDeque::new(),
+            resting: VecDeque::new(),
             used: 0,
             capacity: flows.clamp(1, MAX_FLOWS) as usize,
             next: 0,
@@ -173,9 +174,15 @@ impl FastFlows {
         if self.used >= self.capacity {
             return Err(FastRefusal::Full);
         }
-        let place = self.free_place(hash).ok_or(FastRefusal::Full)?;
+        let way = self.free_way(hash).ok_or(FastRefusal::Full)?;
+        // A group with nothing but resting places is full, too.
+        let group = first_place((way / WAYS) as u32);
+        if !self.places.has_free(group) {
+            return Err(FastRefusal::Full);
+        }
         let template = self.templates.acquire(&laid.template, self.regions.templates.words(), now);
         let template = template.ok_or(FastRefusal::Diverse)?;
+        let place = self.places.take(group, way as u32).ok_or(FastRefusal::Full)? as usize;
         if let Some(wide) = &laid.wide {
             self.regions.wide.write(place, wide.to_words());
         }
@@ -183,7 +190,7 @@ impl FastFlows {
         if let Some(token) = self.tokens.get_mut(place) {
             *token = flow.token;
         }
-        self.set_tag(place, hash.tag());
+        self.set_way(way, place, hash.tag());
         self.used += 1;
         Ok(FastPlace(place as u32))
     }
@@ -203,16 +210,10 @@ impl FastFlows {
     /// again before that has ended.
     pub fn remove(&mut self, place: FastPlace, now: u64) {
         self.now = self.now.max(now);
-        let number = place.0 as usize;
-        if !self.is_used(number) {
-            return;
-        }
-        self.set_tag(number, 0);
+        let Some(way) = self.places.vacate(place.0) else { return };
+        self.set_way(way as usize, place.0 as usize, 0);
         self.templates.release(self.entry(place).template, self.regions.templates.words(), self.now);
-        if let Some(resting) = self.resting.get_mut(number / 64) {
-            *resting |= 1 << (number % 64);
-        }
-        self.rested.push_back((place.0, self.now.saturating_add(QUARANTINE)));
+        self.resting.push_back((place.0, self.now.saturating_add(QUARANTINE)));
         self.used -= 1;
     }
 
@@ -227,17 +228,17 @@ impl FastFlows {
         }
     }
 
-    /// Reads the next flows, at most `budget` of them, in turn; it looks at no more than sixteen ways for each, so a call is
+    /// Reads the next flows, at most `budget` of them, in turn; it looks at no more than sixteen places for each, so a call is
     /// bounded when there are few flows. `visit` gets the place, the flow's token, and what was counted.
     pub fn sweep(&mut self, budget: usize, mut visit: impl FnMut(FastPlace, u32, FastCount)) {
-        let ways = self.tokens.len();
+        let places = self.tokens.len();
         let mut left = budget;
-        for _ in 0..ways.min(budget.saturating_mul(WAYS_PER_VISIT)) {
+        for _ in 0..places.min(budget.saturating_mul(PLACES_PER_VISIT)) {
             if left == 0 || self.used == 0 {
                 return;
             }
             let place = self.next;
-            self.next = if place + 1 < ways { place + 1 } else { 0 };
+            self.next = if place + 1 < places { place + 1 } else { 0 };
             if self.is_used(place) {
                 left -= 1;
                 let token = self.tokens.get(place).copied().unwrap_or_default();
@@ -270,8 +271,11 @@ impl FastFlows {
     fn find(&self, laid: &Laid, hash: Hash) -> Option<usize> {
         let buckets = [hash.first(self.geometry.buckets), hash.second(self.geometry.buckets)];
         buckets.into_iter().find_map(|bucket| {
-            let mut places = bucket as usize * WAYS..(bucket as usize + 1) * WAYS;
-            places.find(|&place| self.tag(place) == hash.tag() && self.is_of(place, laid))
+            let mut ways = bucket as usize * WAYS..(bucket as usize + 1) * WAYS;
+            ways.find_map(|way| {
+                let place = self.place(way);
+                (self.tag(way) == hash.tag() && self.is_of(place, laid)).then_some(place)
+            })
         })
     }
 
@@ -286,7 +290,7 @@ impl FastFlows {
     }
 
     /// A way for a new flow.
-    fn free_place(&self, hash: Hash) -> Option<usize> {
+    fn free_way(&self, hash: Hash) -> Option<usize> {
         let buckets = [hash.first(self.geometry.buckets), hash.second(self.geometry.buckets)];
         let free = buckets.map(|bucket| self.free_ways(bucket as usize));
         let [first, second] = free.map(u32::count_ones);
@@ -295,40 +299,45 @@ impl FastFlows {
         Some(*buckets.get(side)? as usize * WAYS + ways.trailing_zeros() as usize)
     }
 
-    /// The ways of a bucket that have no tag and do not rest: a bit of each.
+    /// The ways of a bucket that have no tag: a bit of each.
     fn free_ways(&self, bucket: usize) -> u32 {
-        let free = |place| self.tag(place) == 0 && !self.rests(place);
-        (0..WAYS).filter(|way| free(bucket * WAYS + way)).map(|way| 1 << way).sum()
+        (0..WAYS).filter(|way| self.tag(bucket * WAYS + way) == 0).map(|way| 1 << way).sum()
     }
 
-    fn rests(&self, place: usize) -> bool {
-        self.resting.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 != 0)
-    }
-
-    /// Ways whose rest is over may be used again.
+    /// Places whose rest is over may be used again.
     fn wake(&mut self, now: u64) {
-        while let Some(&(place, _)) = self.rested.front().filter(|(_, until)| *until <= now) {
-            self.rested.pop_front();
-            if let Some(resting) = self.resting.get_mut(place as usize / 64) {
-                *resting &= !(1 << (place % 64));
-            }
+        while let Some(&(place, _)) = self.resting.front().filter(|(_, until)| *until <= now) {
+            self.resting.pop_front();
+            self.places.give_back(place);
         }
     }
 
     fn is_used(&self, place: usize) -> bool {
-        place < self.tokens.len() && self.tag(place) != 0
+        self.places.is_used(place as u32)
     }
 
-    fn tag(&self, place: usize) -> u16 {
-        (self.regions.buckets.load(place / 4) >> (place % 4 * 16)) as u16
+    /// The tag of a way; zero: it is free.
+    fn tag(&self, way: usize) -> u16 {
+        let (tags, _, shift) = words_of(way);
+        (self.regions.buckets.load(tags) >> shift) as u16
+    }
+
+    /// The place of the flow in a way.
+    fn place(&self, way: usize) -> usize {
+        let (_, places, shift) = words_of(way);
+        let place = (self.regions.buckets.load(places) >> shift) as u16;
+        first_place((way / WAYS) as u32) as usize + usize::from(place)
     }
 
     /// Publishes what was written before at this place, or takes it back.
-    fn set_tag(&self, place: usize, tag: u16) {
-        if let Some(word) = self.regions.buckets.at(place / 4) {
-            let shift = place % 4 * 16;
-            let others = word.load(Ordering::Relaxed) & !(0xffff << shift);
-            word.store(others | u64::from(tag) << shift, Ordering::Release);
+    fn set_way(&self, way: usize, place: usize, tag: u16) {
+        let (tags, places, shift) = words_of(way);
+        // The lower 16 bits: the bucket knows the others. First the place, then the tag that leads to it.
+        for (number, value) in [(places, place as u16), (tags, tag)] {
+            if let Some(word) = self.regions.buckets.at(number) {
+                let others = word.load(Ordering::Relaxed) & !(0xffff << shift);
+                word.store(others | u64::from(value) << shift, Ordering::Release);
+            }
         }
     }
 
@@ -338,6 +347,13 @@ impl FastFlows {
         let ahead = last.wrapping_sub(now as u32) as i32;
         now.saturating_add_signed(i64::from(ahead)) << LAST_SHIFT
     }
+}
+
+/// Where tag and place of a way are in the words of the buckets: the numbers of both words, and by how many binary digits they are
+/// shifted there.
+const fn words_of(way: usize) -> (usize, usize, usize) {
+    let tags = way / WAYS * BUCKET_WORDS + way % WAYS / 4;
+    (tags, tags + BUCKET_WORDS / 2, way % 4 * 16)
 }
 
 impl fmt::Debug for FastFlows {

@@ -4,7 +4,7 @@
 //! then on the program executes the flow's packets in the driver, and counts them; [`FastFlows::sweep`] reads what it
 //! counted. None of this is a system call: the table is memory that process and program share (`throughway_shared::fast`).
 //!
-//! * [`FastFlows`] (`flows.rs`): the table of one worker; `templates.rs`: what its flows have in common.
+//! * [`FastFlows`] (`flows.rs`): the table of one worker; `places.rs`: where they lie; `templates.rs`: what they have in common.
 //! * `flow.rs`: what is said of a flow, and how it lies in the table.
 //! * [`SharedWords`] (`memory.rs`): shared memory as atomic words; the only unsafe code of this crate.
 //! * `maps.rs`: the maps behind all of it.
@@ -17,6 +17,7 @@ mod flows;
 mod maps;
 mod memory;
 mod model;
+mod places;
 mod templates;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a failed test")]
@@ -34,6 +35,6 @@ pub struct FastConfig {
     /// [`MAX_WORKERS`](throughway_shared::fast::MAX_WORKERS).
     pub workers: u32,
     /// How many flows each worker may have there. 1 to [`MAX_FLOWS`](throughway_shared::fast::MAX_FLOWS); each takes some
-    /// 180 bytes, taken at once.
+    /// 220 bytes, taken at once.
     pub flows: u32,
 }

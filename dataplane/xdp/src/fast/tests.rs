@@ -103,8 +103,8 @@ fn what_cannot_be_executed_is_refused() {
         table.install(&flow, 0).err().map(FastRefusal::label)
     };
     assert_eq!(refused(&|key, _, _| key.protocol = 1), Some("protocol"));
-    assert_eq!(refused(&|key, _, _| key.outer_vlan = 1), Some("tagged"));
-    assert_eq!(refused(&|_, rewrite, _| rewrite.action.edits |= edits::TAGS), Some("front"));
+    assert_eq!(refused(&|_, rewrite, _| rewrite.action.edits |= edits::DECAPSULATE), Some("front"));
+    assert_eq!(refused(&|_, rewrite, _| rewrite.action.edits |= edits::ENCAPSULATE), Some("front"));
     assert_eq!(refused(&|_, rewrite, _| rewrite.action.edits = 0), Some("no-egress"));
     assert_eq!(refused(&|_, _, silence| *silence = 40_000_000), Some("silence"));
     assert_eq!(refused(&|_, rewrite, _| rewrite.action.edits = edits::DROP), None);
