@@ -82,7 +82,7 @@ bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in nam
 bench-short: bench-programs ## The same against the kernel alone, held against benches/*.json (two minutes)
 	packaging/install-packages.sh bench-short
 	$(BENCH_COUNT)
-	$(BENCH_RUN) --short --baseline benches/baseline.json $(BENCH)
+	$(BENCH_RUN) --short --generator own --baseline benches/baseline.json $(BENCH)
 
 bench-nic: bench-programs ## Throughway on real ports, with an external generator: IN=eth1 OUT=eth2
 	@if [ -z "$(IN)" ] || [ -z "$(OUT)" ]; then echo "say which ports: make bench-nic IN=eth1 OUT=eth2"; exit 2; fi
@@ -91,7 +91,7 @@ bench-nic: bench-programs ## Throughway on real ports, with an external generato
 bench-baseline: bench-programs ## Write what bench-short holds anew: benches/baseline.json, benches/instructions.json
 	packaging/install-packages.sh bench-short
 	$(BENCH_COUNT) --write
-	$(BENCH_RUN) --short --runs 5 --baseline benches/baseline.json --write $(BENCH)
+	$(BENCH_RUN) --short --generator own --runs 5 --baseline benches/baseline.json --write $(BENCH)
 
 # Linked by `thin`: with the release profile's `fat`, each of the nine programs takes minutes.
 bench-micro: ## Microbenchmarks (three minutes); the next `make bench` takes them into its report
