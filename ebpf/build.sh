@@ -130,6 +130,10 @@ build() {
             --target bpfel-unknown-none --target-dir "$target") >&2 || return 1
         # Debug sections are for debuggers only; BTF, which the kernel reads, stays.
         "$objcopy" --strip-debug "$built/${entry#*:}"
+        # Functions that are not inlined carry in their name a hash of the folder they were built in.
+        for name in $(grep -ao '_R[A-Za-z0-9_]*Cs[A-Za-z0-9]*_[A-Za-z0-9_]*' "$built/${entry#*:}" | sort -u); do
+            "$objcopy" --redefine-sym "$name=$(printf '%s' "$name" | sed 's/Cs[A-Za-z0-9]*_/C/')" "$built/${entry#*:}"
+        done
     done
 }
 
