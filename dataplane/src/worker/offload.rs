@@ -42,8 +42,9 @@ use crate::stats::{FastStats, WorkerStats};
 
 /// How long (ns) a flow waits for empty rings.
 const PATIENCE: u64 = 50_000_000;
-/// Flows that wait for that at most; others are nominated again by a later packet.
-const WAITING: usize = 512;
+/// Flows that wait for that at most; others are nominated again by a later packet. Rings that are never empty let so many through
+/// twenty times a second.
+const WAITING: usize = 4096;
 /// What a flow has left uncounted is read so long (ns) after it was taken back: far longer than a run of the program, and
 /// sooner than its place is used again.
 const RUN: u64 = 50_000_000;
@@ -227,7 +228,25 @@ impl Offload {
                 self.waiting.push_back((place, now));
             }
         }
-        for _ in 0..self.waiting.len() {
+        self.hand_over_waiting(flows, beside, load, device);
+        beside.stats.fast.flows.set(self.table.used() as u64);
+    }
+
+    /// Hands over those flows that have waited long enough; with packets about, only the oldest are looked at.
+    fn hand_over_waiting(
+        &mut self,
+        flows: &mut FlowCache,
+        beside: &Beside<'_>,
+        load: Load,
+        device: impl Fn(PortId) -> PortId,
+    ) {
+        let now = beside.now.0;
+        let ripe = match load.any {
+            true => self.waiting.partition_point(|(_, since)| now.saturating_sub(*since) >= PATIENCE / 2),
+            false => self.waiting.len(),
+        };
+        let mut held_back = 0;
+        for _ in 0..ripe {
             let Some((place, since)) = self.waiting.pop_front() else { break };
             let Some(candidate) = flows.candidate(place, now).filter(|flow| flow.elsewhere.is_none()) else {
                 continue;
@@ -237,6 +256,7 @@ impl Offload {
             }
             if load.holds_back(device(PortId(candidate.key.ingress)), now.saturating_sub(since)) {
                 self.waiting.push_back((place, since));
+                held_back += 1;
                 continue;
             }
             match self.hand_over(place, &candidate, now) {
@@ -247,7 +267,8 @@ impl Offload {
                 Err(stays) => beside.stats.fast.stays(stays),
             }
         }
-        beside.stats.fast.flows.set(self.table.used() as u64);
+        // The oldest are at the front.
+        self.waiting.rotate_right(held_back);
     }
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
