@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,6 +25,10 @@ mod steered;
 
 use remembered::Remembered;
 pub use service::{InterfaceView, Reloaded, Reloads, Service, WorkerView};
+
+/// How long a reload may take: a second for every hundred thousand elements of sets, several on a busy machine. As long the
+/// command waits for it, and the watchdog is told that the service lives.
+pub const RELOAD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the command line says over the configuration.
 #[derive(Clone, Debug, Default)]
@@ -84,21 +88,25 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         // Ticks that were missed (the process was stopped, the machine was suspended) must not come at once: the workers could
         // not have done anything between them.
         watchdog.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut held_since: Option<Instant> = None;
         let end = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => reload(&service).await,
                 _ = watchdog.tick() => {
-                    // Not waited for: while a reload has it, signals must be heard. A reload that hangs is not alive, and
-                    // systemd is not told so.
+                    // Not waited for: while a reload has it, signals must be heard. One of large sets takes long; one that
+                    // hangs is not alive, and systemd is not told so.
                     let checked = match service.try_lock() {
-                        Ok(mut service) => service.check(),
-                        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().check(),
-                        Err(TryLockError::WouldBlock) => continue,
+                        Ok(mut service) => Some(service.check()),
+                        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner().check()),
+                        Err(TryLockError::WouldBlock) => None,
                     };
-                    if let Err(dead) = checked {
-                        break Err(dead);
+                    match checked {
+                        Some(Err(dead)) => break Err(dead),
+                        Some(Ok(())) => held_since = None,
+                        None if held_since.get_or_insert_with(Instant::now).elapsed() > RELOAD_PATIENCE => continue,
+                        None => {}
                     }
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }

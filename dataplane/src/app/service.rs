@@ -337,26 +337,18 @@ impl Service {
             return Err(format!("these changes need a restart of the service:\n{}", restart.join("\n")));
         }
         let plan = Plan::of(&config).map_err(|error| error.to_string())?;
-        let (figures, states) = (&mut self.figures, &self.states);
-        let workers = self.workers.len();
-        let followed = self.mirror.routers();
-        let (blueprint, programs) = self.mirror.replace_routers(|ground| {
-            let blueprint = Blueprint::on(&config, ground, states).map_err(|error| error.to_string())?;
-            let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
-            Ok::<_, String>((blueprint.routers(), (blueprint, programs)))
-        })?;
-        let early = self.early.apply(&plan).map_err(|error| error.to_string());
-        if let Err(error) = early.and_then(|()| self.install(programs).map_err(|error| error.to_string())) {
-            // `install` has put the old chains back; their tables are brought up to date and followed again.
-            self.mirror.follow_again(followed);
-            self.generations.bump([Slot::CONFIG]);
-            // What is in force; nothing to do if it was the new sets that found no room.
-            match Plan::of(&self.config).map(|plan| self.early.apply(&plan)) {
-                Ok(Ok(())) => {}
-                result => tracing::error!(?result, "the old early sets could not be put back"),
+        // Before the routers: from their exchange on until the workers have the new programs, nobody follows the old tables.
+        self.early.apply(&plan).map_err(|error| error.to_string())?;
+        let blueprint = match self.exchange(&config) {
+            Ok(blueprint) => blueprint,
+            Err(error) => {
+                match Plan::of(&self.config).map(|plan| self.early.apply(&plan)) {
+                    Ok(Ok(())) => {}
+                    result => tracing::error!(?result, "the old early sets could not be put back"),
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         blueprint.publish(&self.states);
         // What the old chains did to a flow is not done any more from here on.
         self.generations.bump([Slot::CONFIG]);
@@ -369,6 +361,25 @@ impl Service {
             changes: changes.iter().map(ToString::to_string).collect(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// Builds what `config` says and gives it to the workers; on an error they have what they had.
+    fn exchange(&mut self, config: &Config) -> Result<Blueprint, String> {
+        let (figures, states) = (&mut self.figures, &self.states);
+        let workers = self.workers.len();
+        let followed = self.mirror.routers();
+        let (blueprint, programs) = self.mirror.replace_routers(|ground| {
+            let blueprint = Blueprint::on(config, ground, states).map_err(|error| error.to_string())?;
+            let programs: Vec<_> = (0..workers).map(|worker| blueprint.program(worker, figures)).collect();
+            Ok::<_, String>((blueprint.routers(), (blueprint, programs)))
+        })?;
+        if let Err(error) = self.install(programs) {
+            // `install` has put the old chains back; their tables are brought up to date and followed again.
+            self.mirror.follow_again(followed);
+            self.generations.bump([Slot::CONFIG]);
+            return Err(error.to_string());
+        }
+        Ok(blueprint)
     }
 
     /// Tells the steering program which of the host's addresses functions claim.

@@ -12,14 +12,12 @@ use throughway_packet::Prefix;
 
 use super::output::{complain, print, table};
 use super::{Failure, Routes};
+use crate::app::RELOAD_PATIENCE;
 use crate::control::routes::Query;
 use crate::control::show::Options;
 
 /// A service that hangs must not hang its operator.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A reload takes a second for every hundred thousand elements of sets, several on a busy machine.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Lets the service read its configuration again.
 pub(super) fn reload(socket: &Path) -> Result<ExitCode, Failure> {

@@ -53,6 +53,7 @@ pub(super) struct Waiting<F> {
     /// Fragments that are judged again now.
     woken: Vec<Early<F>>,
     looked: Now,
+    capacity: usize,
 }
 
 impl<F> Default for Waiting<F> {
@@ -62,11 +63,22 @@ impl<F> Default for Waiting<F> {
             came: ArrayVec::new(),
             woken: Vec::with_capacity(CAPACITY),
             looked: Now(0),
+            capacity: CAPACITY,
         }
     }
 }
 
 impl<F> Waiting<F> {
+    /// Of a worker with so few frames that [`CAPACITY`] is too many of them: an eighth.
+    pub(super) fn bound(&mut self, frames: usize) {
+        self.capacity = CAPACITY.min(frames / 8).max(1);
+    }
+
+    /// The chains have changed: what functions had the fragments is no longer known.
+    pub(super) fn forget_counted(&mut self) {
+        self.queues.iter_mut().flatten().for_each(|early| early.counted = 0);
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.queues.iter().map(VecDeque::len).sum()
@@ -79,7 +91,7 @@ impl<F> Waiting<F> {
 
     /// Adds a fragment; returns the one that had to make room for it.
     fn push(&mut self, early: Early<F>, asked: bool) -> Option<Early<F>> {
-        let full = self.len() >= CAPACITY;
+        let full = self.len() >= self.capacity;
         let [fresh, others] = &mut self.queues;
         let oldest = match (others.front(), fresh.front()) {
             _ if !full => None,
@@ -88,9 +100,11 @@ impl<F> Waiting<F> {
             (None, _) => fresh.pop_front(),
         };
         if asked {
-            others.push_back(early)
+            // Woken out of turn, it may be older than those that wait there.
+            let behind = others.iter().rposition(|other| other.since <= early.since);
+            others.insert(behind.map_or(0, |behind| behind + 1), early);
         } else {
-            fresh.push_back(early)
+            fresh.push_back(early);
         }
         oldest
     }
@@ -260,6 +274,28 @@ mod tests {
             assert_eq!(oldest.map(|early| early.since), Some(Now(at + 10)));
             assert_eq!(waiting.len(), CAPACITY);
         }
+    }
+
+    #[test]
+    fn who_was_woken_in_vain_keeps_its_age() {
+        let mut waiting = Waiting::default();
+        waiting.push(early(2, 900), true);
+        waiting.push(early(1, 0), true);
+        waiting.push(early(3, 950), true);
+        waiting.ripe(Now(PATIENCE));
+        assert_eq!(woken(&mut waiting), [1]);
+        waiting.ripe(Now(PATIENCE + 950));
+        assert_eq!(woken(&mut waiting), [2, 3]);
+    }
+
+    #[test]
+    fn few_frames_are_not_all_for_those_that_wait() {
+        let mut waiting = Waiting::default();
+        waiting.bound(1024);
+        for since in 0..128 {
+            assert!(waiting.push(early(1, since), false).is_none());
+        }
+        assert_eq!(waiting.push(early(1, 128), false).map(|oldest| oldest.since), Some(Now(0)));
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub struct Hold<F> {
     /// Neighbours that are known not to answer and were asked for again.
     silent: Vec<(Wanted, Now)>,
     looked: Now,
+    capacity: usize,
 }
 
 impl<F> Default for Hold<F> {
@@ -58,11 +59,17 @@ impl<F> Default for Hold<F> {
             asked: Vec::new(),
             silent: Vec::with_capacity(SILENT),
             looked: Now(0),
+            capacity: CAPACITY,
         }
     }
 }
 
 impl<F> Hold<F> {
+    /// Of a worker with so few frames that [`CAPACITY`] is too many of them: a quarter.
+    pub fn bound(&mut self, frames: usize) {
+        self.capacity = CAPACITY.min(frames / 4).max(1);
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
@@ -80,7 +87,7 @@ impl<F> Hold<F> {
     )]
     pub fn push(&mut self, held: Held<F>) -> Result<(), Held<F>> {
         let wanted = (PortId(held.rewrite.action.egress), held.next_hop);
-        if self.packets.len() >= CAPACITY {
+        if self.packets.len() >= self.capacity {
             return Err(held);
         }
         match self.asked.iter_mut().find(|asked| asked.wanted == wanted) {

@@ -166,6 +166,7 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     let _ = setup.stats.sockets.set(figures);
     let _ = ready.send(Ok(sockets));
     let mut worker = Worker::new(io, program, setup);
+    worker.bound(xsk.frames as usize);
     if let Some(own) = own {
         worker = worker.giving(own);
     }

@@ -201,6 +201,12 @@ impl<I: PacketIo> Worker<I> {
         Worker { generations, engine }
     }
 
+    /// With so many frames in all: however many packets wait for something, most are left for those that come.
+    pub fn bound(&mut self, frames: usize) {
+        self.engine.hold.bound(frames);
+        self.engine.early.bound(frames);
+    }
+
     /// From now on the XDP program executes flows that are worth it. Without a flow cache none is.
     pub fn offload(&mut self, offload: Offload) {
         if let Some(flows) = &mut self.engine.flows {
@@ -237,6 +243,7 @@ impl<I: PacketIo> Worker<I> {
         if let (Some(offload), Some(flows)) = (offload, flows) {
             offload.change(flows, &mut Beside { program: old, stats, now: *now, epoch: &epoch });
         }
+        self.engine.early.forget_counted();
         std::mem::replace(&mut self.engine.program, program)
     }
 

@@ -45,6 +45,8 @@ const PATIENCE: u64 = 50_000_000;
 /// Flows that wait for that at most; others are nominated again by a later packet. Rings that are never empty let so many through
 /// twenty times a second.
 const WAITING: usize = 4096;
+/// While there are packets, those that wait are looked through once in so long (ns).
+const LOOK: u64 = 1_000_000;
 /// What a flow has left uncounted is read so long (ns) after it was taken back: far longer than a run of the program, and
 /// sooner than its place is used again.
 const RUN: u64 = 50_000_000;
@@ -136,6 +138,8 @@ pub struct Offload {
     shadows: Box<[Shadow]>,
     /// Places of the cache that wait, with the time since which they do (ns).
     waiting: VecDeque<(u32, u64)>,
+    /// When they were looked through last (ns).
+    looked: u64,
     /// Taken back, with the time from which on they are read for the last time (ns).
     leaving: VecDeque<(FastPlace, u64)>,
     pace: Pace,
@@ -153,6 +157,17 @@ struct Turn {
     spare: usize,
     /// Packets that a flow must send in a turn to stay.
     bar: u64,
+}
+
+/// The longest packet of a flow for the driver. The kernel lets frames of the device's MTU, an Ethernet header and one tag
+/// be redirected and loses longer ones without a word: under two tags there are four bytes less for the packet.
+fn limit(flow: &Candidate) -> u16 {
+    let action = &flow.rewrite.action;
+    let tags = match action.has(edits::TAGS) {
+        true => [action.outer_tag & VLAN_MASK, action.inner_tag & VLAN_MASK],
+        false => [flow.key.outer_vlan, flow.key.inner_vlan],
+    };
+    if tags.contains(&0) { flow.limit } else { flow.limit.saturating_sub(4) }
 }
 
 /// What a round works with beside the flows.
@@ -192,6 +207,7 @@ impl Offload {
             egress,
             shadows: vec![Shadow::default(); ways].into_boxed_slice(),
             waiting: VecDeque::with_capacity(WAITING),
+            looked: 0,
             leaving: VecDeque::new(),
             pace: Pace::of_harvest(),
             turn: Turn::default(),
@@ -241,6 +257,10 @@ impl Offload {
         device: impl Fn(PortId) -> PortId,
     ) {
         let now = beside.now.0;
+        if load.any && now.saturating_sub(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
         let ripe = match load.any {
             true => self.waiting.partition_point(|(_, since)| now.saturating_sub(*since) >= PATIENCE / 2),
             false => self.waiting.len(),
@@ -306,7 +326,7 @@ impl Offload {
             rewrite: &flow.rewrite,
             generation: flow.generation,
             dependencies: flow.dependencies.numbers(),
-            limit: flow.limit,
+            limit: limit(flow),
             silence: flow.silence,
             token: place,
         };
@@ -447,8 +467,9 @@ impl Turn {
         if std::mem::take(&mut self.refused) == 0 {
             (self.spare, self.bar) = (0, self.bar / 2);
         } else {
-            // Too few were below the bar: it was too low. Flows of a flood all are, so they raise it for nobody.
-            self.bar = if self.spare > 0 { self.bar.saturating_mul(2) } else { self.bar }.max(1);
+            // Too few were below the bar: it was too low. Flows of a flood all are, so they raise it for nobody; but those of
+            // one packet must not take all the room that was made.
+            self.bar = if self.spare > 0 { self.bar.saturating_mul(2) } else { self.bar }.max(2);
             self.spare = (capacity / SHARE).max(1);
         }
         self.left = used;

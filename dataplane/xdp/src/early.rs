@@ -89,13 +89,12 @@ impl EarlySets {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             check("number of early prefixes", count, MOST_EARLY_PREFIXES + 1)?;
         }
-        change(&mut self.ipv4, EARLY4, &self.known4, &wanted4)?;
-        if let Err(error) = change(&mut self.ipv6, EARLY6, &self.known6, &wanted6) {
+        let before = change(&mut self.ipv4, EARLY4, &mut self.known4, wanted4)?;
+        if let Err(error) = change(&mut self.ipv6, EARLY6, &mut self.known6, wanted6) {
             // What fitted before fits again; if not, the error is told anyway.
-            let _ = change(&mut self.ipv4, EARLY4, &wanted4, &self.known4);
+            let _ = change(&mut self.ipv4, EARLY4, &mut self.known4, before);
             return Err(error);
         }
-        (self.known4, self.known6) = (wanted4, wanted6);
         Ok(())
     }
 
@@ -119,22 +118,48 @@ fn in_order<A: Ord + Copy>(mut entries: Vec<Entry<A>>) -> Vec<Entry<A>> {
     entries
 }
 
-/// Changes a trie from `old` to `new`; on an error back again, as far as it goes.
+/// Changes a trie from what is `known` of it to `new`; what was known before. On an error it is changed back; as far as that
+/// fails, too, all that may be in it is known.
 fn change<const N: usize>(
     trie: &mut LpmTrie<MapData, [u8; N], [u32; 3]>,
     map: &'static str,
-    old: &[Entry<[u8; N]>],
-    new: &[Entry<[u8; N]>],
-) -> Result<(), SteeringError>
+    known: &mut Vec<Entry<[u8; N]>>,
+    new: Vec<Entry<[u8; N]>>,
+) -> Result<Vec<Entry<[u8; N]>>, SteeringError>
 where
     [u8; N]: aya::Pod,
 {
-    let result = write(trie, map, old, new);
-    if result.is_err() {
-        // The error to tell is the first one.
-        let _ = write(trie, map, new, old);
+    match write(trie, map, known, &new) {
+        Ok(()) => Ok(std::mem::replace(known, new)),
+        Err(error) => {
+            if !undo(trie, known, &new) {
+                // The new value of a prefix counts, so that the next change writes the old one again.
+                *known = in_order(known.iter().chain(&new).copied().collect());
+            }
+            Err(error)
+        }
     }
-    result
+}
+
+/// Takes back what [`write()`] did of a change from `old` to `new`, past errors: what is too much first, so that there is room.
+/// Whether all of it succeeded.
+fn undo<const N: usize>(
+    trie: &mut LpmTrie<MapData, [u8; N], [u32; 3]>,
+    old: &[Entry<[u8; N]>],
+    new: &[Entry<[u8; N]>],
+) -> bool
+where
+    [u8; N]: aya::Pod,
+{
+    let mut whole = true;
+    for ((address, bits), _) in beyond(new, old, |(a, _), (b, _)| a == b) {
+        let removed = trie.remove(&Key::new((*bits).into(), *address));
+        whole &= removed.is_ok() || removed.is_err_and(|error| is_absent(&error));
+    }
+    for ((address, bits), value) in beyond(old, new, |a, b| a == b) {
+        whole &= trie.insert(&Key::new((*bits).into(), *address), value, 0).is_ok();
+    }
+    whole
 }
 
 fn write<const N: usize>(
