@@ -79,7 +79,11 @@ pub(crate) fn ipv6(packet: &mut Packet6, tcp: Option<&mut TcpRest>, found: &Foun
 #[inline(always)]
 pub(crate) fn ethernet(ethernet: &mut Ethernet, template: &Template) {
     if template.edits & edits::ETHERNET != 0 {
-        ethernet.addresses = template.ethernet;
+        // Word by word: the whole would be copied by a function, whose frame on the stack is too much for kernel 6.1.
+        let [m0, m1, m2] = template.ethernet;
+        ethernet.addresses[0] = m0;
+        ethernet.addresses[1] = m1;
+        ethernet.addresses[2] = m2;
     }
 }
 
