@@ -126,7 +126,7 @@ fn start(at: &Namespaces, dropper: Dropper, wanted: &Wanted<'_>) -> Result<Runni
     }
     let _ = write!(
         text,
-        "  }} }}\n  counter dropped {{ }}\n  chain in {{ {chain}; policy accept; ip saddr @blocked counter name dropped drop }}\n}}\n"
+        "  }} }}\n  counter dropped {{ }}\n  chain in {{\n    {chain}; policy accept;\n    ip saddr @blocked counter name dropped drop\n  }}\n}}\n"
     );
     let file = write("early.nft", &text)?;
     at.run(Place::Device, &["nft", "-f", &file])?;

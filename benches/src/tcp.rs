@@ -64,11 +64,11 @@ pub fn trial(at: &Namespaces, wanted: &Wanted<'_>) -> Result<f64> {
     rate.ok_or_else(|| BenchError::Worthless(format!("iperf3 has measured nothing: {text}")))
 }
 
-/// The server may take a moment to listen.
+/// The server may take a moment to listen; a client that does not reach it may say so and end well.
 fn eventually(mut run: impl FnMut() -> Result<String>) -> Result<String> {
     let mut last = run();
-    for _ in 0..20 {
-        if last.is_ok() {
+    for _ in 0..50 {
+        if last.as_ref().is_ok_and(|said| !said.contains("unable to connect")) {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));

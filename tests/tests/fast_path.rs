@@ -259,7 +259,7 @@ fn a_device_that_does_not_take_frames_is_found_out() {
     let found = |is: f64| eventually("the device is found out", TOLD, || (fit() == is).then_some(()));
     found(0.0);
     // It is said at start, by `doctor`, and in `show`, with what would help.
-    let said = scene.service().log();
+    let said = std::fs::read_to_string(scene.lab.directory().join("throughway-1.log")).expect("a log");
     let said = said.lines().find(|line| line.contains("stay with the workers") && line.contains("wan"));
     assert!(said.is_some_and(|line| line.contains("ethtool -K PEER gro on")), "{said:?}");
     let interfaces = scene.show("interfaces");
