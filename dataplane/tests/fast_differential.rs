@@ -416,7 +416,7 @@ fn the_program_executes_any_action_as_the_worker_does() {
         });
         result.unwrap();
         let counts = [count.get(), longer.get(), shorter.get()];
-        // One in ten of what is to be expected in the usual number of cases, or in fewer.
+        // Far less than is to be expected.
         let least = [3000, 800, 100].map(|least| least * cases.min(1000) / 1000);
         assert!(
             counts.iter().zip(least).all(|(count, least)| *count > least),

@@ -49,7 +49,9 @@ chains: { all: { from: [lan, wan, voice, trunk], run: [front, classes, core] } }
 /// Device, tags of what comes in there, of each interface.
 const INTERFACES: [(u16, &[(u16, u16)]); 4] =
     [(0, &[]), (1, &[]), (0, &[(0x8100, 7)]), (1, &[(0x88a8, 8), (0x8100, 9)])];
-/// A service of each kind.
+/// A payload with which UDP over IPv6 fills a device's MTU.
+const LONGEST: usize = 1452;
+/// Services, of each family.
 const SERVICES: usize = 2;
 
 /// What interface *n* is reached by, and its neighbour 10.*n*.0.10.
@@ -204,11 +206,13 @@ fn tunnels_and_tags_that_functions_record_come_out_the_same() {
         let packets = packets();
         for _ in 0..4 {
             for (from, packet) in &packets {
-                both.bench.receive(PortId(INTERFACES[*from].0), &packet.payload(&[7; 20]).finish());
+                both.bench.receive(PortId(INTERFACES[*from].0), &packet.clone().payload(&[7; 20]).finish());
             }
         }
         // Flows are handed over when there is nothing to do.
-        (0..50).for_each(|_| drop(both.bench.round()));
+        for _ in 0..50 {
+            both.bench.round();
+        }
         let flows = both.flows();
         assert_eq!(flows.len(), packets.len(), "every way is a flow");
         assert!(flows.iter().all(|found| found.stays.is_none()), "handed over: {flows:#?}");
@@ -217,7 +221,7 @@ fn tunnels_and_tags_that_functions_record_come_out_the_same() {
         for (from, packet) in &packets {
             // The longest fit into no tunnel, or under no more tags.
             for (len, class, hops) in
-                [(0, 0, 64), (1, 0x2e << 2 | 1, 2), (1300, 3, 64), (1452, 2, 255), (20, 0, 1)]
+                [(0, 0, 64), (1, 0x2e << 2 | 1, 2), (1300, 3, 64), (LONGEST, 2, 255), (20, 0, 1)]
             {
                 let packet = packet.clone().traffic_class(class).hop_limit(hops);
                 let frame = packet.payload(&vec![0x5a; len]).finish();
@@ -230,12 +234,14 @@ fn tunnels_and_tags_that_functions_record_come_out_the_same() {
                 let hit = both.hits() > hits;
                 let executed = both.executed();
                 let trial = both.steering.try_frame(both.devices[usize::from(device)], 0, &frame).unwrap();
-                assert_eq!(both.executed() > executed, hit, "from {from}, {len} bytes: {frame:x?}");
-                if !hit {
+                if both.executed() == executed {
                     assert_eq!(trial.frame, frame, "was touched");
+                    // The longest under two tags stay the worker's: a driver would lose them.
+                    assert!(!hit || len == LONGEST, "from {from}, {len} bytes: {frame:x?}");
                     walked += 1;
                     continue;
                 }
+                assert!(hit, "from {from}, {len} bytes: {frame:x?}");
                 let leaves = match trial.action {
                     XDP_TX => device,
                     XDP_REDIRECT => 1 - device,
