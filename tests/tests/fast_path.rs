@@ -263,8 +263,9 @@ fn a_device_that_does_not_take_frames_is_found_out() {
     let said = said.lines().find(|line| line.contains("stay with the workers") && line.contains("wan"));
     assert!(said.is_some_and(|line| line.contains("ethtool -K PEER gro on")), "{said:?}");
     let interfaces = scene.show("interfaces");
-    let row =
-        |name: &str| interfaces.as_array().expect("rows").iter().find(|row| row["interface"] == name).cloned();
+    let row = |name: &str| {
+        interfaces.as_array().expect("rows").iter().find(|row| row["interface"] == name).cloned()
+    };
     let (lan, wan) = (row("lan").expect("a row"), row("wan").expect("a row"));
     assert_ne!(lan["fast_egress"], wan["fast_egress"], "{interfaces:#}");
     let doctor = doctor(&scene);
