@@ -1,5 +1,6 @@
 //! The command line of `throughway-bench`.
 
+mod compare;
 mod nic;
 mod trial;
 
@@ -92,6 +93,37 @@ enum Command {
         /// Where callgrind's files and `instructions.json`, which the report takes up, go.
         #[arg(long, default_value = "target/bench", value_name = "DIRECTORY")]
         report: PathBuf,
+    },
+    /// How fast listed sources are dropped: sets with `early` beside nftables', in turn.
+    Early {
+        #[command(flatten)]
+        machine: Machine,
+        /// Addresses in the set.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+        elements: u32,
+        /// Of these, how many send.
+        #[arg(long, default_value_t = 10_000)]
+        flows: u32,
+        /// Seconds of each trial.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// How often all is repeated.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// iperf3 through the fast path beside the kernel's forwarding, in turn.
+    Tcp {
+        #[command(flatten)]
+        machine: Machine,
+        /// TCP connections at once; several are tried in turn.
+        #[arg(long, value_delimiter = ',', default_value = "1,100")]
+        streams: Vec<u32>,
+        /// Seconds of each trial.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// How often all is repeated.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
     },
     /// One peer at given rates: to look at something by hand.
     Trial {
@@ -261,6 +293,12 @@ pub fn main() -> ExitCode {
             nic::watch(&machine, peer, &input, &output).map(|()| true)
         }
         Command::Count { bench, committed, write, report } => count(&bench, &committed, write, &report),
+        Command::Early { machine, elements, flows, seconds, runs } => {
+            compare::early(&machine, elements, flows, seconds, runs).map(|()| true)
+        }
+        Command::Tcp { machine, streams, seconds, runs } => {
+            compare::tcp(&machine, &streams, seconds, runs).map(|()| true)
+        }
         Command::Trial {
             machine,
             peer,

@@ -7,16 +7,16 @@ use super::kernel::{MASQUERADED, POOL, add_routes};
 use super::{Peer, Running, Scale, Setup};
 use crate::command::run;
 use crate::error::{BenchError, Result};
-use crate::namespaces::{BACKENDS, IN_DEVICE, OUT_DEVICE, Place, VIP};
+use crate::namespaces::{BACKENDS, IN_DEVICE, Namespaces, OUT_DEVICE, Place, VIP};
 
 /// How long it may take to open its sockets and read the kernel's tables.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOG: &str = "throughway.log";
+/// The API's socket, in the directory of the namespaces.
+pub const SOCKET: &str = "throughway.sock";
 
 pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Running> {
     add_routes(setup.at, setup.scale.routes)?;
-    let directory = setup.at.directory();
-    let (file, socket) = (directory.join("throughway.yaml"), directory.join("throughway.sock"));
     let text = configuration(
         peer,
         &Settings {
@@ -28,16 +28,23 @@ pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Ru
             flows: setup.traffic.flows,
         },
     );
-    std::fs::write(&file, &text).map_err(|source| BenchError::file(&file, source))?;
+    serve(setup.at, setup.binary, &text)
+}
+
+/// Runs it with a configuration.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn serve(at: &Namespaces, binary: &str, text: &str) -> Result<Running> {
+    let directory = at.directory();
+    let (file, socket) = (directory.join("throughway.yaml"), directory.join(SOCKET));
+    std::fs::write(&file, text).map_err(|source| BenchError::file(&file, source))?;
     let (file, socket) = (file.to_string_lossy(), socket.to_string_lossy());
-    if fast_path && run(&[setup.binary, "check", &file]).is_err() {
-        return Err(BenchError::Unavailable("this build has no fast path".to_owned()));
-    }
-    let argv = [setup.binary, "run", &file, "--api", &socket];
-    let mut guard = setup.at.spawn(Place::Device, None, &argv, LOG)?;
+    let argv = [binary, "run", &file, "--api", &socket];
+    let mut guard = at.spawn(Place::Device, None, &argv, LOG)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let up = run(&[setup.binary, "show", "interfaces", "--json", "--api", &socket]);
+        let up = run(&[binary, "show", "interfaces", "--json", "--api", &socket]);
         if up.is_ok() {
             return Ok(Running { guards: vec![guard] });
         }

@@ -159,13 +159,16 @@ impl<I: PacketIo> Engine<I> {
     /// Records what the chain did, if later packets of the flow may have it done again.
     pub(super) fn record(&mut self, outcome: &Outcome, round: &Round<'_>) {
         let Some(flows) = &mut self.flows else { return };
+        if !cacheable(&outcome.headers) {
+            return;
+        }
         let recorded = &outcome.rewrite.action;
         // What is in a tunnel is of many flows.
         if !outcome.repeatable
             || outcome.silence < SHORTEST_SILENCE
-            || !cacheable(&outcome.headers)
             || recorded.edits & (edits::DECAPSULATE | edits::TOO_DEEP) != 0
         {
+            self.singles.note(&outcome.headers, &outcome.end, recorded, self.now);
             return;
         }
         let (action, limit) = match &outcome.end {
@@ -176,7 +179,11 @@ impl<I: PacketIo> Engine<I> {
                 let judged = recorded.judged;
                 (Action { edits: edits::DROP, drop: *reason as u8, judged, ..Action::nothing() }, u16::MAX)
             }
-            End::Drop(..) | End::AwaitNeighbour(_) => return,
+            End::Drop(..) => {
+                self.singles.note(&outcome.headers, &outcome.end, recorded, self.now);
+                return;
+            }
+            End::AwaitNeighbour(_) => return,
         };
         let new = NewFlow {
             action: &action,
@@ -188,6 +195,7 @@ impl<I: PacketIo> Engine<I> {
         };
         let program = &mut self.program;
         flows.install(&Probe::of(&outcome.headers), &new, round, |settled| super::tell(program, &settled));
+        self.singles.forget(&outcome.headers.key);
     }
 }
 

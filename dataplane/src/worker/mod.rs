@@ -13,6 +13,7 @@
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`offload`]: flows that the XDP program executes by itself.
+//! * `singles`: flows whose packets are judged one by one, for output.
 //! * [`idle`]: what is done without packets.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
@@ -29,6 +30,7 @@ pub mod live;
 pub mod offload;
 pub mod own;
 mod pace;
+mod singles;
 pub mod uses;
 
 use std::net::IpAddr;
@@ -54,6 +56,7 @@ use links::Links;
 use offload::{Beside, Load, Offload};
 use own::{OwnPacket, ToHost};
 use pace::Pace;
+use singles::Singles;
 
 /// A neighbour that somebody must resolve.
 pub type Wanted = (PortId, IpAddr);
@@ -147,6 +150,7 @@ struct Engine<I: PacketIo> {
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
     offload: Option<Offload>,
+    singles: Singles,
     /// What is known of the received packets, in their order.
     probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
@@ -183,6 +187,7 @@ impl<I: PacketIo> Worker<I> {
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             offload: None,
+            singles: Singles::default(),
             probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),

@@ -95,6 +95,8 @@ pub enum Stays {
     Refused(FastRefusal),
     /// It is about to be handed over.
     Waiting,
+    /// Each of its packets is judged by itself: a function asks for that.
+    Each,
 }
 
 impl Stays {
@@ -107,6 +109,7 @@ impl Stays {
             Stays::Light => "light",
             Stays::Refused(refusal) => refusal.label(),
             Stays::Waiting => "waiting",
+            Stays::Each => "each-packet",
         }
     }
 }
