@@ -3,7 +3,7 @@
 //! An address has its ports once. Two pools that share it, or two configurations one after the other, never give one port twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -179,6 +179,13 @@ impl Addresses {
     pub(crate) fn may_have(&self, address: &[u8; 16]) -> bool {
         let (word, bit) = ever_at(address);
         self.ever.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// Whether an address (in network order, IPv4 mapped) is one that pools or mappings have.
+    pub(crate) fn knows(&self, address: &[u8; 16]) -> bool {
+        let address_of = || Ipv6Addr::from(*address).to_canonical();
+        self.may_have(address)
+            && lock(&self.known).get(&address_of()).is_some_and(|known| known.strong_count() > 0)
     }
 
     /// Whether an address is in use, and not lost.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use throughway_packet::checksum::verify;
+use throughway_packet::parse::{TCP, UDP};
 use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
 use throughway_session::fragment::Piece;
@@ -263,6 +264,7 @@ impl Nat {
     /// A packet that belongs to no session. `None` if it does meanwhile.
     fn unknown(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
         let key = probe.key();
+        let before = self.random;
         let random = self.random(now);
         let shared = &self.shared;
         let headers = *packet.headers();
@@ -271,10 +273,11 @@ impl Nat {
         let planner = Planner { shared, rules, headers: &headers, key, egress, now, random, inside };
         let plan = match planner.plan() {
             Ok(Some(plan)) => plan,
-            // What is not translated depends on mappings that may come: not to be repeated.
             Ok(None) => {
-                packet.judge_each();
-                return Some((Verdict::Continue, None));
+                let passes = passes(shared, packet, probe, now);
+                // The bits were not used. With a cache the packet would not have come here.
+                self.random = before;
+                return passes.then_some((Verdict::Continue, None));
             }
             Err(reason) => {
                 packet.judge_each();
@@ -319,6 +322,18 @@ impl Nat {
         planner.abandon(&plan);
         Some((refusal(&planner, reason), None))
     }
+}
+
+/// A packet that is not translated. `false`: it belongs to a session after all, which another worker has just opened.
+fn passes(shared: &Shared, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> bool {
+    let key = probe.key();
+    // To an outside address: depends on mappings, which come and go. Other protocols are in no cache.
+    if !matches!(key.protocol, TCP | UDP) || shared.addresses().knows(&key.destination) {
+        packet.judge_each();
+        return true;
+    }
+    packet.depends_on(shared.passed.note(probe));
+    shared.sessions.lookup(probe, now).is_none()
 }
 
 /// Who is inside and gets nothing because too much is taken is told, as the rules say.
