@@ -5,10 +5,12 @@
 //! addresses, which breaks applications that have both in one session. `Pooling::Arbitrary` takes the next address instead.
 //! With blocks, a host that has none may get its first one at another address: it is then paired with that.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use throughway_session::SessionKey;
 
 use crate::address::{Address, Addresses, PROTOCOLS, PortUse};
 use crate::blocks::{Block, BlockConfig, Blocks, Computed, spread};
@@ -250,6 +252,17 @@ impl Pool {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         })
+    }
+
+    /// [`Pool::take`] by whoever asks again if there is none: a refusal is not counted. Not for pools with blocks.
+    pub(crate) fn take_quietly(&self, wanted: &Wanted) -> Option<(Arc<Address>, u16)> {
+        self.try_take(wanted).ok().map(|taken| (taken.address, taken.port))
+    }
+
+    /// The address of an outside end.
+    pub(crate) fn address_of(&self, outside: &SessionKey) -> Option<&Arc<Address>> {
+        let address = Ipv6Addr::from(outside.destination).to_canonical();
+        self.addresses.get(self.config.addresses.binary_search(&address).ok()?)
     }
 
     fn try_take(&self, wanted: &Wanted) -> Result<Taken, Refusal> {
