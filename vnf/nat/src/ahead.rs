@@ -17,9 +17,9 @@ use crate::rule::{Mapping, SourceRule};
 pub(crate) const FEW: usize = 4;
 
 /// A port that is held for a packet.
-pub(crate) struct Ahead<'r> {
-    /// The rule by which it was taken.
-    pub(crate) rule: &'r SourceRule,
+pub(crate) struct Ahead {
+    /// The rule by which it was taken: compared, nothing else.
+    pub(crate) rule: *const SourceRule,
     /// Of this address.
     pub(crate) address: Arc<Address>,
     /// The port.
@@ -30,28 +30,25 @@ pub(crate) struct Ahead<'r> {
     pub(crate) answers: Probe,
 }
 
-impl<'a> Planner<'a> {
-    /// Takes the port that the packet will want, unless somebody before it in its batch changes that. Not where hosts have blocks: there
-    /// what is taken is told to others.
-    pub(crate) fn ahead(&self, inside: &Probe) -> Option<Ahead<'a>> {
+impl Planner<'_> {
+    /// Takes the port that the packet will want, unless somebody before it in its batch changes that. Not where hosts have blocks, as
+    /// those are told of, nor where ports are short, as somebody else might want the last one in earnest.
+    pub(crate) fn ahead(&self, inside: &Probe) -> Option<Ahead> {
         let protocol = self.key.protocol;
         if !matches!(protocol, TCP | UDP | SCTP) || opening(self.headers).is_err() {
             return None;
         }
         let Ok(Source::Of(_, rule, pool)) = self.source_rule(false) else { return None };
         let is_new = || self.shared.mappings.lookup(inside, self.now).is_none();
-        if rule.mapping != Mapping::EndpointIndependent || pool.config().blocks.is_some() || !is_new() {
+        if rule.mapping != Mapping::EndpointIndependent || !is_new() {
             return None;
         }
-        let (address, port) = pool.take_quietly(&self.wanted(rule))?;
+        let (address, port) = pool.take_early(&self.wanted(rule))?;
         let outside = outside_end(self.key, &address, port);
-        let leaves = SessionKey {
-            source: outside.destination,
-            source_port: outside.destination_port,
-            ..*self.key
-        };
+        let leaves =
+            SessionKey { source: outside.destination, source_port: outside.destination_port, ..*self.key };
         Some(Ahead {
-            rule,
+            rule: std::ptr::from_ref(rule),
             address,
             port,
             outside: self.shared.mappings.probe(outside),
@@ -60,7 +57,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The port that is held for the packet, if it was taken by this rule.
-    pub(crate) fn held_by(&self, rule: &SourceRule) -> Option<Ahead<'a>> {
+    pub(crate) fn held_by(&self, rule: &SourceRule) -> Option<Ahead> {
         let held = self.held.take()?;
         if std::ptr::eq(held.rule, rule) {
             return Some(held);
@@ -77,7 +74,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-impl Ahead<'_> {
+impl Ahead {
     /// Gives the port back: nobody has seen it.
     pub(crate) fn give_back(self, protocol: u8, now: u64) {
         self.address.give_back(protocol, self.port, true, now);

@@ -86,12 +86,12 @@ impl Nat {
         self.shared.sessions.probe(SessionKey::of(&packet.headers().key, 0))
     }
 
-    fn judge_by<'r>(
+    fn judge_by(
         &mut self,
-        rules: &'r Rules,
+        rules: &Rules,
         packet: &mut Packet<'_>,
         probe: &Probe,
-        held: &mut Option<Ahead<'r>>,
+        held: &mut Option<Ahead>,
         now: Now,
     ) -> Verdict {
         let received = packet.received().flags;
@@ -172,14 +172,14 @@ impl Nat {
     }
 
     /// Takes the port ahead that a packet will most likely want.
-    fn ahead<'r>(
+    fn ahead(
         &self,
-        rules: &'r Rules,
+        rules: &Rules,
         packet: &Packet<'_>,
         probe: &Probe,
         inside: &Probe,
         now: Now,
-    ) -> Option<Ahead<'r>> {
+    ) -> Option<Ahead> {
         let (headers, shared) = (packet.headers(), &*self.shared);
         if headers.flags.has(Flags::FRAGMENT) || headers.flags.has(Flags::ICMP_ERROR) {
             return None;
@@ -190,12 +190,12 @@ impl Nat {
         planner.ahead(inside)
     }
 
-    fn whole<'r>(
+    fn whole(
         &mut self,
-        rules: &'r Rules,
+        rules: &Rules,
         packet: &mut Packet<'_>,
         probe: &Probe,
-        held: &mut Option<Ahead<'r>>,
+        held: &mut Option<Ahead>,
         now: Now,
     ) -> Judged {
         for _ in 0..ROUNDS {
@@ -297,12 +297,12 @@ impl Nat {
     }
 
     /// A packet that belongs to no session. `None` if it does meanwhile.
-    fn unknown<'r>(
+    fn unknown(
         &mut self,
-        rules: &'r Rules,
+        rules: &Rules,
         packet: &mut Packet<'_>,
         probe: &Probe,
-        held: Option<Ahead<'r>>,
+        held: Option<Ahead>,
         now: Now,
     ) -> Option<Judged> {
         let key = probe.key();
@@ -433,10 +433,16 @@ impl Function for Nat {
         if !wanted.is_empty() {
             shared.mappings.prepare(&wanted);
         }
-        let mut ahead = ArrayVec::<Option<Ahead<'_>>, BATCH>::new();
+        let mut ahead = ArrayVec::<Option<Ahead>, BATCH>::new();
         if wanted.len() >= FEW {
+            let mut ends = ArrayVec::<u64, BATCH>::new();
             for ((packet, probe), inside) in batch.living().zip(&probes).zip(&inside) {
-                ahead.push(inside.and_then(|inside| self.ahead(&rules, packet, probe, &inside, context.now)));
+                // Others of the same inside end have the same mapping.
+                let inside = inside.filter(|inside| !ends.contains(&inside.hash()));
+                ahead.push(inside.and_then(|inside| {
+                    ends.push(inside.hash());
+                    self.ahead(&rules, packet, probe, &inside, context.now)
+                }));
             }
             let held = || ahead.iter().flatten();
             shared.mappings.prepare(&held().map(|held| held.outside).collect::<ArrayVec<_, BATCH>>());

@@ -44,7 +44,7 @@ pub(crate) struct Planner<'a> {
     /// The packet's inside end, hashed for the table of mappings, where that was done.
     pub(crate) inside: Option<Probe>,
     /// A port that is held for it.
-    pub(crate) held: Cell<Option<Ahead<'a>>>,
+    pub(crate) held: Cell<Option<Ahead>>,
 }
 
 /// Which source rule a packet has, and what its source becomes.
