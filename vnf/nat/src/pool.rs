@@ -19,6 +19,9 @@ use crate::ports::Parity;
 /// The most addresses that a pool uses of each range: of larger ones (IPv6) the first.
 pub const MOST_OF_RANGE: usize = 1 << 16;
 
+/// Of an address with fewer ports none is taken early.
+const MANY: usize = 1 << 12;
+
 /// The most addresses that are asked for a port for one connection, with [`Pooling::Arbitrary`]: that of the host, and those after it.
 pub const MOST_TRIED: usize = 64;
 
@@ -277,7 +280,7 @@ impl Pool {
     pub(crate) fn take_early(&self, wanted: &Wanted) -> Option<(Arc<Address>, u16)> {
         let home = self.choices(wanted.inside, false).next().filter(|_| self.blocks.is_none())?;
         let address = self.addresses.get(home)?;
-        if address.in_use(wanted.protocol) * 2 > self.usable {
+        if self.usable < MANY || address.in_use(wanted.protocol) * 2 > self.usable {
             return None;
         }
         let port = free_port(address, wanted, &self.either_side(wanted.random))?;
