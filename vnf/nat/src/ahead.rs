@@ -40,7 +40,7 @@ impl Planner<'_> {
         }
         let Ok(Source::Of(_, rule, pool)) = self.source_rule(false) else { return None };
         let is_new = || self.shared.mappings.lookup(inside, self.now).is_none();
-        if rule.mapping != Mapping::EndpointIndependent || !is_new() {
+        if rule.mapping != Mapping::EndpointIndependent || !pool.gives_early() || !is_new() {
             return None;
         }
         let (address, port) = pool.take_early(&self.wanted(rule))?;

@@ -434,7 +434,7 @@ impl Function for Nat {
             shared.mappings.prepare(&wanted);
         }
         let mut ahead = ArrayVec::<Option<Ahead>, BATCH>::new();
-        if wanted.len() >= FEW {
+        if wanted.len() >= FEW && rules.pools.iter().any(|pool| pool.gives_early()) {
             let mut ends = ArrayVec::<u64, BATCH>::new();
             for ((packet, probe), inside) in batch.living().zip(&probes).zip(&inside) {
                 // Others of the same inside end have the same mapping.

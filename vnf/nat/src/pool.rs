@@ -276,11 +276,15 @@ impl Pool {
         })
     }
 
+    /// Whether [`Pool::take_early`] ever gives one.
+    pub(crate) fn gives_early(&self) -> bool {
+        self.blocks.is_none() && self.usable >= MANY
+    }
+
     /// The port that [`Pool::take`] would give, unless ports are short or hosts have blocks: for whoever may give it back at once.
     pub(crate) fn take_early(&self, wanted: &Wanted) -> Option<(Arc<Address>, u16)> {
-        let home = self.choices(wanted.inside, false).next().filter(|_| self.blocks.is_none())?;
-        let address = self.addresses.get(home)?;
-        if self.usable < MANY || address.in_use(wanted.protocol) * 2 > self.usable {
+        let address = self.addresses.get(self.choices(wanted.inside, false).next()?)?;
+        if !self.gives_early() || address.in_use(wanted.protocol) * 2 > self.usable {
             return None;
         }
         let port = free_port(address, wanted, &self.either_side(wanted.random))?;
