@@ -157,6 +157,10 @@ enum Command {
         /// Put time stamps into the packets and print latencies.
         #[arg(long)]
         stamp: bool,
+        /// Every packet opens a connection. The kernel's table has room for 262,144 of them unless told otherwise, the warming up
+        /// included: keep trials short.
+        #[arg(long)]
+        all_new: bool,
         /// A command to be run by the shell once the peer runs, with NAPI (its kernel threads) and PIDS in the environment.
         #[arg(long)]
         then: Option<String>,
@@ -310,12 +314,24 @@ pub fn main() -> ExitCode {
             flows,
             runs,
             stamp,
+            all_new,
             then,
         } => {
             let peers = peer;
             let rates = rate;
-            let wanted =
-                Wanted { peers, placement, fast_path, packets, rates, seconds, flows, runs, stamp, then };
+            let wanted = Wanted {
+                peers,
+                placement,
+                fast_path,
+                packets,
+                rates,
+                seconds,
+                flows,
+                runs,
+                stamp,
+                all_new,
+                then,
+            };
             trial::trials(&machine, &wanted).map(|()| true)
         }
     };

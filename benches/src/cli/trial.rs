@@ -20,6 +20,7 @@ pub(super) struct Wanted {
     pub(super) flows: u32,
     pub(super) runs: usize,
     pub(super) stamp: bool,
+    pub(super) all_new: bool,
     pub(super) then: Option<String>,
 }
 
@@ -36,6 +37,7 @@ pub(super) fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
             } else {
                 Traffic::of(wanted.packets, wanted.flows)
             };
+            let traffic = Traffic { all_new: wanted.all_new, ..traffic };
             let mut setup = Setup {
                 at: &mut at,
                 cores: machine.cores,

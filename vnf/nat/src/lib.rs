@@ -1,7 +1,8 @@
 //! NAT: who appears outside under which address and port.
 //!
 //! * [`function`]: one packet's way through sessions, mappings and rules; `plan`: how a new connection is translated; `related`:
-//!   ICMP errors; `fragments`.
+//!   ICMP errors; `fragments`; `passed`: what is not translated; `ahead`:
+//!   ports for a whole batch.
 //! * [`shared`]: what all workers share: rules, sessions, mappings.
 //! * [`rule`]: what the configuration says.
 //! * [`pool`]: outside addresses, and who gets their ports; [`blocks`]: ports in blocks.
@@ -12,10 +13,12 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod ahead;
 pub mod blocks;
 mod explain;
 mod fragments;
 pub mod function;
+mod passed;
 mod plan;
 pub mod pool;
 pub mod ports;
