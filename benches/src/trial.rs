@@ -18,10 +18,11 @@ const WARM_RATE: f64 = 200_000.0;
 /// With many flows it is faster: each is sent a packet in so many seconds, as an answer that rests on a session is not repeated after
 /// five seconds of silence.
 const WARM_GAP: f64 = 3.0;
-/// And each round is so many times faster than the last one.
-const WARM_FASTER: f64 = 1.2;
+/// And a round is so many times faster than the last one, if that lost no more than this part.
+const WARM_FASTER: f64 = 1.3;
+const WARM_LOSS: f64 = 0.02;
 /// Rounds of warming up at most, until the flows that stay in the driver become no more.
-const WARM_ROUNDS: usize = 8;
+const WARM_ROUNDS: usize = 10;
 
 /// What one trial showed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -93,12 +94,13 @@ impl Bench<'_> {
     /// When nothing arrives: whatever follows would prove nothing.
     pub fn warm_up(&self) -> Result<()> {
         let flows = f64::from(self.traffic.flows);
-        let Some(ask) = &self.running.ask else { return self.warm_up_once(WARM_RATE) };
+        let Some(ask) = &self.running.ask else { return self.warm_up_once(WARM_RATE).map(drop) };
         let (mut before, mut rate) = (0.0, WARM_RATE.max(flows / WARM_GAP));
         for _ in 0..WARM_ROUNDS {
-            self.warm_up_once(rate)?;
             // Those that stay in the driver by now cost little.
-            rate *= WARM_FASTER;
+            if self.warm_up_once(rate)?.loss < WARM_LOSS {
+                rate *= WARM_FASTER;
+            }
             let handed_over = handed_over(ask)?;
             if handed_over >= flows * 0.995 || before > 0.0 && handed_over < before * 1.01 {
                 break;
@@ -108,7 +110,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn warm_up_once(&self, rate: f64) -> Result<()> {
+    fn warm_up_once(&self, rate: f64) -> Result<Trial> {
         let seconds = (f64::from(self.traffic.flows) * 2.5 / rate).clamp(0.2, 20.0);
         let trial = self.trial(Rate::Pps(rate), Duration::from_secs_f64(seconds), false)?;
         if trial.arrived < trial.offered * 0.01 {
@@ -117,7 +119,7 @@ impl Bench<'_> {
                 trial.offered, trial.arrived
             )));
         }
-        Ok(())
+        Ok(trial)
     }
 
     /// One trial.
