@@ -30,8 +30,12 @@ struct Fast {
 
 impl Fast {
     fn new(mode: FastPath, room: u32) -> Fast {
+        Fast::of(CONFIG, mode, room)
+    }
+
+    fn of(config: &str, mode: FastPath, room: u32) -> Fast {
         let words = Arc::new(SharedWords::in_memory(GENERATION_WORDS));
-        let mut bench = Bench::over(CONFIG, &facts(), Generations::over(words.clone()).unwrap());
+        let mut bench = Bench::over(config, &facts(), Generations::over(words.clone()).unwrap());
         let egress = Arc::new(Egress::default());
         (0..3).for_each(|port| egress.set(port, true));
         bench.worker.offload(Offload::new(FastFlows::in_memory(room), vec![mode; 3], egress.clone()));
@@ -157,6 +161,51 @@ fn a_flow_whose_egress_is_not_fit_stays() {
     fast.wait(SECOND / 2);
     assert!((0..50).any(|_| fast.packet(1)));
     assert_eq!(fast.stays(), [None, None]);
+}
+
+#[test]
+fn many_flows_are_handed_over_though_packets_never_end_and_all_counts_arrive_in_time() {
+    // More than are handed over in one round by far, and than those of which the cache is told in every turn.
+    const FLOWS: u32 = 70_000;
+    let mut fast = Fast::of(&format!("{CONFIG}workers: {{ flows: 100000 }}"), FastPath::Eager, 100_000);
+    let frames: Vec<Vec<u8>> = (0..FLOWS)
+        .map(|number| {
+            let [_, a, b, c] = number.to_be_bytes();
+            let builder =
+                PacketBuilder::ipv4([10, a, b, c], [10, 2, 0, 10]).ethernet([2, 0, 0, 0, 0, 0], HOST_LAN);
+            builder.udp(1000, 53).payload(&[7; 20]).finish()
+        })
+        .collect();
+    let used = |fast: &Fast| fast.bench.worker.offloaded().unwrap().table().used();
+    let mut most = 0;
+    for frames in frames.chunks(64).chain(std::iter::repeat_n(&frames[..1], 30)) {
+        let before = used(&fast);
+        frames.iter().for_each(|frame| assert!(fast.bench.worker.io().inject(LAN, frame)));
+        fast.bench.round();
+        fast.bench.sent(WAN);
+        most = most.max(used(&fast) - before);
+    }
+    let handed_over = used(&fast);
+    assert!(handed_over * 100 > FLOWS as usize * 99, "{handed_over} handed over, {most} in a round");
+    assert!(most <= 256, "{most} in one round");
+    let table = fast.bench.worker.offloaded().unwrap().table();
+    let executed = frames.iter().filter(|frame| {
+        let headers = parse(frame, LAN).unwrap();
+        let words = (*fast.words).as_ref();
+        table.pretend(&headers.key, headers.packet_len(), fast.bench.now.0, words).is_some()
+    });
+    let executed = executed.count() as u64;
+    assert_eq!(executed, handed_over as u64);
+    fast.wait(throughway_vnf::credit::HARVEST);
+    assert_eq!(fast.bench.stats.fast.packets.get(), executed, "told within the time for that");
+    fast.wait(throughway_vnf::credit::HARVEST);
+    let (answer, found) = crossbeam::channel::bounded(1);
+    let mut next = Some(Inspection::new(FlowFilter::default(), FLOWS as usize, answer));
+    while let Some(inspection) = next {
+        next = fast.bench.worker.inspect(inspection, fast.bench.now);
+    }
+    let shown: u64 = found.recv().unwrap().iter().map(|found| found.flow.packets).sum();
+    assert_eq!(shown, executed + 30, "and the cache by the turn after");
 }
 
 #[test]

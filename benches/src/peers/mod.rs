@@ -84,6 +84,8 @@ pub struct Subject {
 pub struct Running {
     /// Its processes.
     pub guards: Vec<Guard>,
+    /// With the fast path: the command that tells how many flows stay in the driver, as JSON.
+    pub ask: Option<Vec<String>>,
 }
 
 impl Running {

@@ -46,7 +46,9 @@ pub fn serve(at: &Namespaces, binary: &str, text: &str) -> Result<Running> {
     loop {
         let up = run(&[binary, "show", "interfaces", "--json", "--api", &socket]);
         if up.is_ok() {
-            return Ok(Running { guards: vec![guard] });
+            let ask = [setup.binary, "show", "workers", "--json", "--api", &socket];
+            let ask = fast_path.then(|| ask.map(str::to_owned).to_vec());
+            return Ok(Running { guards: vec![guard], ask });
         }
         if guard.ended().is_some() || Instant::now() > deadline {
             let log = std::fs::read_to_string(directory.join(LOG)).unwrap_or_default();

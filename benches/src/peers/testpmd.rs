@@ -48,7 +48,7 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<Running> {
     loop {
         let log = std::fs::read_to_string(&path).unwrap_or_default();
         if log.contains("Port statistics") {
-            return Ok(Running { guards: vec![guard] });
+            return Ok(Running { guards: vec![guard], ask: None });
         }
         if guard.ended().is_some() || Instant::now() > deadline {
             let last: Vec<&str> = log.lines().rev().take(5).collect();

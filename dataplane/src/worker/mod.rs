@@ -269,10 +269,11 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Whether packets are waiting: for a neighbour, for a first fragment or for room in a transmit ring.
+    /// Whether packets are waiting: for a neighbour, for a first fragment or for room in a transmit ring; or flows to be handed over.
     pub fn has_waiting(&self) -> bool {
         !self.engine.hold.is_empty()
             || !self.engine.early.is_empty()
+            || self.engine.offload.as_ref().is_some_and(Offload::has_waiting)
             || self.engine.backlog.iter().any(|frames| !frames.is_empty())
     }
 

@@ -32,11 +32,11 @@ use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
 use throughway_shared::flow::FAMILY_IPV4;
 use throughway_shared::tunnel::kind;
-use throughway_vnf::{DropReason, Now};
+use throughway_vnf::{BATCH, DropReason, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
 use super::pace::Pace;
-use super::tell;
+use super::{tell, tell_all};
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
@@ -44,14 +44,22 @@ use crate::stats::{FastStats, WorkerStats};
 const PATIENCE: u64 = 50_000_000;
 /// Flows that wait for that at most; others are nominated again by a later packet. Rings that are never empty let so many through
 /// twenty times a second.
-const WAITING: usize = 4096;
+const WAITING: usize = 1 << 16;
 /// While there are packets, those that wait are looked through once in so long (ns).
-const LOOK: u64 = 1_000_000;
+const LOOK: u64 = 500_000;
+/// Flows that are looked at in one such look, and in a round that found nothing: some hundred microseconds, for which packets that
+/// come meanwhile have room in the rings.
+const AT_ONCE: usize = 256;
 /// What a flow has left uncounted is read so long (ns) after it was taken back: far longer than a run of the program, and
 /// sooner than its place is used again.
 const RUN: u64 = 50_000_000;
 /// Flows that are read together.
-const SLICE: usize = 32;
+const SLICE: usize = BATCH;
+/// With more flows than this the cache is told of each in every other turn only: what it has of a flow is far from what functions have of
+/// it, and in no processor's cache. Functions are told in every turn.
+const MANY: usize = 1 << 16;
+/// Places that a sweep looks at for one flow that it may visit.
+const PLACES: usize = 16;
 /// At most so large a part of the flows is taken back in one turn for being too light.
 const SHARE: usize = 16;
 /// Flows whose counts are taken over at once before the functions change, so that the old ones are told.
@@ -120,6 +128,8 @@ struct Shadow {
     /// What was taken over so far.
     packets: u64,
     bytes: u64,
+    /// Of these, packets and bytes that the cache was not told of yet.
+    untold: (u64, u64),
     credits: Credits,
     /// Since when it is there (ns).
     since: u64,
@@ -160,6 +170,8 @@ struct Turn {
     spare: usize,
     /// Packets that a flow must send in a turn to stay.
     bar: u64,
+    /// Which places the cache is told of in this turn, of many flows: the odd ones, or the others.
+    odd: bool,
 }
 
 /// The longest packet of a flow for the driver. The kernel lets frames of the device's MTU, an Ethernet header and one tag
@@ -239,8 +251,7 @@ impl Offload {
         let now = beside.now.0;
         self.take_back(flows, now);
         self.bury(beside);
-        // The table is gone through by places: in one that is nearly empty few flows are far apart.
-        let due = self.pace.due(beside.now, self.shadows.len());
+        let due = self.pace.due(beside.now, self.whole());
         self.visit(flows, beside, due);
         for place in flows.nominees() {
             if self.waiting.len() < WAITING {
@@ -269,7 +280,7 @@ impl Offload {
             false => self.waiting.len(),
         };
         let mut held_back = 0;
-        for _ in 0..ripe {
+        for _ in 0..ripe.min(AT_ONCE) {
             let Some((place, since)) = self.waiting.pop_front() else { break };
             let Some(candidate) = flows.candidate(place, now).filter(|flow| flow.elsewhere.is_none()) else {
                 continue;
@@ -296,9 +307,17 @@ impl Offload {
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
     pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        // Few flows in a large table are far apart: a visit looks at sixteen places.
-        let all = self.table.used().max(self.shadows.len().div_ceil(16));
-        self.visit(flows, beside, all.min(LAST_TURN));
+        self.visit(flows, beside, self.whole().min(LAST_TURN));
+    }
+
+    /// Whether flows wait to be handed over.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// How many visits go through the whole table: one for each flow, and where few flows are far apart one for so many places.
+    fn whole(&self) -> usize {
+        self.table.used() + self.shadows.len().div_ceil(PLACES)
     }
 
     fn mode(&self, ingress: u16) -> FastPath {
@@ -342,6 +361,7 @@ impl Offload {
             *shadow = Shadow {
                 packets: 0,
                 bytes: 0,
+                untold: (0, 0),
                 credits: flow.credits,
                 since: now,
                 ingress: flow.key.ingress,
@@ -368,7 +388,8 @@ impl Offload {
         while let Some(&(place, _)) = self.leaving.front().filter(|(_, due)| *due <= beside.now.0) {
             self.leaving.pop_front();
             let count = self.table.read(place);
-            self.take_over(place, &count, beside);
+            let (_, settled) = self.take_over(place, &count, beside);
+            let _ = settled.map(|settled| tell(beside.program, &settled));
             beside.stats.fast.removed.add(1);
         }
     }
@@ -383,30 +404,56 @@ impl Offload {
                 let _ = seen.try_push((place, token, count));
             });
             left -= budget;
+            let (many, odd) = (self.table.used() > MANY, self.turn.odd);
+            let is_told = |place: FastPlace| !many || (place.number() & 1 == 1) == odd;
+            let foreseen = seen.iter().filter(|(place, ..)| is_told(*place));
+            flows.foresee(foreseen.map(|(_, token, _)| *token));
+            let mut told: ArrayVec<Settled, BATCH> = ArrayVec::new();
             for (place, token, count) in seen {
-                let new = self.take_over(place, &count, beside);
-                if new.packets > 0
-                    && let Some(made_from) = flows.absorb(token, place.number(), &new, beside.now.0)
-                {
-                    beside.stats.uses.mark(&made_from);
+                let (new, settled) = self.take_over(place, &count, beside);
+                let _ = settled.map(|settled| told.try_push(settled));
+                let is_told = is_told(place);
+                if is_told {
+                    self.tell_cache(flows, place, token, new.last, beside);
                 }
-                self.weigh(flows, place, token, new.packets, beside);
+                self.weigh(flows, place, token, (new.packets, is_told), beside);
             }
+            tell_all(beside.program, &mut told);
         }
     }
 
-    /// Takes a flow back that is too light to stay; and sets the bar when the turn ends.
+    /// Tells the cache what was counted of a flow since it was told last; the last packet was seen at `last`.
+    fn tell_cache(
+        &mut self,
+        flows: &mut FlowCache,
+        place: FastPlace,
+        token: u32,
+        last: u64,
+        beside: &Beside<'_>,
+    ) {
+        let Some(shadow) = self.shadows.get_mut(place.number() as usize) else { return };
+        let (packets, bytes) = std::mem::take(&mut shadow.untold);
+        let seen = Absorbed { packets, bytes, last };
+        if packets > 0
+            && let Some(made_from) = flows.absorb(token, place.number(), &seen, beside.now.0)
+        {
+            beside.stats.uses.mark(&made_from);
+        }
+    }
+
+    /// Takes a flow back that is too light to stay, by the packets of this turn, or, where the cache `is_told`, no longer true; and sets
+    /// the bar when the turn ends.
     fn weigh(
         &mut self,
         flows: &mut FlowCache,
         place: FastPlace,
         token: u32,
-        packets: u64,
+        (packets, is_told): (u64, bool),
         beside: &Beside<'_>,
     ) {
         let now = beside.now.0;
         let since = self.shadows.get(place.number() as usize).map_or(now, |shadow| shadow.since);
-        let light = packets < self.turn.bar || !flows.renew(token, beside.epoch);
+        let light = packets < self.turn.bar || is_told && !flows.renew(token, beside.epoch);
         if self.turn.spare > 0 && light && now.saturating_sub(since) >= FAIR {
             self.turn.spare -= 1;
             self.table.remove(place, now);
@@ -420,22 +467,31 @@ impl Offload {
         }
     }
 
-    /// Tells functions and statistics what the program counted of a flow since the last time, and returns that.
-    fn take_over(&mut self, place: FastPlace, count: &FastCount, beside: &mut Beside<'_>) -> Absorbed {
-        let Some(shadow) = self.shadows.get_mut(place.number() as usize) else { return Absorbed::default() };
+    /// Adds to the statistics what the program counted of a flow since the last time, and returns that, with what functions are to be told
+    /// of it, if there is anything.
+    fn take_over(
+        &mut self,
+        place: FastPlace,
+        count: &FastCount,
+        beside: &Beside<'_>,
+    ) -> (Absorbed, Option<Settled>) {
+        let Some(shadow) = self.shadows.get_mut(place.number() as usize) else {
+            return (Absorbed::default(), None);
+        };
         let new = Absorbed {
             packets: count.packets.saturating_sub(shadow.packets),
             bytes: count.bytes.saturating_sub(shadow.bytes),
             last: count.last.min(beside.now.0),
         };
-        if new.packets > 0 {
-            (shadow.packets, shadow.bytes) = (count.packets, count.bytes);
-            let Absorbed { packets, bytes, last } = new;
-            let key = FlowKey::default();
-            tell(beside.program, &Settled { key, credits: shadow.credits, packets, bytes, last });
-            shadow.count(&new, beside);
+        if new.packets == 0 {
+            return (new, None);
         }
-        new
+        (shadow.packets, shadow.bytes) = (count.packets, count.bytes);
+        shadow.untold = (shadow.untold.0 + new.packets, shadow.untold.1 + new.bytes);
+        shadow.count(&new, beside);
+        let Absorbed { packets, bytes, last } = new;
+        let settled = Settled { key: FlowKey::default(), credits: shadow.credits, packets, bytes, last };
+        (new, Some(settled))
     }
 
     /// Why a flow that is in the cache is not executed by the program.
@@ -476,6 +532,7 @@ impl Turn {
             self.spare = (capacity / SHARE).max(1);
         }
         self.left = used;
+        self.odd = !self.odd;
     }
 }
 

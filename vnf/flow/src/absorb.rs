@@ -20,7 +20,8 @@ use crate::entry::{Credits, ENDLESS};
 use crate::generation::{Dependencies, Epoch};
 
 /// So many flows are nominated between two calls of [`FlowCache::nominees`] at most. Others are nominated by a later packet.
-const NOMINEES: usize = 256;
+/// As many as a harvest may find in the time for which a worker sleeps.
+const NOMINEES: usize = 4096;
 
 /// Which flows are executed elsewhere. Takes no memory until [`FlowCache::open_elsewhere`].
 #[derive(Debug, Default)]
@@ -161,6 +162,21 @@ impl FlowCache {
         if self.elsewhere.at(place as usize) == Some(number) {
             self.elsewhere.set(place as usize, 0);
         }
+    }
+
+    /// Fetches what [`FlowCache::absorb`] and [`FlowCache::renew`] will touch of the flows at these places, all of them together: the
+    /// memory answers them side by side.
+    pub fn foresee(&mut self, places: impl Iterator<Item = u32> + Clone) {
+        let mut fetched = 0;
+        for place in places.clone().map(|place| place as usize) {
+            fetched ^= self.elsewhere.at(place).map_or(0, u64::from) ^ self.cold.touch(place);
+            fetched ^= self.buckets.get(place / WAYS).map_or(0, |bucket| u64::from(bucket.stamps[0]));
+            fetched ^= self.entries.get(place).map_or(0, |entry| u64::from(entry.ports));
+        }
+        for place in places {
+            fetched ^= self.cold.told(place as usize).0;
+        }
+        self.fetched ^= fetched;
     }
 
     /// Takes over what was seen elsewhere, up to `now` (ns), of the flow at a place that is executed under this number: it

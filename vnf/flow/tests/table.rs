@@ -283,6 +283,27 @@ fn slow_flows_prove_themselves_across_harvests() {
 }
 
 #[test]
+fn flows_that_send_one_packet_between_two_harvests_are_nominated_until_they_are_elsewhere() {
+    let (mut cache, generations) = cache(1);
+    cache.open_elsewhere(16, false);
+    install(&mut cache, 1, &generations, NOW);
+    let turn = |cache: &mut FlowCache, seen| {
+        if seen {
+            look(cache, 1, &generations, NOW);
+        }
+        cache.harvest(NOW, 1, |_| ());
+        cache.nominees().collect::<Vec<_>>()
+    };
+    assert!(turn(&mut cache, true).is_empty(), "not proven yet");
+    let nominees = turn(&mut cache, true);
+    assert_eq!(nominees.len(), 1);
+    assert_eq!(turn(&mut cache, true), nominees, "still here, and still sending");
+    assert!(turn(&mut cache, false).is_empty(), "silent");
+    cache.moved(nominees[0], 5);
+    assert!(turn(&mut cache, true).is_empty(), "elsewhere");
+}
+
+#[test]
 fn a_silence_is_never_taken_for_shorter_than_it_was() {
     for silence in [SECOND, 3 * SECOND / 2, 5 * SECOND, 60 * SECOND, 300 * SECOND] {
         // Wherever in its tick the last packet came.
