@@ -104,6 +104,61 @@ fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
 }
 
 #[test]
+fn what_waits_for_a_neighbour_is_bounded_and_leaves_in_order() {
+    use throughway::worker::hold::{CAPACITY, PER_NEIGHBOUR};
+    let mut host = facts();
+    let mut bench = Bench::new(CONFIG, &host);
+    let to = |last: u8, port: u16| {
+        PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, last]).ethernet(BOX_LAN, HOST_LAN).udp(port, 2)
+    };
+    // For one neighbour by itself.
+    for port in 0..PER_NEIGHBOUR as u16 + 10 {
+        bench.receive(LAN, &to(77, port).finish());
+    }
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), 10);
+    assert_eq!(bench.stats.held.get(), PER_NEIGHBOUR as u64);
+    // And for all together; what a worker asks the resolver for is bounded too.
+    let others = 100..200u8;
+    for last in others.clone() {
+        for port in 0..30 {
+            bench.receive(LAN, &to(last, port).finish());
+        }
+    }
+    assert_eq!(bench.stats.held.get(), CAPACITY as u64);
+    let refused = 10 + (PER_NEIGHBOUR + others.len() * 30 - CAPACITY) as u64;
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), refused);
+    assert!(bench.wanted.try_iter().count() <= 64);
+    bench.assert_balance();
+
+    let mac = [2, 9, 9, 9, 9, 9];
+    host.neighbours.push(throughway::host::NeighbourFacts {
+        port: 2,
+        address: "10.3.0.77".parse().unwrap(),
+        mac,
+        state: "reachable".into(),
+    });
+    for spec in bench.blueprint.routers() {
+        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None));
+    }
+    bench.generations.bump([Slot::CONFIG]);
+    bench.round();
+    let expected =
+        (0..PER_NEIGHBOUR as u16).map(|port| to(77, port).ethernet(mac, BOX_DMZ).hop_limit(63).finish());
+    assert_eq!(bench.sent(DMZ), expected.collect::<Vec<_>>());
+    // Their room is others'.
+    bench.receive(LAN, &to(250, 1).finish());
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), refused);
+    // Nobody else answers: each has its reason.
+    for _ in 0..4 {
+        bench.now.0 += 1_000_000_000;
+        bench.round();
+    }
+    let waited = (CAPACITY - PER_NEIGHBOUR + 1) as u64;
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourUnreachable), waited);
+    bench.assert_balance();
+}
+
+#[test]
 fn a_neighbour_that_never_answers_ends_as_host_unreachable() {
     let mut bench = Bench::new(CONFIG, &facts());
     let packet = PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 77]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
