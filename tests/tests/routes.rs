@@ -411,7 +411,7 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
     }
     for number in 0..60_000u32 {
         let gateway = if number % 3 == 0 { "fd00:2::10" } else { "fd00:3::10" };
-        let _ = writeln!(lines, "-6 route replace 2001:db8:{:x}::/48 via {gateway}", number % 16_384);
+        let _ = writeln!(lines, "route replace 2001:db8:{:x}::/48 via {gateway}", number % 16_384);
     }
     batch(&scene, &lines);
     scene.service().process().signal(Signal::SIGCONT);
