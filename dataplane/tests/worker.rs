@@ -314,6 +314,33 @@ fn connections_agree_on_what_both_links_take() {
 }
 
 #[test]
+fn an_mss_that_the_file_names_is_the_most_that_is_announced() {
+    let mut bench = Bench::new(&OPTIONS.replace("mss: auto", "mss: 1200"), &facts());
+    let announced = |frame: &[u8]| {
+        assert_sound(frame);
+        let headers = parse(frame, LAN).unwrap();
+        let at = usize::from(headers.l4) + 22;
+        u16::from_be_bytes([frame[at], frame[at + 1]])
+    };
+    for (theirs, ours) in [(1460, 1200), (1201, 1200), (1200, 1200), (536, 536)] {
+        bench.receive(LAN, &syn([10, 1, 0, 10], [10, 2, 0, 10], 0x02, theirs));
+        assert_eq!(announced(&bench.sent(WAN)[0]), ours);
+        let [high, low] = u16::to_be_bytes(theirs);
+        let six = PacketBuilder::ipv6([0xfd00, 1, 0, 0, 0, 0, 0, 0x10], [0xfd00, 2, 0, 0, 0, 0, 0, 0x10])
+            .ethernet(BOX_LAN, HOST_LAN)
+            .tcp(1, 2, 0x12)
+            .payload(&[2, 4, high, low]);
+        let mut frame = six.finish();
+        frame[66] = 0x60;
+        let headers = parse(&frame, LAN).unwrap();
+        assert!(throughway_packet::apply::recompute_checksums(&headers, &mut frame));
+        bench.receive(LAN, &frame);
+        assert_eq!(announced(&bench.sent(WAN)[0]), ours, "IPv6");
+    }
+    bench.assert_balance();
+}
+
+#[test]
 fn a_source_that_packets_could_not_be_sent_to_is_dropped() {
     let packet =
         |from: [u8; 4], to: [u8; 4]| PacketBuilder::ipv4(from, to).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
