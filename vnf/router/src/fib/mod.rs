@@ -83,7 +83,10 @@ impl Fib {
     pub fn lookup(&self, address: IpAddr) -> Option<Found> {
         let mut before = self.routes.read();
         loop {
-            let id = self.readers().find(address);
+            let id = match address {
+                IpAddr::V4(address) => RouteId::ipv4(self.ipv4.reader().lookup(address.to_bits())),
+                IpAddr::V6(address) => RouteId::ipv6(self.ipv6.reader().lookup(address.to_bits())),
+            };
             let after = self.routes.read();
             if before.epoch() == after.epoch() {
                 let view = View::new(after);
