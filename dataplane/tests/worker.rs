@@ -117,13 +117,15 @@ fn what_waits_for_a_neighbour_is_bounded_and_leaves_in_order() {
     }
     assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), 10);
     assert_eq!(bench.stats.held.get(), PER_NEIGHBOUR as u64);
-    // And for all together; what a worker asks the resolver for is bounded too.
+    // And for all together, at one moment; what a worker asks the resolver for is bounded too.
     let others = 100..200u8;
     for last in others.clone() {
         for port in 0..30 {
-            bench.receive(LAN, &to(last, port).finish());
+            assert!(bench.worker.io().inject(LAN, &to(last, port).finish()));
         }
     }
+    let now = bench.now;
+    while bench.worker.round(now) > 0 {}
     assert_eq!(bench.stats.held.get(), CAPACITY as u64);
     let refused = 10 + (PER_NEIGHBOUR + others.len() * 30 - CAPACITY) as u64;
     assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), refused);
