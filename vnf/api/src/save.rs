@@ -152,7 +152,7 @@ pub trait Save {
 
     /// Takes over what an earlier instance has written; to be called before the first packet. What is not true any more is left
     /// out and counted.
-    fn restore<'r>(&self, records: &mut dyn Iterator<Item = &'r [u8]>, moment: &Moment<'_>) -> Restored;
+    fn restore(&self, records: &mut dyn Iterator<Item = &[u8]>, moment: &Moment<'_>) -> Restored;
 }
 
 /// A record in the making.

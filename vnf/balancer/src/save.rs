@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -50,8 +51,8 @@ impl Save for Connections<'_> {
         let mut numbers: HashMap<*const Seat, u64> = HashMap::new();
         for (service, seat) in configured.chain(leaving) {
             let number = numbers.len() as u64;
-            if !numbers.contains_key(&Arc::as_ptr(seat)) {
-                numbers.insert(Arc::as_ptr(seat), number);
+            if let Entry::Vacant(place) = numbers.entry(Arc::as_ptr(seat)) {
+                place.insert(number);
                 put_seat(record.begin(SEAT), service, seat);
                 sink.put(record.as_bytes());
             }
@@ -77,7 +78,7 @@ impl Save for Connections<'_> {
         left
     }
 
-    fn restore<'r>(&self, records: &mut dyn Iterator<Item = &'r [u8]>, moment: &Moment<'_>) -> Restored {
+    fn restore(&self, records: &mut dyn Iterator<Item = &[u8]>, moment: &Moment<'_>) -> Restored {
         let mut restored = Restored::default();
         let services = self.shared.services();
         let known = services.iter().flat_map(|service| {

@@ -8,6 +8,7 @@
 //! learnt anew from the next packets, as others may have forwarded meanwhile.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +62,9 @@ impl Save for Sessions<'_> {
         let mut rules = HashMap::new();
         for (name, state) in names.chain([(DEFAULT, &policy.default_state)]) {
             let number = rules.len() as u64 + 1;
-            if rules.insert(Arc::as_ptr(state), number).is_none() {
+            // A rule that is called as the default is, counts with it.
+            if let Entry::Vacant(place) = rules.entry(Arc::as_ptr(state)) {
+                place.insert(number);
                 sink.put(record.begin(RULE).text(name).as_bytes());
             }
         }
@@ -82,7 +85,7 @@ impl Save for Sessions<'_> {
         left
     }
 
-    fn restore<'r>(&self, records: &mut dyn Iterator<Item = &'r [u8]>, moment: &Moment<'_>) -> Restored {
+    fn restore(&self, records: &mut dyn Iterator<Item = &[u8]>, moment: &Moment<'_>) -> Restored {
         let mut restored = Restored::default();
         let policy = self.shared.policy();
         let mut reader = Reader::new(self, &policy, moment);

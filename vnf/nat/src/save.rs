@@ -93,7 +93,7 @@ impl Save for Sessions<'_> {
         left
     }
 
-    fn restore<'r>(&self, records: &mut dyn Iterator<Item = &'r [u8]>, moment: &Moment<'_>) -> Restored {
+    fn restore(&self, records: &mut dyn Iterator<Item = &[u8]>, moment: &Moment<'_>) -> Restored {
         let mut restored = Restored::default();
         let mut reader = Reader { of: *self, moment, mappings: HashMap::new() };
         for record in records {
