@@ -224,6 +224,7 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, mut idle: Idle
             }
         }
     }
+    worker.tell_all_seen();
     publish_figures(&mut worker);
     worker.finish();
 }

@@ -7,6 +7,7 @@
 //! * [`hold`]: packets that wait for a neighbour.
 //! * [`early`]: fragments that wait for the first one of their datagram.
 //! * [`inspect`]: looking into the flow cache from outside.
+//! * `last`: what is told before a stop.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
 //! * [`limit`]: how many of them, to whom.
@@ -24,6 +25,7 @@ mod fragment;
 pub mod hold;
 pub mod idle;
 pub mod inspect;
+mod last;
 pub mod limit;
 mod links;
 pub mod live;

@@ -103,6 +103,19 @@ impl Address {
         self.with(protocol, |ports| if unused { ports.release(port) } else { ports.give_back(port, now) });
     }
 
+    /// The ports that rest, and until when (ns), in the order in which they wake.
+    pub(crate) fn resting(&self, protocol: u8) -> Vec<(u16, u64)> {
+        let side = side(protocol);
+        let ports = lock(&self.ports);
+        let of = side.and_then(|side| ports.get(side)?.as_ref());
+        of.map_or_else(Vec::new, |ports| ports.rests().collect())
+    }
+
+    /// A port rests until then (ns), if it is free: after a restart.
+    pub(crate) fn rest(&self, protocol: u8, port: u16, until: u64) {
+        self.with(protocol, |ports| ports.rest_until(port, until));
+    }
+
     /// Which of its ports are somebody else's.
     pub(crate) fn exclude_only(&self, protocol: u8, excluded: &BTreeSet<u16>) {
         self.with(protocol, |ports| ports.exclude_only(excluded));

@@ -9,6 +9,7 @@
 //! * [`address`]: outside addresses themselves.
 //! * [`ports`]: the ports of one address: taken at random in constant time, at rest for a while after use.
 //! * [`rate`]: how fast a host may open connections.
+//! * [`save`]: sessions, mappings, blocks and resting ports over a restart.
 //! * [`show`]: sessions, mappings and pools as plain values; `explain`: what would become of a packet.
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ pub mod ports;
 pub mod rate;
 mod related;
 pub mod rule;
+pub mod save;
 pub mod shared;
 pub mod show;
 
@@ -34,6 +36,7 @@ pub use function::Nat;
 pub use pool::{AddressUse, Pool, PoolConfig, PoolUse, Pooling, Refusal};
 pub use ports::{Parity, Ports};
 pub use rate::HostRate;
+pub use save::Sessions;
 pub use shared::{Options, Rules, Shared};
 pub use show::{Filter, MappingView, RuleNumber, SessionView};
 

@@ -384,6 +384,37 @@ impl Pool {
         }
     }
 
+    /// A host has this outside end again that it had before a restart: whether it may, which depends on blocks alone. What it joins is
+    /// [left](Pool::leave) as after [`Pool::take`].
+    pub(crate) fn rejoin(&self, inside: IpAddr, outside: IpAddr, port: u16) -> bool {
+        match &self.blocks {
+            None => true,
+            Some(blocks) if self.keeps_blocks() => {
+                let at = self.config.addresses.binary_search(&outside);
+                at.is_ok_and(|at| blocks.rejoin(inside, at, port))
+            }
+            Some(_) => self.host_of(outside, port) == Some(inside),
+        }
+    }
+
+    /// A host has this block again that it had before a restart, without mappings since `idle` (ns): whether it may.
+    pub(crate) fn reclaim_block(&self, block: &Block, idle: u64) -> bool {
+        let (Some(blocks), true) = (&self.blocks, self.keeps_blocks()) else { return false };
+        let at = self.config.addresses.binary_search(&block.outside);
+        at.is_ok_and(|at| blocks.reclaim(block.inside, at, block.first..=block.last, idle))
+    }
+
+    /// Shows the blocks that hosts have, and since when (ns) there has been no mapping in them.
+    pub(crate) fn held_blocks(&self, mut show: impl FnMut(Block, Option<u64>)) {
+        if let Some(blocks) = &self.blocks {
+            blocks.each_held(|inside, at, ports, idle| {
+                if let Some(address) = self.addresses.get(at) {
+                    show(block(inside, address.address(), &ports), idle);
+                }
+            });
+        }
+    }
+
     /// Frees blocks that are not used any more; `gone` is given each.
     pub(crate) fn tick(&self, now: u64, mut gone: impl FnMut(Block)) {
         if let (Some(blocks), true) = (&self.blocks, self.keeps_blocks()) {
