@@ -8,12 +8,18 @@ use crate::cpu::{CpuUse, Snapshot};
 use crate::error::{BenchError, Result};
 use crate::generator::{Generator, Latency, Rate, Received, Traffic};
 use crate::namespaces::{Cores, Namespaces};
-use crate::peers::Running;
+use crate::peers::{Peer, Running};
 
 /// How long what is under way may take to arrive after the generator has ended.
 const SETTLE: Duration = Duration::from_millis(30);
 /// Packets a second while a peer is made to know the flows: slow enough that none is lost.
 const WARM_RATE: f64 = 200_000.0;
+
+/// How long a peer is sent `flows` flows before it is measured, in seconds. One that knows nothing of flows needs but a moment.
+pub fn warm_seconds(peer: Peer, flows: u32) -> f64 {
+    let flows = if peer.knows_flows() { flows } else { 1 };
+    (f64::from(flows) * 2.5 / WARM_RATE).clamp(0.2, 20.0)
+}
 
 /// What one trial showed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -69,12 +75,12 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Makes the peer know every flow: each is sent a few times, slowly.
+    /// Makes the peer know every flow: each is sent a few times, slowly; how long for, [`warm_seconds`] says.
     ///
     /// # Errors
     /// When nothing arrives: whatever follows would prove nothing.
-    pub fn warm_up(&self) -> Result<()> {
-        let seconds = (f64::from(self.traffic.flows) * 2.5 / WARM_RATE).clamp(0.2, 20.0);
+    pub fn warm_up(&self, peer: Peer) -> Result<()> {
+        let seconds = warm_seconds(peer, self.traffic.flows);
         let trial = self.trial(Rate::Pps(WARM_RATE), Duration::from_secs_f64(seconds), false)?;
         if trial.arrived < trial.offered * 0.01 {
             return Err(BenchError::Worthless(format!(

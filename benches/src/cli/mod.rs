@@ -42,10 +42,11 @@ enum Command {
         /// How often everything is measured, in turn: 5, or 3 in the short form.
         #[arg(long)]
         runs: Option<usize>,
-        /// Seconds of one trial: 0.4, or 0.7 in the short form.
+        /// Seconds of one trial: 0.3, or 0.7 in the short form.
         #[arg(long, value_parser = seconds)]
         seconds: Option<f64>,
-        /// As many runs as fit into so many minutes; when they are over nothing new is begun, and the report is written.
+        /// As many of the runs as fit into so many minutes, by what the first took; when they are over nothing new is begun. The report says
+        /// what was cut.
         #[arg(long)]
         minutes: Option<u32>,
         /// Only subjects whose key has this in it, such as `stateful` or `one-core`, and what grows of that name, such as `flows`.
@@ -251,7 +252,6 @@ pub fn main() -> ExitCode {
             let plan = if short { Plan::short(runs.unwrap_or(3)) } else { Plan::whole(runs.unwrap_or(5)) };
             let time = minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
             let plan = Plan { seconds: seconds.unwrap_or(plan.seconds), ..plan.only(&only) };
-            let plan = time.map_or(plan.clone(), |time| plan.within(time));
             measure(&machine, &plan, time, &report, micro.as_deref()).and_then(|results| match baseline {
                 Some(file) => ratios(&results, &file, write),
                 None => Ok(true),
@@ -301,7 +301,8 @@ fn measure(
     prepare(machine)?;
     let stop = interrupted()?;
     let generator = Generator::new(machine.pktgen(), machine.cores, machine.generator)?;
-    say(&format!("{} runs: some {:.0} minutes", plan.runs, plan.time().as_secs_f64() / 60.0));
+    let limit = time.map_or_else(String::new, |time| format!(", of which {} are there", time.as_secs() / 60));
+    say(&format!("{} runs: some {:.0} minutes{limit}", plan.runs, plan.time().as_secs_f64() / 60.0));
     let runner = Runner {
         binary: &machine.throughway,
         generator: &generator,
