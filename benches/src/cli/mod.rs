@@ -144,8 +144,9 @@ pub(crate) struct Machine {
     /// Who sends: `kernel` (its pktgen, where it can send what is asked for), `own`, or the kernel's where it is there: `auto`.
     #[arg(long, value_parser = sender, default_value = "auto", value_name = "auto|kernel|own")]
     pub(crate) generator: Sender,
-    /// The generator's core and that of what is measured.
-    #[arg(long, value_parser = cores, default_value = "0,1", value_name = "GENERATOR,DEVICE")]
+    /// The generator's core, that of what is measured and, on a machine with more than two, one for the sink. Without the last, the device
+    /// pays for it: half of what AF_XDP takes to send.
+    #[arg(long, value_parser = cores, default_value = "0,1", value_name = "GENERATOR,DEVICE[,SINK]")]
     pub(crate) cores: Cores,
     /// Niceness of generator, peers and their kernel threads, all alike: below 0 on a machine that is shared with others.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
@@ -194,10 +195,13 @@ fn rate(text: &str) -> std::result::Result<Rate, String> {
 }
 
 fn cores(text: &str) -> std::result::Result<Cores, String> {
-    let two = text.split_once(',').and_then(|(one, two)| Some((one.parse().ok()?, two.parse().ok()?)));
-    match two {
-        Some((generator, device)) if generator != device => Ok(Cores { generator, device }),
-        _ => Err("two different cores, such as 0,1".to_owned()),
+    let all: Option<Vec<usize>> = text.split(',').map(|core| core.parse().ok()).collect();
+    match all.as_deref() {
+        Some(&[generator, device]) if generator != device => Ok(Cores { generator, device, sink: None }),
+        Some(&[generator, device, sink]) if generator != device && sink != device => {
+            Ok(Cores { generator, device, sink: Some(sink) })
+        }
+        _ => Err("two or three cores, the device's its own, such as 0,1 or 0,1,2".to_owned()),
     }
 }
 
@@ -361,4 +365,18 @@ fn judge(title: &str, verdicts: &[Verdict]) -> bool {
         say(&format!("  {}", verdict.text()));
     }
     verdicts.iter().all(|verdict| verdict.holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_has_a_core_of_its_own() {
+        assert_eq!(cores("0,1"), Ok(Cores { generator: 0, device: 1, sink: None }));
+        assert_eq!(cores("2,1,3"), Ok(Cores { generator: 2, device: 1, sink: Some(3) }));
+        for wrong in ["0", "1,1", "0,1,1", "0,1,2,3", "a,b", ""] {
+            assert!(cores(wrong).is_err(), "{wrong}");
+        }
+    }
 }
