@@ -165,7 +165,7 @@ impl Runner<'_> {
                 rates.iter().copied().zip(run.trials.iter().map(|trial| trial.loss)).collect();
             let searches = if subject.packets == Packets::Small { plan.searches.as_slice() } else { &[] };
             for (search, near) in searches.iter().zip(near) {
-                let found = search.run(&mut known, *near, |rate| {
+                let found = search.run(rates, &mut known, *near, |rate| {
                     self.check()?;
                     bench.trial(Rate::Pps(rate), duration, false).map(|trial| trial.loss)
                 })?;

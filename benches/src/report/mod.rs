@@ -1,5 +1,6 @@
 //! What people read: `report.md`, the same on the terminal, `report.json`, and charts.
 
+mod aims;
 pub mod plot;
 
 use std::fmt::Write;
@@ -84,6 +85,7 @@ pub fn markdown(results: &Results) -> String {
         }
         text.push('\n');
     }
+    text.push_str(&aims::table(results));
     scaling(results, &mut text);
     if !results.instructions.is_empty() {
         text.push_str("## Instructions a packet (callgrind)\n\n| | |\n|---|---:|\n");

@@ -41,12 +41,13 @@ impl Pace {
         Pace { cycle: MARKING, last: None, rest: 0 }
     }
 
-    /// How many of `buckets` this round, which begins at `now`, has to go through: never more than all.
+    /// How many of `buckets` this round, which begins at `now`, has to go through: never more than all, as no more is owed than a part
+    /// that is left for later.
     pub(super) fn due(&mut self, now: Now, buckets: usize) -> usize {
         let buckets = buckets as u64;
         let last = self.last.replace(now).unwrap_or(now);
         let elapsed = now.0.saturating_sub(last.0).min(self.cycle);
-        let owed = (self.rest + elapsed * buckets).min(self.cycle * buckets);
+        let owed = self.rest + elapsed * buckets;
         let due = owed / self.cycle;
         let slice = (ROUND * buckets / self.cycle).max(SLICE).max(due.saturating_sub(buckets / OWED));
         let due = due.min(slice);
