@@ -99,7 +99,7 @@ bench-programs:
 BENCH_RUN = $(ROOT) $(TARGET)/debug/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
 BENCH_COUNT = $(TARGET)/debug/throughway-bench count --bench "$$(cat $(TARGET)/bench/chain)" --report $(TARGET)/bench
 
-bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (below 40 minutes)
+bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (half an hour)
 	packaging/install-packages.sh bench
 	$(BENCH_COUNT) || true
 	$(BENCH_RUN) --micro $(TARGET)/criterion $(BENCH)

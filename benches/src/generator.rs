@@ -262,7 +262,7 @@ impl Generator {
     /// # Errors
     /// When the sink does not become ready.
     pub fn sink(&self, at: &Namespaces) -> Result<Sink> {
-        let core = self.cores.device.to_string();
+        let core = self.cores.sink.unwrap_or(self.cores.device).to_string();
         let argv =
             [self.binary.as_str(), "pktgen", "sink", "--device", SINK_DEVICE, "--json", "--cpu", &core];
         let mut child = started(at, Place::Sink, &argv)?

@@ -65,7 +65,7 @@ pub(super) fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
                 running: &running,
                 traffic: &traffic,
             };
-            bench.warm_up()?;
+            bench.warm_up(peer)?;
             for &rate in &wanted.rates {
                 let trial = bench.trial(rate, Duration::from_secs_f64(wanted.seconds), wanted.stamp)?;
                 let latency = trial.latency.filter(|_| wanted.stamp).map_or(String::new(), |latency| {
