@@ -122,19 +122,19 @@ fn flows_share_link_local_next_hops_of_both_families_and_only_those_of_a_lost_on
         servers: [Wire::of(&scene, Host::ServerA, "wan0", &[]), Wire::of(&scene, Host::ServerB, "dmz0", &[])],
         macs,
     };
-    for family in 0..2 {
+    for (family, far) in FAR.into_iter().enumerate() {
         // Each alone: the kernel resolves link-local addresses for the packets of either family, and answers come back.
         for hop in [0, 2] {
             route(&scene, family, &[(hop, 1)]);
             eventually("the next hop is resolved", Duration::from_secs(10), || {
-                scene.pings(Host::Client, FAR[family], 1).then_some(())
+                scene.pings(Host::Client, far, 1).then_some(())
             });
-            let told = scene.show(&format!("routes --lookup {}", FAR[family]));
+            let told = scene.show(&format!("routes --lookup {far}"));
             assert_eq!(told[0]["next_hops"][0]["gateway"].as_str(), Some(HOPS[hop].1), "{told:#}");
         }
         let settled = |scene: &Scene, count: usize| {
             eventually("the route is followed", Duration::from_secs(5), || {
-                let told = scene.show(&format!("routes --lookup {}", FAR[family]));
+                let told = scene.show(&format!("routes --lookup {far}"));
                 (told[0]["next_hops"].as_array()?.len() == count).then_some(())
             });
         };
@@ -165,7 +165,7 @@ fn flows_share_link_local_next_hops_of_both_families_and_only_those_of_a_lost_on
         // Weights: 1, 1, 2, 4.
         route(&scene, family, &[(0, 1), (1, 1), (2, 2), (3, 4)]);
         eventually("the weights are followed", Duration::from_secs(5), || {
-            let told = scene.show(&format!("routes --lookup {}", FAR[family]));
+            let told = scene.show(&format!("routes --lookup {far}"));
             let hops = told[0]["next_hops"].as_array()?;
             let sum: u64 = hops.iter().filter_map(|hop| hop["weight"].as_u64()).sum();
             (sum == 8).then_some(())
