@@ -12,7 +12,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # How `make bench` measures: more of its options, such as BENCH="--runs 3 --nice -10" (`throughway-bench run --help`).
 BENCH ?=
 
-.PHONY: help build demo test test-modes vm-test bench bench-short bench-nic bench-baseline bench-micro bench-docs bench-programs lint schema ebpf fuzz
+.PHONY: help build install uninstall demo test test-modes vm-test bench bench-short bench-nic bench-baseline bench-micro bench-docs bench-programs lint schema ebpf fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +20,28 @@ help: ## This list
 build: ## The release binary: target/release/throughway
 	packaging/install-packages.sh build
 	$(CARGO) build --release --package throughway
+
+# What is installed, and below which root (for packages).
+BINARY ?= $(TARGET)/release/throughway
+DESTDIR ?=
+UNIT := $(DESTDIR)/usr/lib/systemd/system/throughway.service
+DOC := $(DESTDIR)/usr/share/doc/throughway
+
+install: ## What `make build` has made, systemd unit, documents and examples into the system, or below DESTDIR (as root)
+	@[ -x $(BINARY) ] || { echo "there is no $(BINARY): make build"; exit 2; }
+	install -D -m 755 $(BINARY) $(DESTDIR)/usr/bin/throughway
+	install -D -m 644 packaging/throughway.service $(UNIT)
+	install -d -m 755 $(DOC)/examples $(DESTDIR)/etc/throughway
+	install -m 644 README.md CHANGELOG.md config/schema.json $(DOC)
+	install -m 644 config/examples/* $(DOC)/examples
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo "Now write $(DESTDIR)/etc/throughway/throughway.yaml (examples are in $(DOC)/examples), ask \`throughway doctor\` about it,"
+	@echo "and: systemctl enable --now throughway"
+
+uninstall: ## What `make install` has put there; the configuration stays
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now throughway || true; fi
+	rm -rf $(DESTDIR)/usr/bin/throughway $(UNIT) $(DOC)
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 demo: build ## Real traffic through Throughway in network namespaces, with a report; leaves nothing behind
 	packaging/install-packages.sh demo

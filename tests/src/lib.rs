@@ -12,6 +12,7 @@
 //! * [`stream`]: datagrams to an address that two hosts have.
 //! * [`datagrams`]: numbered datagrams, counted one by one.
 //! * [`echo`]: a TCP connection that goes on for as long as a test does.
+//! * [`systemd`]: systemd itself in a host of a lab.
 //! * [`wire`]: frames byte by byte.
 //! * [`capture`]: capture files.
 
@@ -28,6 +29,7 @@ pub mod raw;
 pub mod scene;
 pub mod servers;
 pub mod stream;
+pub mod systemd;
 pub mod wire;
 
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 //! a flow that has more than one, and the totals of one that has run for long.
 
 use crate::entry::Credits;
+use crate::records::Records;
 
 /// One flow's.
 #[repr(C)]
@@ -42,23 +43,13 @@ pub(crate) const BYTES_OF_RECORD: usize = size_of::<Record>();
 #[derive(Debug)]
 pub(crate) struct Colds {
     colds: Box<[Cold]>,
-    /// Room for two for each place: pages of them that were never used take no memory.
-    records: Box<[Record]>,
-    /// The first of the list of those given back (its number and one); the first word of each leads on.
-    free: u64,
-    /// From here on none was ever used.
-    fresh: usize,
+    /// Room for two for each place, as many as can be wanted.
+    records: Records<3>,
 }
 
 impl Colds {
     pub(crate) fn new(places: usize) -> Self {
-        Colds {
-            colds: vec![Cold::default(); places].into_boxed_slice(),
-            // Zeros fresh from the system: not written to.
-            records: vec![[0; 3]; places * 2].into_boxed_slice(),
-            free: 0,
-            fresh: 0,
-        }
+        Colds { colds: vec![Cold::default(); places].into_boxed_slice(), records: Records::new(places * 2) }
     }
 
     /// Brings a flow's into the cache.
@@ -72,10 +63,10 @@ impl Colds {
         let Some(cold) = self.colds.get_mut(place) else { return };
         let before = std::mem::replace(cold, Cold { when: tick & TICK, ..Cold::default() });
         if before.when & MANY != 0 {
-            self.give(before.credit[0]);
+            self.records.remove(before.credit[0]);
         }
         if before.when & FAR != 0 {
-            self.give(before.bytes);
+            self.records.remove(before.bytes);
         }
     }
 
@@ -88,7 +79,7 @@ impl Colds {
         let Some(cold) = self.colds.get(place) else { return Credits::default() };
         let [low, high] = cold.credit;
         if cold.when & MANY != 0 {
-            return Credits(self.records.get(low as usize).copied().unwrap_or_default());
+            return Credits(self.records.get(low).copied().unwrap_or_default());
         }
         Credits([u64::from(high) << 32 | u64::from(low), 0, 0])
     }
@@ -99,14 +90,14 @@ impl Colds {
         let many = second | third != 0;
         let record = match (when & MANY != 0, many) {
             (true, true) => Some(number),
-            (false, true) => self.take(),
+            (false, true) => self.records.insert(credits.0),
             (true, false) => {
-                self.give(number);
+                self.records.remove(number);
                 None
             }
             (false, false) => None,
         };
-        let held = record.and_then(|number| self.records.get_mut(number as usize));
+        let held = record.and_then(|number| self.records.get_mut(number));
         if let Some(held) = held {
             *held = credits.0;
         }
@@ -164,41 +155,20 @@ impl Colds {
     /// The totals of a flow that has them in a record.
     fn far(&self, place: usize) -> Option<&Record> {
         let cold = self.colds.get(place).filter(|cold| cold.when & FAR != 0)?;
-        self.records.get(cold.bytes as usize)
+        self.records.get(cold.bytes)
     }
 
     /// The same, of a flow that has not had them there, too.
     fn go_far(&mut self, place: usize) -> Option<&mut Record> {
         let cold = self.colds.get(place).copied()?;
         if cold.when & FAR != 0 {
-            return self.records.get_mut(cold.bytes as usize);
+            return self.records.get_mut(cold.bytes);
         }
-        let number = self.take()?;
+        let number = self.records.insert([cold.packets.into(), cold.bytes.into(), 0])?;
         let moved = self.colds.get_mut(place)?;
         moved.bytes = number;
         moved.when |= FAR;
-        let record = self.records.get_mut(number as usize)?;
-        *record = [cold.packets.into(), cold.bytes.into(), 0];
-        Some(record)
-    }
-
-    /// A record; there are as many as can be wanted.
-    fn take(&mut self) -> Option<u32> {
-        let number = if self.free > 0 { self.free as usize - 1 } else { self.fresh };
-        let record = self.records.get(number)?;
-        if self.free > 0 {
-            self.free = record[0];
-        } else {
-            self.fresh += 1;
-        }
-        u32::try_from(number).ok()
-    }
-
-    fn give(&mut self, number: u32) {
-        if let Some(record) = self.records.get_mut(number as usize) {
-            record[0] = self.free;
-            self.free = u64::from(number) + 1;
-        }
+        self.records.get_mut(number)
     }
 }
 
@@ -273,6 +243,6 @@ mod tests {
                 assert_eq!(colds.installed(place), wide.installed);
             }
         }
-        assert!(colds.fresh <= 2 * PLACES, "records are given back");
+        assert!(colds.records.most() <= 2 * PLACES, "records are given back");
     }
 }

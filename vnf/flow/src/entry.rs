@@ -84,7 +84,7 @@ impl Entry {
         let [_, addresses, sum, _] = self.addresses;
         let (made, l4_delta) = (template.action.edits, u16::from_be_bytes(self.l4_delta));
         let own = match self.form {
-            Form::Apart => records.get(self.own)?,
+            Form::Apart => Own::of_record(*records.get(self.own)?),
             Form::Plain => Own { l4_delta, ..Own::of_final(self.own, None, made) },
             Form::Narrow => {
                 let own = Own::of_final(self.own, Some(addresses), made);

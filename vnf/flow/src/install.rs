@@ -128,7 +128,7 @@ impl FlowCache {
             }
             // There is room for one more than there are ways.
             Form::Apart => {
-                let record = self.records.insert(own).unwrap_or(u32::MAX);
+                let record = self.records.insert(own.record()).unwrap_or(u32::MAX);
                 Entry { own: record, form: Form::Apart, ..plain }
             }
         }

@@ -29,6 +29,7 @@ pub mod key;
 mod own;
 pub mod peek;
 mod plan;
+mod records;
 mod shared;
 pub mod sweep;
 mod template;

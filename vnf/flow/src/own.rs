@@ -35,6 +35,9 @@ pub(crate) struct Own {
 /// An [`Own`] in five words, where an entry has no room for it: new IPv6 addresses.
 pub(crate) type Record = [u64; 5];
 
+/// The records of a cache: room for as many as flows.
+pub(crate) type Records = crate::records::Records<5>;
+
 impl Own {
     /// Divides the action of a flow with this key: its own part, where that can be kept, and the rest, for the template.
     pub(crate) fn divide(action: &Action, key: &Key) -> (Own, Form, Action) {
@@ -121,46 +124,4 @@ const fn last([.., a, b, c, d]: [u8; 16]) -> [u8; 4] {
 /// A new IPv4 address, if there is one.
 const fn narrow_address(address: [u8; 4], new: bool) -> [u8; 16] {
     if new { mapped(address) } else { [0; 16] }
-}
-
-/// The [`Record`]s of a cache. There can be as many as flows, but pages of them that were never used take no memory.
-#[derive(Debug)]
-pub(crate) struct Records {
-    records: Box<[Record]>,
-    /// The first of the list of those given back (its number and one); the first word of each leads on.
-    free: u64,
-    /// From here on none was ever used.
-    fresh: usize,
-}
-
-impl Records {
-    pub(crate) fn new(capacity: usize) -> Self {
-        // Zeros fresh from the system: not written to.
-        Records { records: vec![[0; 5]; capacity].into_boxed_slice(), free: 0, fresh: 0 }
-    }
-
-    #[inline(always)]
-    pub(crate) fn get(&self, number: u32) -> Option<Own> {
-        self.records.get(number as usize).copied().map(Own::of_record)
-    }
-
-    /// The number of a new record; `None` if there are as many as flows, which have one each at most.
-    pub(crate) fn insert(&mut self, own: &Own) -> Option<u32> {
-        let number = if self.free > 0 { self.free as usize - 1 } else { self.fresh };
-        let record = self.records.get_mut(number)?;
-        if self.free > 0 {
-            self.free = record[0];
-        } else {
-            self.fresh += 1;
-        }
-        *record = own.record();
-        u32::try_from(number).ok()
-    }
-
-    pub(crate) fn remove(&mut self, number: u32) {
-        if let Some(record) = self.records.get_mut(number as usize) {
-            record[0] = self.free;
-            self.free = u64::from(number) + 1;
-        }
-    }
 }

@@ -159,7 +159,7 @@ impl Plan {
         let Some(head) = frame.first_chunk_mut::<{ L3 + IPV6 + 8 }>() else { return false };
         let (mut ports, mut l4_delta) = (entry.own, entry.l4_delta);
         if entry.form == Form::Apart {
-            let Some(own) = records.get(entry.own) else { return false };
+            let Some(own) = records.get(entry.own).copied().map(Own::of_record) else { return false };
             (ports, l4_delta) = (own.final_ports(&probe.key, self.edits.into()), own.l4_delta.to_be_bytes());
             if self.has(edits::SOURCE) {
                 head[22..38].copy_from_slice(&own.source);

@@ -40,7 +40,7 @@ impl FlowCache {
     /// Of a bucket only its one cache line is touched, unless flows with credits were seen since this was last here: stamps
     /// and the time at which the round before began tell that.
     ///
-    /// To be called often enough to get round within some minutes: the counters hold 2³² packets and 2⁴⁸ bytes.
+    /// To be called often enough to get round within some minutes, so that sessions are told in time that they live.
     pub fn harvest(&mut self, time: u64, budget: usize, mut settle: impl FnMut(Settled)) {
         let now = tick(time);
         // Taken together, so that the memory answers for many flows side by side.
