@@ -55,6 +55,8 @@ const AT_ONCE: usize = 256;
 const RUN: u64 = 50_000_000;
 /// Flows that are read together.
 const SLICE: usize = BATCH;
+/// Up to so many flows are gone through once a second, which costs a hundredth of a core at most; more as slowly as functions allow.
+const FEW: usize = 1 << 13;
 /// With more flows than this the cache is told of each in every other turn only: what it has of a flow is far from what functions have of
 /// it, and in no processor's cache. Functions are told in every turn.
 const MANY: usize = 1 << 16;
@@ -251,7 +253,9 @@ impl Offload {
         let now = beside.now.0;
         self.take_back(flows, now);
         self.bury(beside);
-        let due = self.pace.due(beside.now, self.whole());
+        // The pace is one of three seconds.
+        let times = if self.table.used() <= FEW { 3 } else { 1 };
+        let due = self.pace.due(beside.now, times * self.whole());
         self.visit(flows, beside, due);
         for place in flows.nominees() {
             if self.waiting.len() < WAITING {
