@@ -41,6 +41,9 @@ fn overrun(scene: &Scene) -> u64 {
     [LAN, WAN, DMZ].iter().map(|link| frames(scene, Host::Box, link.device).1).sum()
 }
 
+/// Moves all flows to that server; returns when it is told.
+type Change<'a> = dyn FnMut(&mut Scene, usize) + 'a;
+
 /// What a change under load has shown.
 #[derive(Debug)]
 struct Shown {
@@ -62,12 +65,7 @@ impl Shown {
 /// Sends; does `change`, which returns when it is told and moves all flows from one server to the other; sends on. Without a change
 /// it takes as long and shows what the machine loses by itself.
 #[track_caller]
-fn under_load(
-    scene: &mut Scene,
-    rate: Option<u64>,
-    from: usize,
-    change: Option<&mut dyn FnMut(&mut Scene, usize)>,
-) -> Shown {
+fn under_load(scene: &mut Scene, rate: Option<u64>, from: usize, change: Option<&mut Change<'_>>) -> Shown {
     let overrun_before = overrun(scene);
     let sinks = SERVERS.map(|host| Sink::start(scene, host));
     let executed_before = executed(scene);
