@@ -112,7 +112,7 @@ fn start(at: &Namespaces, dropper: Dropper, wanted: &Wanted<'_>) -> Result<Runni
                  chains: {{ all: {{ from: [lan, wan], run: [edge, core] }} }}\n",
                 wanted.cores.device
             );
-            return ours::serve(at, wanted.binary, &text);
+            return ours::serve(at, wanted.binary, &text, false);
         }
         Dropper::Ingress => ("netdev", format!("type filter hook ingress device {IN_DEVICE} priority -500")),
         Dropper::Prerouting => ("ip", "type filter hook prerouting priority raw".to_owned()),

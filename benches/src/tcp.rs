@@ -100,5 +100,5 @@ fn start(at: &Namespaces, wanted: &Wanted<'_>) -> Result<Running> {
          workers: {{ cores: [{}] }}\nfunctions: {{ core: {{ router: {{}} }} }}\nchains: {{ all: {{ from: [lan, wan], run: [core] }} }}\n",
         wanted.cores.device
     );
-    ours::serve(at, wanted.binary, &text)
+    ours::serve(at, wanted.binary, &text, false)
 }

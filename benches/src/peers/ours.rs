@@ -28,14 +28,14 @@ pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Ru
             flows: setup.traffic.flows,
         },
     );
-    serve(setup.at, setup.binary, &text)
+    serve(setup.at, setup.binary, &text, fast_path)
 }
 
-/// Runs it with a configuration.
+/// Runs it with a configuration; `fast_path`: that has one.
 ///
 /// # Errors
 /// When it does not become ready.
-pub fn serve(at: &Namespaces, binary: &str, text: &str) -> Result<Running> {
+pub fn serve(at: &Namespaces, binary: &str, text: &str, fast_path: bool) -> Result<Running> {
     let directory = at.directory();
     let (file, socket) = (directory.join("throughway.yaml"), directory.join(SOCKET));
     std::fs::write(&file, text).map_err(|source| BenchError::file(&file, source))?;
@@ -46,9 +46,8 @@ pub fn serve(at: &Namespaces, binary: &str, text: &str) -> Result<Running> {
     loop {
         let up = run(&[binary, "show", "interfaces", "--json", "--api", &socket]);
         if up.is_ok() {
-            let ask = [setup.binary, "show", "workers", "--json", "--api", &socket];
-            let ask = fast_path.then(|| ask.map(str::to_owned).to_vec());
-            return Ok(Running { guards: vec![guard], ask });
+            let ask = [binary, "show", "workers", "--json", "--api", &socket].map(str::to_owned);
+            return Ok(Running { guards: vec![guard], ask: fast_path.then(|| ask.to_vec()) });
         }
         if guard.ended().is_some() || Instant::now() > deadline {
             let log = std::fs::read_to_string(directory.join(LOG)).unwrap_or_default();

@@ -36,7 +36,7 @@ use throughway_vnf::{BATCH, DropReason, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
 use super::pace::Pace;
-use super::{tell, tell_all};
+use super::house::{tell, tell_all};
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
