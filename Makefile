@@ -77,10 +77,13 @@ test-modes: ## Every test over namespaces with the fast path off, auto and eager
 	    $(CARGO) test --workspace $(IN_LABS) --no-fail-fast -- --test-threads 1 || status=$$?; \
 	done; exit $$status
 
+# What the XDP program does is fuzzed there, too, by those two tests of the data plane.
+VM_TESTS = $(CARGO) test --no-run --message-format=json --package throughway-xdp --package throughway-pktgen && \
+    $(CARGO) test --no-run --message-format=json --package throughway --test fast_differential --test fast_handed_over
+
 vm-test: $(if $(VM_BINARY),,build) ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
 	packaging/install-packages.sh vm
-	tests/vm/run.sh $(or $(VM_BINARY),$(TARGET)/release/throughway) $$($(CARGO) test --package throughway-xdp --package throughway-pktgen \
-	    --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+	tests/vm/run.sh $(or $(VM_BINARY),$(TARGET)/release/throughway) $$({ $(VM_TESTS); } | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
 # The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain. What only
 # starts the others and counts needs no optimisation.
@@ -96,7 +99,7 @@ bench-programs:
 BENCH_RUN = $(ROOT) $(TARGET)/debug/throughway-bench run --throughway $(TARGET)/release/throughway --report $(TARGET)/bench
 BENCH_COUNT = $(TARGET)/debug/throughway-bench count --bench "$$(cat $(TARGET)/bench/chain)" --report $(TARGET)/bench
 
-bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (below 40 minutes)
+bench: bench-programs ## Side by side with the kernel, DPDK and bare XDP, in namespaces: target/bench/report.md (half an hour)
 	packaging/install-packages.sh bench
 	$(BENCH_COUNT) || true
 	$(BENCH_RUN) --micro $(TARGET)/criterion $(BENCH)

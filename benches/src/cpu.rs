@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_a_thread_of_ours_uses_is_seen() {
-        let cores = Cores { generator: 0, device: 0 };
+        let cores = Cores { generator: 0, device: 0, sink: None };
         let me = std::process::id();
         let before = Snapshot::take(cores, &[me], &[]);
         let mut sum = 0_u64;

@@ -60,7 +60,7 @@ pub enum Sender {
     /// The kernel's `pktgen` where it is there and can send what is asked for, else ours.
     #[default]
     Auto,
-    /// The kernel's `pktgen`; what it cannot send (stamps, IPv6 flows that differ in addresses) is sent by ours.
+    /// The kernel's `pktgen`; what it cannot send (stamps, new flows, IPv6 flows that differ in addresses) is sent by ours.
     Kernel,
     /// `throughway pktgen` by the fastest way that there is.
     Own,
@@ -77,12 +77,14 @@ pub struct Traffic {
     pub ipv6: bool,
     /// To the load balancers' address instead of the sink's.
     pub to_service: bool,
+    /// Every packet opens a connection: flows end as fast as packets come.
+    pub all_new: bool,
 }
 
 impl Traffic {
     /// 64-byte UDP packets over IPv4.
     pub fn small(flows: u32) -> Self {
-        Traffic { flows, size: "64".to_owned(), ipv6: false, to_service: false }
+        Traffic { flows, size: "64".to_owned(), ipv6: false, to_service: false, all_new: false }
     }
 
     /// The same, to the load balancers' address.
@@ -133,6 +135,14 @@ pub enum Rate {
 }
 
 impl Rate {
+    /// Packets a second; of the fastest, more than there can be.
+    fn number(self) -> f64 {
+        match self {
+            Rate::Max => 1e9,
+            Rate::Pps(rate) => rate,
+        }
+    }
+
     fn argument(self) -> String {
         match self {
             Rate::Max => "max".to_owned(),
@@ -223,16 +233,19 @@ impl Generator {
         stamp: bool,
     ) -> Result<Sent> {
         let core = self.cores.generator.to_string();
-        let (rate, duration) = (rate.argument(), format!("{}ms", duration.as_millis()));
+        let all_new = traffic.all_new;
+        let new_flows = if all_new { rate.number() } else { 0.0 };
+        let (rate, new_flows) = (rate.argument(), format!("{new_flows:.0}"));
+        let duration = format!("{}ms", duration.as_millis());
         let (ipv6, traffic) = (traffic.ipv6, traffic.arguments());
         let mut argv =
             vec![self.binary.as_str(), "pktgen", "send", "--device", SOURCE_DEVICE, "--json", "--cpu", &core];
-        argv.extend(["--rate", &rate, "--duration", &duration]);
+        argv.extend(["--rate", &rate, "--duration", &duration, "--new-flows", &new_flows]);
         argv.extend(traffic.iter().map(String::as_str));
         if stamp {
             argv.push("--stamp");
         }
-        if self.kernel && !stamp && !ipv6 {
+        if self.kernel && !stamp && !ipv6 && !all_new {
             argv.extend(["--backend", "kernel"]);
         }
         let output = started(at, Place::Source, &argv)?.output();
@@ -249,7 +262,7 @@ impl Generator {
     /// # Errors
     /// When the sink does not become ready.
     pub fn sink(&self, at: &Namespaces) -> Result<Sink> {
-        let core = self.cores.device.to_string();
+        let core = self.cores.sink.unwrap_or(self.cores.device).to_string();
         let argv =
             [self.binary.as_str(), "pktgen", "sink", "--device", SINK_DEVICE, "--json", "--cpu", &core];
         let mut child = started(at, Place::Sink, &argv)?

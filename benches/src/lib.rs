@@ -7,6 +7,7 @@
 //! * [`peers`]: what is measured.
 //! * [`generator`]: `throughway pktgen` as a subprocess.
 //! * [`trial`]: one trial; [`method`]: from trials to figures; [`cpu`]: who had the processor.
+//! * [`early`]: sets that are dropped early, beside nftables'; [`tcp`]: iperf3, beside the kernel's forwarding.
 //! * [`plan`]: what is measured; [`run`]: carries it out; [`results`] and [`report`]: what comes out; [`machine`]: on what.
 //! * [`baseline`]: what is committed; [`instructions`]: callgrind's count; [`micro`]: criterion's benches.
 //!
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod command;
 pub mod cpu;
 pub mod cycles;
+pub mod early;
 pub mod error;
 pub mod generator;
 pub mod instructions;
@@ -33,4 +35,5 @@ pub mod random;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod tcp;
 pub mod trial;

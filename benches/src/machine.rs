@@ -24,6 +24,8 @@ pub struct Machine {
     pub load: f64,
     /// The generator's core and that of what is measured.
     pub cores: [usize; 2],
+    /// The sink's, where it has one of its own.
+    pub sink: Option<usize>,
     /// The niceness of the run.
     pub nice: i32,
     /// UTC, as `date` writes it.
@@ -54,6 +56,7 @@ impl Machine {
             system: field(&read("/etc/os-release"), "PRETTY_NAME", '='),
             load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
             cores: [cores.generator, cores.device],
+            sink: cores.sink,
             nice,
             date: said(&["date", "-u", "+%Y-%m-%d %H:%M"]),
             throughway: said(&[binary, "--version"]),
@@ -63,7 +66,7 @@ impl Machine {
     /// One paragraph.
     pub fn text(&self) -> String {
         format!(
-            "{} × {}, {} MiB, {}{}; kernel {}; load {:.1} when it began; generator on core {}, device under test on core {}; \
+            "{} × {}, {} MiB, {}{}; kernel {}; load {:.1} when it began; generator on core {}, device under test on core {}, the sink {}; \
              niceness {}; {} UTC; {}.",
             self.processors,
             self.processor,
@@ -77,6 +80,7 @@ impl Machine {
             self.load,
             self.cores[0],
             self.cores[1],
+            self.sink.map_or_else(|| "there as well".to_owned(), |core| format!("on core {core}")),
             self.nice,
             self.date,
             self.throughway

@@ -104,13 +104,15 @@ impl Placement {
     }
 }
 
-/// The two cores of a measurement.
+/// The cores of a measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cores {
     /// The generator's, and in [`Placement::OwnCore`] the receive softirq's.
     pub generator: usize,
-    /// The worker's, and the sink's softirq.
+    /// The worker's.
     pub device: usize,
+    /// The one of the sink's softirq. Without it that runs where packets are sent from: on the core of what is measured.
+    pub sink: Option<usize>,
 }
 
 /// The namespaces; removed when dropped.
@@ -248,27 +250,44 @@ impl Namespaces {
         line
     }
 
-    /// Puts the receive softirq of [`IN_DEVICE`] where `placement` says. To be called again after whatever is measured has
-    /// started: attaching XDP may make the kernel's thread anew.
+    /// Puts the receive softirq of [`IN_DEVICE`] where `placement` says, and that of [`SINK_DEVICE`] on the sink's core where it has one. To
+    /// be called again after whatever is measured has started: attaching XDP may make the kernel's thread anew.
     ///
     /// # Errors
     /// When the kernel has no threaded NAPI, or its thread is not found.
     pub fn place(&mut self, placement: Placement, cores: Cores) -> Result<()> {
-        let threaded = placement == Placement::OneCore;
-        let path = format!("/sys/class/net/{IN_DEVICE}/threaded");
-        self.run(Place::Device, &["sh", "-c", &format!("echo {} > {path}", u8::from(threaded))])?;
         let known = std::mem::take(&mut self.napi);
-        if !threaded {
-            return Ok(());
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while self.napi.is_empty() {
-            if Instant::now() > deadline {
-                return Err(BenchError::Worthless(format!("the NAPI thread of {IN_DEVICE} was not found")));
+        self.napi = match placement {
+            Placement::OwnCore => {
+                self.set_threaded(Place::Device, IN_DEVICE, false)?;
+                Vec::new()
             }
-            self.napi = threads_named(&format!("napi/{IN_DEVICE}-"));
+            Placement::OneCore => self.pin_napi(Place::Device, IN_DEVICE, cores.device, &known)?,
+        };
+        if let Some(core) = cores.sink {
+            self.pin_napi(Place::Sink, SINK_DEVICE, core, &[])?;
         }
-        for thread in &self.napi {
+        Ok(())
+    }
+
+    fn set_threaded(&self, place: Place, device: &str, threaded: bool) -> Result<()> {
+        let path = format!("/sys/class/net/{device}/threaded");
+        self.run(place, &["sh", "-c", &format!("echo {} > {path}", u8::from(threaded))])?;
+        Ok(())
+    }
+
+    /// Has threads do the receive softirq of a device, on one core, and returns them; `known` are those of before.
+    fn pin_napi(&self, place: Place, device: &str, core: usize, known: &[u32]) -> Result<Vec<u32>> {
+        self.set_threaded(place, device, true)?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut threads = Vec::new();
+        while threads.is_empty() {
+            if Instant::now() > deadline {
+                return Err(BenchError::Worthless(format!("the NAPI thread of {device} was not found")));
+            }
+            threads = threads_named(&format!("napi/{device}-"));
+        }
+        for thread in &threads {
             // One of before may have got a niceness of its own from what is measured: that comes on top.
             let own = if known.contains(thread) {
                 niceness(*thread).filter(|own| *own != self.nice).unwrap_or(0)
@@ -276,11 +295,11 @@ impl Namespaces {
                 0
             };
             let nice = (self.nice + own).min(19).to_string();
-            let (thread, core) = (thread.to_string(), cores.device.to_string());
+            let (thread, core) = (thread.to_string(), core.to_string());
             run(&["taskset", "-pc", &core, &thread])?;
             run(&["renice", "-n", &nice, "-p", &thread])?;
         }
-        Ok(())
+        Ok(threads)
     }
 
     /// The kernel threads that do NAPI for [`IN_DEVICE`], where it is threaded.

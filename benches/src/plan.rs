@@ -5,15 +5,20 @@ use std::time::Duration;
 use crate::generator::{Packets, Traffic};
 use crate::method::Search;
 use crate::peers::{Peer, Scale, Subject};
+use crate::trial::warm_seconds;
 
 /// Packets a second that are offered to what stays in the driver.
 const FAST_RATE: f64 = 6e6;
 /// Seconds that a trial takes beside its own: generator and sink are started, and what is under way arrives.
 const AROUND: f64 = 0.25;
-/// Seconds until a peer runs in namespaces of its own and knows its flows.
-const SETUP: f64 = 2.2;
-/// Trials of a search: some rates get another chance.
-const TRIALS: usize = 5;
+/// Seconds until a peer runs in namespaces of its own.
+const SETUP: f64 = 0.8;
+/// Trials of a search in the first run: some rates get another chance, and what one search tried the next one knows.
+const FIRST: usize = 5;
+/// The same in later runs, which know where to look.
+const LATER: usize = 3;
+/// Latency takes so many times as long as another trial: the slowest hundredth of fewer packets comes from one or two moments.
+pub const LATENCY_TRIALS: u32 = 3;
 
 /// A table that grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -128,7 +133,7 @@ impl Plan {
         };
         Plan {
             runs,
-            seconds: 0.4,
+            seconds: 0.3,
             subjects,
             rates: [0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 4.0].map(|rate| rate * 1e6).to_vec(),
             few_rates: [0.8, 1.2, 1.6, 2.0].map(|rate| rate * 1e6).to_vec(),
@@ -211,35 +216,73 @@ impl Plan {
         if subject.packets == Packets::Small { &self.rates } else { &self.few_rates }
     }
 
-    /// How long it takes, nearly: subjects that cannot run here take nothing, searches more or less.
+    /// How long all of it takes, nearly: subjects that cannot run here take nothing, searches more or less.
     pub fn time(&self) -> Duration {
-        let (trial, flows) = (self.seconds + AROUND, |flows: u32| f64::from(flows) * 2.5 / 200_000.0);
-        let subject = |subject: &Subject| {
-            let searches = if subject.packets == Packets::Small { self.searches.len() * TRIALS } else { 0 };
-            let trials = self.rates_of(*subject).len() + 1 + searches + usize::from(self.latency);
-            SETUP + flows(self.flows) + trials as f64 * trial
-        };
-        let cell = |scaling: &Scaling| {
-            let point = |point: &u32| {
-                let more = matches!(scaling.dimension, Dimension::Flows | Dimension::Sessions);
-                SETUP + flows(if more { *point } else { self.flows }) + trial
-            };
-            scaling.points.iter().map(point).sum::<f64>() * scaling.peers.len() as f64
-        };
-        let subjects: f64 = self.subjects.iter().map(subject).sum();
-        let scaling: f64 = self.scaling.iter().map(cell).sum();
-        Duration::from_secs_f64(subjects * self.runs as f64 + scaling * self.scaling_runs as f64)
+        let subjects = self.subjects_time(1) + self.subjects_time(2) * self.runs.saturating_sub(1) as f64;
+        Duration::from_secs_f64(subjects + self.scaling_time() * self.scaling_runs as f64)
     }
 
-    /// With as many runs, at least one and at most those planned, as are done within `time`.
-    #[must_use]
-    pub fn within(mut self, time: Duration) -> Self {
-        while self.runs > 1 && self.time() > time {
-            self.runs -= 1;
-            self.scaling_runs = self.scaling_runs.min(self.runs).min(self.runs.div_ceil(2));
-        }
-        self
+    /// How long every subject once takes, in seconds, in the run of that number.
+    fn subjects_time(&self, run: usize) -> f64 {
+        let trial = self.seconds + AROUND;
+        let subject = |subject: &Subject| {
+            let searches = if subject.packets == Packets::Small { self.searches.len() } else { 0 };
+            let searched = searches * if run == 1 { FIRST } else { LATER };
+            let trials = self.rates_of(*subject).len() + 1 + searched;
+            let latency = if self.latency { self.seconds * f64::from(LATENCY_TRIALS) + AROUND } else { 0.0 };
+            SETUP + AROUND + warm_seconds(subject.peer, self.flows) + trials as f64 * trial + latency
+        };
+        self.subjects.iter().map(subject).sum()
     }
+
+    /// How long every growing table once takes, in seconds.
+    fn scaling_time(&self) -> f64 {
+        let mut seconds = 0.0;
+        for scaling in &self.scaling {
+            for (peer, point) in
+                scaling.peers.iter().flat_map(|peer| scaling.points.iter().map(move |at| (*peer, *at)))
+            {
+                let cell = scaling.cell(peer, point, self.flows);
+                let flows = cell.before.as_ref().unwrap_or(&cell.traffic).flows;
+                seconds += SETUP + warm_seconds(cell.subject.peer, flows) + self.seconds + 2.0 * AROUND;
+            }
+        }
+        seconds
+    }
+
+    /// How many runs there will be, and in how many of them growing tables are measured, when `done` were made (at least
+    /// one), of which the last took as long as `took` says, and so much time is `left`: all that were planned, if they fit. First come
+    /// runs, then growing tables.
+    pub fn fit(&self, done: Done, took: Took, left: Duration) -> Done {
+        // The first run does not know yet where to look.
+        let faster =
+            if done.runs == 1 { self.subjects_time(2) / self.subjects_time(1).max(1e-3) } else { 1.0 };
+        let fit = |left: f64, one: f64, most: usize| ((left / one.max(1e-3)) as usize).min(most);
+        let (left, one) = (left.as_secs_f64(), took.subjects.as_secs_f64() * faster);
+        let runs = fit(left, one, self.runs.saturating_sub(done.runs));
+        let left = left - runs as f64 * one;
+        let scaling =
+            fit(left, took.scaling.as_secs_f64(), self.scaling_runs.saturating_sub(done.scaling).min(runs));
+        Done { runs: done.runs + runs, scaling: done.scaling + scaling }
+    }
+}
+
+/// How many runs: of everything, and of growing tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// Of the subjects.
+    pub runs: usize,
+    /// Of growing tables.
+    pub scaling: usize,
+}
+
+/// How long one run took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Took {
+    /// Every subject once.
+    pub subjects: Duration,
+    /// Every growing table once.
+    pub scaling: Duration,
 }
 
 impl Scaling {
@@ -308,14 +351,31 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_stays_below_forty_minutes_and_fewer_runs_fit_into_less() {
+    fn the_whole_stays_below_35_minutes_and_the_short_form_below_five() {
         let minutes = |plan: &Plan| plan.time().as_secs_f64() / 60.0;
         let whole = Plan::whole(5);
-        assert!((20.0..40.0).contains(&minutes(&whole)), "{}", minutes(&whole));
+        assert!((20.0..35.0).contains(&minutes(&whole)), "{}", minutes(&whole));
         assert!((0.5..5.0).contains(&minutes(&Plan::short(3))), "{}", minutes(&Plan::short(3)));
-        let some = whole.clone().within(Duration::from_secs(20 * 60));
-        assert!(some.runs > 1 && some.runs < 5 && minutes(&some) <= 20.0, "{some:?}");
-        assert_eq!(whole.within(Duration::ZERO).runs, 1);
+    }
+
+    #[test]
+    fn as_many_runs_as_fit_by_what_the_last_one_took() {
+        let plan = Plan::whole(5);
+        let took = |subjects, scaling| Took {
+            subjects: Duration::from_secs(subjects),
+            scaling: Duration::from_secs(scaling),
+        };
+        let fit = |runs, scaling, took, left| {
+            let fit = plan.fit(Done { runs, scaling }, took, Duration::from_secs(left));
+            (fit.runs, fit.scaling)
+        };
+        // Later runs take less than the first one, as they know where to look.
+        assert_eq!(fit(1, 1, took(300, 150), 4 * 300 + 2 * 150), (5, 3));
+        assert_eq!(fit(2, 2, took(200, 150), 3 * 200 + 150), (5, 3));
+        assert_eq!(fit(2, 1, took(200, 150), 3 * 200 + 149), (5, 1));
+        assert_eq!(fit(2, 1, took(200, 150), 2 * 200 + 160), (4, 2));
+        assert_eq!(fit(3, 1, took(200, 150), 199), (3, 1));
+        assert_eq!(fit(1, 1, took(300, 150), 0), (1, 1));
     }
 
     #[test]

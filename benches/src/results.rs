@@ -30,6 +30,8 @@ pub struct Results {
     pub micro: Vec<Micro>,
     /// Instructions a packet, by row.
     pub instructions: BTreeMap<String, f64>,
+    /// What was planned and not measured for want of time.
+    pub cut: Vec<String>,
 }
 
 /// A microbenchmark of criterion's.
@@ -46,6 +48,8 @@ pub struct Micro {
 /// What one run showed of a subject.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Run {
+    /// Its number, from 1: what is compared was measured in the same one.
+    pub number: usize,
     /// Trials at the offered rates, the last as fast as the generator can.
     pub trials: Vec<Trial>,
     /// The highest rates of the searches.
@@ -166,8 +170,11 @@ impl Results {
             else {
                 continue;
             };
-            let each = line.runs.iter().zip(&kernel.runs).filter(|(_, kernel)| kernel.best() > 0.0);
-            let each: Vec<f64> = each.map(|(ours, kernel)| ours.best() / kernel.best()).collect();
+            let ratio = |ours: &Run| {
+                let kernel = kernel.runs.iter().find(|run| run.number == ours.number)?;
+                (kernel.best() > 0.0).then(|| ours.best() / kernel.best())
+            };
+            let each: Vec<f64> = line.runs.iter().filter_map(ratio).collect();
             if let Some(figure) = Figure::of(&each) {
                 let (peer, suffix) = (kernel.subject.peer.key(), line.subject.packets.suffix());
                 ratios.insert(format!("{} / {peer}{suffix}", line.key), figure);
@@ -208,10 +215,10 @@ pub(crate) mod tests {
 
     pub(crate) fn line(peer: Peer, bests: &[f64]) -> Line {
         let mut line = Line::new(peer.on_one_core());
-        for &best in bests {
+        for (number, &best) in bests.iter().enumerate() {
             let trials = vec![trial(1e6, 0.9e6), trial(2e6, best), trial(9e6, best / 2.0)];
             let latency = Some(Latency { p50: 2e4, p90: 4e4, p99: 5e4, p999: 6e4, max: 7e4 });
-            line.runs.push(Run { trials, searched: vec![0.5e6, 0.7e6], latency });
+            line.runs.push(Run { number, trials, searched: vec![0.5e6, 0.7e6], latency });
         }
         line
     }
@@ -226,6 +233,16 @@ pub(crate) mod tests {
         let ratio = ratios.get("stateful@one-core / kernel-masquerade").unwrap();
         assert_eq!((ratio.median, ratio.runs, ratio.spread()), (2.0, 3, 0.0));
         assert_eq!(ratios.len(), 1);
+    }
+
+    #[test]
+    fn a_run_that_one_of_them_lacks_makes_no_ratio() {
+        let mut ours = line(Peer::Stateful, &[4e6, 2e6, 2e6]);
+        ours.runs.remove(0);
+        let subjects = vec![line(Peer::KernelMasquerade, &[4e6, 1e6, 1e6]), ours];
+        let results = Results { subjects, ..Results::default() };
+        let ratio = results.ratios()["stateful@one-core / kernel-masquerade"];
+        assert_eq!((ratio.median, ratio.runs), (2.0, 2));
     }
 
     #[test]

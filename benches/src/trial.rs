@@ -9,7 +9,7 @@ use crate::cpu::{CpuUse, Snapshot};
 use crate::error::{BenchError, Result};
 use crate::generator::{Generator, Latency, Rate, Received, Traffic};
 use crate::namespaces::{Cores, Namespaces};
-use crate::peers::Running;
+use crate::peers::{Peer, Running};
 
 /// How long what is under way may take to arrive after the generator has ended.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -23,6 +23,12 @@ const WARM_FASTER: f64 = 1.3;
 const WARM_LOSS: f64 = 0.02;
 /// Rounds of warming up at most, until the flows that stay in the driver become no more.
 const WARM_ROUNDS: usize = 10;
+
+/// How long a peer is sent `flows` flows before it is measured, in seconds. One that knows nothing of flows needs but a moment.
+pub fn warm_seconds(peer: Peer, flows: u32) -> f64 {
+    let flows = if peer.knows_flows() { flows } else { 1 };
+    (f64::from(flows) * 2.5 / WARM_RATE).clamp(0.2, 20.0)
+}
 
 /// What one trial showed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -87,18 +93,20 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Makes the peer know every flow: each is sent a few times, slowly. With the fast path again, until all flows are handed over to the
-    /// driver, or no more are.
+    /// Makes the peer know every flow: each is sent a few times, slowly; how long for, [`warm_seconds`] says. With the fast path again, until
+    /// all flows are handed over to the driver, or no more are.
     ///
     /// # Errors
     /// When nothing arrives: whatever follows would prove nothing.
-    pub fn warm_up(&self) -> Result<()> {
+    pub fn warm_up(&self, peer: Peer) -> Result<()> {
         let flows = f64::from(self.traffic.flows);
-        let Some(ask) = &self.running.ask else { return self.warm_up_once(WARM_RATE).map(drop) };
+        let Some(ask) = &self.running.ask else {
+            return self.warm_up_once(WARM_RATE, warm_seconds(peer, self.traffic.flows)).map(drop);
+        };
         let (mut before, mut rate) = (0.0, WARM_RATE.max(flows / WARM_GAP));
         for _ in 0..WARM_ROUNDS {
             // Those that stay in the driver by now cost little.
-            if self.warm_up_once(rate)?.loss < WARM_LOSS {
+            if self.warm_up_once(rate, (flows * 2.5 / rate).clamp(0.2, 20.0))?.loss < WARM_LOSS {
                 rate *= WARM_FASTER;
             }
             let handed_over = handed_over(ask)?;
@@ -110,8 +118,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn warm_up_once(&self, rate: f64) -> Result<Trial> {
-        let seconds = (f64::from(self.traffic.flows) * 2.5 / rate).clamp(0.2, 20.0);
+    /// A trial at this rate, for so many seconds.
+    fn warm_up_once(&self, rate: f64, seconds: f64) -> Result<Trial> {
         let trial = self.trial(Rate::Pps(rate), Duration::from_secs_f64(seconds), false)?;
         if trial.arrived < trial.offered * 0.01 {
             return Err(BenchError::Worthless(format!(

@@ -10,8 +10,8 @@ mod firewall;
 mod nat;
 
 use crate::checked::{
-    Api, Chain, Config, FastTable, Function, FunctionKind, Interface, MarkRule, Marker, Metrics, Route,
-    Router, Target, Urpf, Vlan, Workers,
+    Api, AtStop, Chain, Config, FastTable, Function, FunctionKind, Interface, MarkRule, Marker, Metrics,
+    Route, Router, Target, Urpf, Vlan, Workers,
 };
 use crate::value::Mac;
 
@@ -43,6 +43,9 @@ impl Config {
         changes.value("fast-path.flows", old.fast_path.flows, flows);
         changes.value("fast-path.keep", old.fast_path.keep, keep);
         changes.needs_restart = false;
+        let AtStop { program, sessions } = new.at_stop;
+        changes.value("at-stop.program", old.at_stop.program, program);
+        changes.value("at-stop.sessions", old.at_stop.sessions, sessions);
         changes.functions(old, new);
         changes.chains(old, new);
         changes.needs_restart = true;

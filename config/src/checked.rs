@@ -27,6 +27,7 @@ mod router;
 mod services;
 mod sets;
 mod shadow;
+mod stop;
 mod track;
 mod vlan;
 mod workers;
@@ -45,6 +46,7 @@ pub use router::{Mss, Route, Router, TableId, Target, Urpf};
 pub(crate) use services::SocketPath;
 pub use services::{Api, Metrics};
 pub use sets::{EarlyAt, Set, SetContent, SetId};
+pub use stop::{AtProgram, AtStop};
 pub use track::{MidStream, Timeouts, Track};
 pub use vlan::{Vlan, VlanProtocol};
 pub use workers::{CORES, FastTable, Poll, Workers};
@@ -60,6 +62,8 @@ pub struct Config {
     pub workers: Workers,
     /// What the XDP program may hold of flows.
     pub fast_path: FastTable,
+    /// What an orderly stop leaves behind.
+    pub at_stop: AtStop,
     /// The functions; a [`FunctionId`] is an index into this list.
     pub functions: Vec<Function>,
     /// The chains, at least one. No interface starts more than one of them.
@@ -138,6 +142,7 @@ impl Config {
             interfaces::check_queues(interfaces, &raw.interfaces, workers.cores.len(), report);
         }
         let fast_path = FastTable::check(raw.fast_path.as_ref(), report);
+        let at_stop = AtStop::check(raw.at_stop.as_ref(), report);
         let known = Known { interfaces: &raw.interfaces, functions: &raw.functions, folder: &folder };
         let functions = functions::check(&raw.functions, &known, report);
         let chains = chains::check(&raw.chains, &known, report);
@@ -147,6 +152,7 @@ impl Config {
             interfaces: interfaces?,
             workers: workers?,
             fast_path: fast_path?,
+            at_stop: at_stop?,
             functions: functions?,
             chains: chains?,
             metrics: metrics?,

@@ -22,13 +22,13 @@ pub mod value;
 
 pub use change::Change;
 pub use checked::{
-    Addresses, Affinity, Api, Backend, BalancerSource, CORES, Chain, Checksum, Config, DefaultVerdict,
-    Dependence, DestinationNat, EarlyAt, FailMode, Family, FastPath, FastTable, Firewall, Forwarding,
-    Function, FunctionId, FunctionKind, Group, GroupId, Health, Interface, InterfaceId, LoadBalancer,
-    MarkRule, Marker, Match, Metrics, MidStream, Mss, Nat, Poll, PortBlocks, PortPolicy, Ports, Probe,
-    Refuse, RejectWith, Route, Router, Rule, RuleAction, Service, Set, SetContent, SetId, Several, SourceNat,
-    SourceTarget, State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Trust, Urpf, Verify, Vlan,
-    VlanProtocol, WhenAllDown, Workers, XdpMode, ZeroCopy,
+    Addresses, Affinity, Api, AtProgram, AtStop, Backend, BalancerSource, CORES, Chain, Checksum, Config,
+    DefaultVerdict, Dependence, DestinationNat, EarlyAt, FailMode, Family, FastPath, FastTable, Firewall,
+    Forwarding, Function, FunctionId, FunctionKind, Group, GroupId, Health, Interface, InterfaceId,
+    LoadBalancer, MarkRule, Marker, Match, Metrics, MidStream, Mss, Nat, Poll, PortBlocks, PortPolicy, Ports,
+    Probe, Refuse, RejectWith, Route, Router, Rule, RuleAction, Service, Set, SetContent, SetId, Several,
+    SourceNat, SourceTarget, State, TableId, Target, TcpFlag, TcpFlags, Timeouts, Track, Trust, Urpf, Verify,
+    Vlan, VlanProtocol, WhenAllDown, Workers, XdpMode, ZeroCopy,
 };
 pub use error::{Errors, Problem, Severity, Span, Warning};
 pub use schema::schema;

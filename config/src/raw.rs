@@ -20,6 +20,7 @@ mod router;
 mod services;
 mod sets;
 mod shape;
+mod stop;
 mod workers;
 
 pub(crate) use balancer::{Backend, Health, LoadBalancer, Service};
@@ -35,6 +36,7 @@ pub(crate) use router::{Route, Router};
 pub(crate) use services::{Api, MetricsSwitch};
 pub(crate) use sets::{Set, SetSource};
 pub(crate) use shape::{At, Entries, Entry, OneOrMany, ReadOr, Written};
+pub(crate) use stop::AtStop;
 pub(crate) use workers::{FastTable, Workers};
 
 /// The configuration of Throughway.
@@ -48,6 +50,8 @@ pub(crate) struct Raw {
     pub(crate) workers: Option<Workers>,
     /// The flows that the XDP program forwards by itself.
     pub(crate) fast_path: Option<FastTable>,
+    /// What an orderly stop leaves behind.
+    pub(crate) at_stop: Option<AtStop>,
     /// The network functions, by name. A function may stand in several chains; its state is shared between them.
     pub(crate) functions: Entries<Function>,
     /// Which functions packets walk, by the interface they come from.

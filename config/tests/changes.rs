@@ -123,7 +123,7 @@ fn what_needs_a_restart_says_so() {
             ("cores: [0]", "cores: [0, 1]"),
             (
                 "functions:",
-                "fast-path: { flows: 1000, keep: 5m }\nmetrics: off\napi: { socket: /tmp/api.sock }\nfunctions:"
+                "fast-path: { flows: 1000, keep: 5m }\nat-stop: { program: keep, sessions: 0s }\nmetrics: off\napi: { socket: /tmp/api.sock }\nfunctions:"
             ),
         ]),
         [
@@ -136,6 +136,8 @@ fn what_needs_a_restart_says_so() {
             "workers.frames: 4096 → 8192 (needs a restart)",
             "fast-path.flows: 65536 → 1000 (needs a restart)",
             "fast-path.keep: 1s → 5m (needs a restart)",
+            "at-stop.program: remove → keep",
+            "at-stop.sessions: 5m → 0s",
             "metrics.listen: 127.0.0.1:9464 → off (needs a restart)",
             "api.socket: /run/throughway/api.sock → /tmp/api.sock (needs a restart)",
         ]

@@ -160,6 +160,36 @@ fn the_fast_path_is_off_unless_asked_for_and_has_bounds() {
 }
 
 #[test]
+fn a_stop_leaves_sessions_behind_and_removes_the_program_unless_it_is_said() {
+    let text = |more: &str| {
+        format!(
+            "interfaces: {{ lan: {{ device: eth1 }}, wan: {{ device: eth2 }} }}\n{more}\n\
+             functions: {{ core: {{ router: {{}} }} }}\nchains: {{ all: {{ from: [lan, wan], run: core }} }}\n"
+        )
+    };
+    for (more, program, sessions) in [
+        ("", "remove", "5m"),
+        ("at-stop: { program: keep }", "keep", "5m"),
+        ("at-stop: { program: remove, sessions: 0s }", "remove", "0s"),
+        ("at-stop: { sessions: 24h }", "remove", "1d"),
+    ] {
+        let (config, _) = Config::parse("a.yaml", &text(more)).unwrap();
+        let at_stop = config.at_stop;
+        assert_eq!((at_stop.program.word(), at_stop.sessions.to_string().as_str()), (program, sessions));
+    }
+    for (more, what) in [
+        ("at-stop: { program: kept }", "did you mean `keep`?"),
+        ("at-stop: { sessions: 25h }", "at most 1d"),
+        ("at-stop: { sessions: forever }", "is not a duration"),
+        ("at-stop: { session: 5m }", "did you mean `sessions`?"),
+        ("at-stop: keep", "2:10"),
+    ] {
+        let error = Config::parse("a.yaml", &text(more)).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
 fn the_full_example_means_what_it_says() {
     let text = r#"
 interfaces:

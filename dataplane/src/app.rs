@@ -2,7 +2,8 @@
 //!
 //! Start: configuration → kernel state → XDP program attached (the fail mode holds: the kernel's, or dropped) → workers and
 //! their sockets → sockets into the program's map, and packets come → ready. Stop is the reverse: the interfaces are given back
-//! to the kernel, the program is detached, then the sockets close.
+//! to the kernel, the program is detached, then the sockets close, and the sessions are written for the next instance. With `at-stop`
+//! the program stays, and the interfaces with it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub mod early;
 pub mod fastpath;
 mod napi;
 pub mod remembered;
+pub mod restart;
+pub mod saved;
 pub mod service;
 mod steered;
 
@@ -114,7 +117,7 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
-        lock(&service).stop();
+        lock(&service).stop(end.is_ok());
         end.map(|()| ExitCode::SUCCESS).map_err(|dead| dead.into())
     })
 }

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use throughway::worker::inspect::{FlowFilter, Inspection};
+use throughway::worker::offload::Stays;
 use throughway_flow::cacheable;
 use throughway_flow::entry::Flow;
 use throughway_packet::build::PacketBuilder;
@@ -415,17 +416,19 @@ fn the_program_executes_any_action_as_the_worker_does() {
         });
         result.unwrap();
         let counts = [count.get(), longer.get(), shorter.get()];
+        // Far less than is to be expected.
+        let least = [3000, 800, 100].map(|least| least * cases.min(1000) / 1000);
         assert!(
-            counts[0] > 3000 && counts[1] > 800 && counts[2] > 100,
+            counts.iter().zip(least).all(|(count, least)| *count > least),
             "executed, longer, shorter: {counts:?}"
         );
     });
 }
 
-/// So many cases, or as many times that as `THROUGHWAY_FUZZ` says.
+/// So many cases, or as many times that as `THROUGHWAY_FUZZ` says: a number such as 10, or 0.05 where every one takes long.
 fn repeated(cases: usize) -> usize {
-    let times = std::env::var("THROUGHWAY_FUZZ").ok().and_then(|times| times.parse().ok());
-    cases * times.unwrap_or(1)
+    let times = std::env::var("THROUGHWAY_FUZZ").ok().and_then(|times| times.parse::<f64>().ok());
+    times.map_or(cases, |times| ((cases as f64 * times) as usize).max(1))
 }
 
 const CHAINS: [&str; 3] = [
@@ -502,7 +505,9 @@ fn flows(bench: &Bench) -> Vec<Flow> {
     while let Some(rest) = inspection {
         inspection = bench.worker.inspect(rest, bench.now);
     }
-    answered.recv().unwrap().into_iter().map(|found| found.flow).collect()
+    let found = answered.recv().unwrap().into_iter();
+    // What is judged packet by packet is nobody else's.
+    found.filter(|found| found.stays != Some(Stays::Each)).map(|found| found.flow).collect()
 }
 
 #[test]
@@ -618,7 +623,8 @@ fn arbitrary_frames_do_no_harm() {
             state as usize
         };
         let mut executed = 0;
-        for number in 0..repeated(300_000) {
+        let frames_sent = repeated(300_000);
+        for number in 0..frames_sent {
             let mut frame = frames[number % 3].clone();
             match number % 5 {
                 0 => frame.iter_mut().skip(12).for_each(|byte| *byte = random() as u8),
@@ -640,6 +646,6 @@ fn arbitrary_frames_do_no_harm() {
             }
         }
         assert_eq!(kernel.counted(&places).0, executed);
-        assert!(executed > 10_000, "{executed}");
+        assert!(executed > 10_000 * frames_sent.min(300_000) as u64 / 300_000, "{executed}");
     });
 }

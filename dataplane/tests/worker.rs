@@ -104,6 +104,63 @@ fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
 }
 
 #[test]
+fn what_waits_for_a_neighbour_is_bounded_and_leaves_in_order() {
+    use throughway::worker::hold::{CAPACITY, PER_NEIGHBOUR};
+    let mut host = facts();
+    let mut bench = Bench::new(CONFIG, &host);
+    let to = |last: u8, port: u16| {
+        PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, last]).ethernet(BOX_LAN, HOST_LAN).udp(port, 2)
+    };
+    // For one neighbour by itself.
+    for port in 0..PER_NEIGHBOUR as u16 + 10 {
+        bench.receive(LAN, &to(77, port).finish());
+    }
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), 10);
+    assert_eq!(bench.stats.held.get(), PER_NEIGHBOUR as u64);
+    // And for all together, at one moment; what a worker asks the resolver for is bounded too.
+    let others = 100..200u8;
+    for last in others.clone() {
+        for port in 0..30 {
+            assert!(bench.worker.io().inject(LAN, &to(last, port).finish()));
+        }
+    }
+    let now = bench.now;
+    while bench.worker.round(now) > 0 {}
+    assert_eq!(bench.stats.held.get(), CAPACITY as u64);
+    let refused = 10 + (PER_NEIGHBOUR + others.len() * 30 - CAPACITY) as u64;
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), refused);
+    assert!(bench.wanted.try_iter().count() <= 64);
+    bench.assert_balance();
+
+    let mac = [2, 9, 9, 9, 9, 9];
+    host.neighbours.push(throughway::host::NeighbourFacts {
+        port: 2,
+        address: "10.3.0.77".parse().unwrap(),
+        mac,
+        state: "reachable".into(),
+    });
+    for spec in bench.blueprint.routers() {
+        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None));
+    }
+    bench.generations.bump([Slot::CONFIG]);
+    bench.round();
+    let expected =
+        (0..PER_NEIGHBOUR as u16).map(|port| to(77, port).ethernet(mac, BOX_DMZ).hop_limit(63).finish());
+    assert_eq!(bench.sent(DMZ), expected.collect::<Vec<_>>());
+    // Their room is others'.
+    bench.receive(LAN, &to(250, 1).finish());
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourQueueFull), refused);
+    // Nobody else answers: each has its reason.
+    for _ in 0..4 {
+        bench.now.0 += 1_000_000_000;
+        bench.round();
+    }
+    let waited = (CAPACITY - PER_NEIGHBOUR + 1) as u64;
+    assert_eq!(bench.drops(LAN, DropReason::NeighbourUnreachable), waited);
+    bench.assert_balance();
+}
+
+#[test]
 fn a_neighbour_that_never_answers_ends_as_host_unreachable() {
     let mut bench = Bench::new(CONFIG, &facts());
     let packet = PacketBuilder::ipv4([10, 1, 0, 10], [10, 3, 0, 77]).ethernet(BOX_LAN, HOST_LAN).udp(1, 2);
@@ -255,6 +312,33 @@ fn connections_agree_on_what_both_links_take() {
     }
     bench.receive(DMZ, &syn([10, 3, 0, 10], [10, 1, 0, 10], 0x10, 1460));
     assert_eq!(announced(&bench.sent(LAN)[0]), 1460, "no SYN");
+    bench.assert_balance();
+}
+
+#[test]
+fn an_mss_that_the_file_names_is_the_most_that_is_announced() {
+    let mut bench = Bench::new(&OPTIONS.replace("mss: auto", "mss: 1200"), &facts());
+    let announced = |frame: &[u8]| {
+        assert_sound(frame);
+        let headers = parse(frame, LAN).unwrap();
+        let at = usize::from(headers.l4) + 22;
+        u16::from_be_bytes([frame[at], frame[at + 1]])
+    };
+    for (theirs, ours) in [(1460, 1200), (1201, 1200), (1200, 1200), (536, 536)] {
+        bench.receive(LAN, &syn([10, 1, 0, 10], [10, 2, 0, 10], 0x02, theirs));
+        assert_eq!(announced(&bench.sent(WAN)[0]), ours);
+        let [high, low] = u16::to_be_bytes(theirs);
+        let six = PacketBuilder::ipv6([0xfd00, 1, 0, 0, 0, 0, 0, 0x10], [0xfd00, 2, 0, 0, 0, 0, 0, 0x10])
+            .ethernet(BOX_LAN, HOST_LAN)
+            .tcp(1, 2, 0x12)
+            .payload(&[2, 4, high, low]);
+        let mut frame = six.finish();
+        frame[66] = 0x60;
+        let headers = parse(&frame, LAN).unwrap();
+        assert!(throughway_packet::apply::recompute_checksums(&headers, &mut frame));
+        bench.receive(LAN, &frame);
+        assert_eq!(announced(&bench.sent(WAN)[0]), ours, "IPv6");
+    }
     bench.assert_balance();
 }
 

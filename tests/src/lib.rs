@@ -4,6 +4,7 @@
 //! * [`binary()`]: the `throughway` under test.
 //! * [`backends`]: servers that say who they are, and clients that ask them.
 //! * [`nginx`]: nginx as backends, and clients that speak HTTP to it.
+//! * [`pktgen`]: `throughway pktgen` between client and servers.
 //! * [`raw`]: packets made by hand, and the other end of a tunnel.
 //! * [`scene`]: a lab with a service in its box; tells its state when a test fails.
 //! * [`config`]: configurations for the lab.
@@ -24,6 +25,7 @@ pub mod daemons;
 pub mod datagrams;
 pub mod echo;
 pub mod nginx;
+pub mod pktgen;
 pub mod privileged;
 pub mod raw;
 pub mod scene;
@@ -32,12 +34,19 @@ pub mod stream;
 pub mod systemd;
 pub mod wire;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use binary::binary;
 pub use privileged::privileged;
 pub use scene::Scene;
+
+/// Says a figure that a test has found, past the test harness.
+pub fn note(what: &str) {
+    // Nothing can be done when even this cannot be said.
+    let _ = std::io::stderr().write_all(format!("{what}\n").as_bytes());
+}
 
 /// The root of the repository.
 pub fn repository() -> PathBuf {

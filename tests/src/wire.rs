@@ -90,6 +90,11 @@ impl Wire {
         None
     }
 
+    /// What `wanted` makes of the frames that are there; others are thrown away.
+    pub fn waiting<T>(&mut self, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> Vec<T> {
+        self.frames.try_iter().filter_map(|frame| wanted(&frame)).collect()
+    }
+
     /// Whether no frame is there that `wanted` makes something of.
     pub fn is_silent<T>(&mut self, mut wanted: impl FnMut(&[u8]) -> Option<T>) -> bool {
         self.frames.try_iter().all(|frame| wanted(&frame).is_none())

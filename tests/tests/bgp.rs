@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use throughway_lab::Host;
 use throughway_lab::topology::{DMZ, WAN};
 use throughway_tests::config::Config;
@@ -183,6 +184,9 @@ fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
     }
     let stream = Stream::start(&scene, &[Host::ServerA, Host::ServerB], [10, 98, 0, 1].into());
     eventually("it flows", patience, || (goes_by("10.98.0.1") == "wan").then_some(()));
+    // Both servers have the address that is asked.
+    let argv = ["ping", "-n", "-q", "-i", "0.01", "-W", "1", "10.98.0.1"];
+    let mut ping = scene.lab.spawn(Host::Client, &argv, "ping.log").expect("ping starts");
     std::thread::sleep(Duration::from_millis(500));
     let withdrawn = Instant::now();
     birdc(&scene, Host::ServerA, &["disable", "own"]);
@@ -191,6 +195,13 @@ fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
     birdc(&scene, Host::ServerA, &["enable", "own"]);
     follows("10.98.0.1", "wan");
     std::thread::sleep(Duration::from_millis(300));
+    ping.signal(Signal::SIGINT);
+    let _ = ping.wait(Duration::from_secs(5)).expect("ping ends");
+    let log = std::fs::read_to_string(scene.lab.directory().join("ping.log")).expect("its log");
+    let pinged = log.lines().find(|line| line.contains("packet loss")).expect("a summary");
+    say(&format!("mesh: ping at 100 a second over the same flap: {pinged}"));
+    let numbers: Vec<u32> = pinged.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers[0] > 50 && (numbers[0] - numbers[1]) * 10 < numbers[0], "{pinged}");
     let arrived = stream.finish();
     let first = arrived.first_after(1, withdrawn).expect("server b got something");
     let last = arrived.by_host[0].iter().rev().map(|(at, _)| *at).find(|at| *at < first).unwrap_or(withdrawn);

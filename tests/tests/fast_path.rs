@@ -8,7 +8,8 @@ use throughway_lab::{Host, LabOptions};
 use throughway_tests::config::Config;
 use throughway_tests::datagrams::Datagrams;
 use throughway_tests::echo::{self, Connection};
-use throughway_tests::{Scene, eventually, privileged};
+use throughway_tests::pktgen::{Generator, Sink, until_quiet};
+use throughway_tests::{Scene, binary, eventually, privileged};
 
 /// Datagrams a second: what a busy machine can, and far beyond what shows nothing.
 const RATE: u64 = 20_000;
@@ -240,6 +241,12 @@ fn the_fail_mode_holds_a_moment_after_a_kill() {
     drop(datagrams.finish());
 }
 
+/// What `throughway doctor` says of the service's configuration, in the box.
+fn doctor(scene: &Scene) -> String {
+    let (binary, config) = (binary().to_string_lossy(), scene.config_path().to_string_lossy().into_owned());
+    scene.lab.exec(Host::Box, &[&*binary, "doctor", &config]).expect("it runs").stdout
+}
+
 #[test]
 fn a_device_that_does_not_take_frames_is_found_out() {
     if !privileged() {
@@ -251,6 +258,21 @@ fn a_device_that_does_not_take_frames_is_found_out() {
     let fit = || scene.page().sum("throughway_fast_path_egress", &[("interface", "wan")]);
     let found = |is: f64| eventually("the device is found out", TOLD, || (fit() == is).then_some(()));
     found(0.0);
+    // It is said at start, by `doctor`, and in `show`, with what would help.
+    let said = std::fs::read_to_string(scene.lab.directory().join("throughway-1.log")).expect("a log");
+    let said = said.lines().find(|line| line.contains("stay with the workers") && line.contains("wan"));
+    assert!(said.is_some_and(|line| line.contains("ethtool -K PEER gro on")), "{said:?}");
+    let interfaces = scene.show("interfaces");
+    let row = |name: &str| {
+        interfaces.as_array().expect("rows").iter().find(|row| row["interface"] == name).cloned()
+    };
+    let (lan, wan) = (row("lan").expect("a row"), row("wan").expect("a row"));
+    assert_ne!(lan["fast_egress"], wan["fast_egress"], "{interfaces:#}");
+    let doctor = doctor(&scene);
+    let of = |name: &str| doctor.lines().filter(|line| line.contains(name)).collect::<Vec<_>>().join("\n");
+    assert!(of("wan (wan0)").contains("flows that leave by it stay with the workers"), "{doctor}");
+    assert!(of("wan (wan0)").contains("ethtool -K PEER gro on"), "{doctor}");
+    assert!(of("lan (lan0)").contains("known flows can leave by it in the driver"), "{doctor}");
     let datagrams = stream(&scene, to());
     datagrams.let_pass(RATE);
     let flows = scene.show("flows --protocol udp");
@@ -264,5 +286,58 @@ fn a_device_that_does_not_take_frames_is_found_out() {
     until_executed(&scene, RATE as f64 / 4.0);
     let report = datagrams.finish();
     assert_eq!(report.lost.len(), 0, "{report:?}");
+    assert_balance(&scene);
+}
+
+/// Rates count packets, sequence checks look at each segment, and what a rule drops may be allowed the next time: none of it leaves
+/// the worker, and `show flows` says so.
+#[test]
+fn what_must_be_seen_packet_by_packet_stays_with_the_worker() {
+    if !privileged() {
+        return;
+    }
+    const LIMITED: &str = "--destination 10.2.0.10 --destination-ports 9001-9001 --packets 20000";
+    let rules = "[ { allow: { from: lan, protocol: udp, to-port: 9001 }, rate: 1000/s }, \
+                 { drop: { protocol: udp, to-port: 9001 }, log: true, name: beyond }, { allow: { from: lan } } ]";
+    let mut config = fast("eager");
+    let firewall =
+        format!("{{ firewall: {{ default: drop, track: {{ sequence-check: true }}, rules: {rules} }} }}");
+    config.functions.push(("edge", firewall));
+    config.run = vec!["edge", "core"];
+    let mut scene = Scene::running(&config);
+    eventually("the path", TOLD, || scene.pings(Host::Client, &to().to_string(), 1).then_some(()));
+    echo::serve(&scene.lab, Host::ServerA);
+    let mut connection = Connection::open(&scene.lab, Host::Client, to()).expect("it connects");
+    (0..50).for_each(|_| connection.exchange().expect("it is echoed"));
+    let sink = Sink::start(&scene, Host::ServerA);
+    let limited = |port: u16| format!("{LIMITED} --source 10.1.0.77 --source-ports {port}-{port}");
+    let (sent, seconds) = Generator::start(&scene, Some(20_000), &limited(4000)).wait();
+    until_quiet(&scene);
+    let arrived = sink.finish().packets as f64;
+    // What may come at once, and what the time gives.
+    assert!((900.0..=2100.0 + seconds * 1000.0).contains(&arrived), "{arrived} of {sent} in {seconds} s");
+    let row = |port: u16| {
+        let rows = scene.show(&format!("flows --interface lan --port {port}"));
+        let rows = rows.as_array().expect("rows").clone();
+        assert_eq!(rows.len(), 1, "{rows:#?}");
+        rows[0].clone()
+    };
+    let (limited, checked) = (row(9001), row(7));
+    for row in [&limited, &checked] {
+        assert_eq!(
+            (&row["runs_in"], &row["not_in_xdp"]),
+            (&"worker 0".into(), &"each-packet".into()),
+            "{row:#}"
+        );
+    }
+    assert_eq!((&limited["packets"], &limited["verdict"]), (&sent.into(), &"drop: firewall-rule".into()));
+    assert!(checked["packets"].as_u64().is_some_and(|packets| packets >= 50), "{checked:#}");
+    assert_eq!(executed(&scene), 0.0, "nothing of it is the driver's");
+    let log = scene.service().log();
+    assert!(log.lines().any(|line| line.contains("\"rule\":\"beyond\"")), "{log}");
+    // And beside it another flow is.
+    let datagrams = stream(&scene, to());
+    until_executed(&scene, RATE as f64 / 4.0);
+    drop(datagrams.finish());
     assert_balance(&scene);
 }

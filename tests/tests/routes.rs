@@ -329,16 +329,30 @@ fn every_kind_of_route_is_followed() {
     eventually("the configuration's is next", Duration::from_secs(5), || {
         (lookup(&scene, "10.66.1.1", "core")["does"] == "blackhole").then_some(())
     });
-    for (kind, says) in [
-        ("prohibit", "Packet filtered"),
-        ("unreachable", "Destination Host Unreachable"),
-        ("throw", "Destination Net Unreachable"),
+    // A way for everything that is not refused: what is refused must not take it.
+    ip(&scene, "route add default via 10.2.0.10 table 100");
+    ip(&scene, "-6 route add default via fd00:2::10 table 100");
+    for (kind, says, says6) in [
+        ("prohibit", "Packet filtered", "Administratively prohibited"),
+        ("unreachable", "Destination Host Unreachable", "No route"),
+        ("throw", "Destination Net Unreachable", "No route"),
     ] {
-        ip(&scene, &format!("route replace {kind} 10.67.0.0/16 table 100"));
-        eventually(kind, Duration::from_secs(5), || {
-            let argv = ["ping", "-n", "-c", "1", "-W", "1", "10.67.0.1"];
-            scene.lab.exec(Host::Client, &argv).ok()?.stdout.contains(says).then_some(())
-        });
+        for (option, prefix, to, says) in
+            [("-4", "10.67.0.0/16", "10.67.0.1", says), ("-6", "fd67::/64", "fd67::1", says6)]
+        {
+            ip(&scene, &format!("{option} route flush {prefix} table 100"));
+            ip(&scene, &format!("{option} route add {kind} {prefix} table 100"));
+            let reason = match kind {
+                "throw" => "no-route".to_owned(),
+                kind => format!("{kind}-route"),
+            };
+            eventually(kind, Duration::from_secs(5), || {
+                let before = dropped(&scene, Some(&reason));
+                let argv = ["ping", "-n", "-c", "1", "-W", "1", to];
+                let said = scene.lab.exec(Host::Client, &argv).ok()?.stdout.contains(says);
+                (said && dropped(&scene, Some(&reason)) > before).then_some(())
+            });
+        }
     }
 }
 
@@ -395,19 +409,30 @@ fn flaps_and_a_flood_beyond_the_buffer_leave_the_tables_true() {
         let gateway = if number % 3 == 0 { "10.2.0.10" } else { "10.3.0.10" };
         let _ = writeln!(lines, "route replace 11.{a}.{b}.0/24 via {gateway}");
     }
+    for number in 0..60_000u32 {
+        let gateway = if number % 3 == 0 { "fd00:2::10" } else { "fd00:3::10" };
+        let _ = writeln!(lines, "route replace 2001:db8:{:x}::/48 via {gateway}", number % 16_384);
+    }
     batch(&scene, &lines);
     scene.service().process().signal(Signal::SIGCONT);
     eventually("the overrun is counted", Duration::from_secs(60), || {
         (overruns(&scene) > before).then_some(())
     });
-    eventually("all routes are there", Duration::from_secs(60), || {
-        (scene.page().sum("throughway_router_prefixes", &[("family", "ipv4")]) >= 65_536.0).then_some(())
-    });
+    for (family, routes) in [("ipv4", 65_536.0), ("ipv6", 16_384.0)] {
+        eventually("all routes are there", Duration::from_secs(60), || {
+            (scene.page().sum("throughway_router_prefixes", &[("family", family)]) >= routes).then_some(())
+        });
+    }
     // What the last round of each prefix said holds.
     for number in [249_999u32, 249_998, 200_000, 196_608] {
         let (a, b) = (number / 256 % 256, number % 256);
         let interface = if number % 3 == 0 { "wan" } else { "dmz" };
         let told = lookup(&scene, &format!("11.{a}.{b}.1"), "core");
+        assert_eq!(told["next_hops"][0]["interface"], interface, "{number}: {told:#}");
+    }
+    for number in [59_999u32, 59_998, 49_152, 43_616] {
+        let interface = if number % 3 == 0 { "wan" } else { "dmz" };
+        let told = lookup(&scene, &format!("2001:db8:{:x}::1", number % 16_384), "core");
         assert_eq!(told["next_hops"][0]["interface"], interface, "{number}: {told:#}");
     }
     assert!(scene.page().sum("throughway_kernel_undecodable_total", &[]) < 0.5);

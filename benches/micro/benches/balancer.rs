@@ -5,13 +5,12 @@
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use throughway_balancer::maglev::{Candidate, USUAL_SIZE};
 use throughway_balancer::{
-    Affinity, AllDown, Backend, Balancer, FULL_SHARE, Forward, Health, Maglev, Options, Seat, Service,
-    ServiceConfig, Services, Shared,
+    Backend, Balancer, FULL_SHARE, Forward, Health, Maglev, Options, Seat, Service, ServiceConfig, Services,
+    Shared,
 };
 use throughway_benches::random::Random;
 use throughway_microbenches::{Parsed, Turns, criterion, parsed, scattered};
@@ -54,20 +53,10 @@ fn balancer(forward: Forward) -> Balancer {
         Backend { seat, weight: 1, share: FULL_SHARE, backup: false, health: Health::Up }
     };
     let config = ServiceConfig {
-        name: "dns".to_owned(),
         addresses: vec![VIP.into()],
         protocols: vec![17],
         ports: vec![53..=53],
-        forward,
-        sources: Vec::new(),
-        affinity: Affinity::Connection,
-        affinity_timeout: Duration::ZERO,
-        answer_ping: false,
-        all_down: AllDown::Reject,
-        table_size: USUAL_SIZE,
-        seed: 0,
-        backends: (1..=100).map(backend).collect(),
-        figures: Arc::default(),
+        ..ServiceConfig::new("dns", forward, (1..=100).map(backend).collect())
     };
     shared.publish(Services::new(vec![Arc::new(Service::new(config, None).unwrap())]));
     Balancer::new(shared)

@@ -1,5 +1,6 @@
 //! The command line of `throughway-bench`.
 
+mod compare;
 mod nic;
 mod trial;
 
@@ -42,10 +43,11 @@ enum Command {
         /// How often everything is measured, in turn: 5, or 3 in the short form.
         #[arg(long)]
         runs: Option<usize>,
-        /// Seconds of one trial: 0.4, or 0.7 in the short form.
+        /// Seconds of one trial: 0.3, or 0.7 in the short form.
         #[arg(long, value_parser = seconds)]
         seconds: Option<f64>,
-        /// As many runs as fit into so many minutes; when they are over nothing new is begun, and the report is written.
+        /// As many of the runs as fit into so many minutes, by what the first took; when they are over nothing new is begun. The report says
+        /// what was cut.
         #[arg(long)]
         minutes: Option<u32>,
         /// Only subjects whose key has this in it, such as `stateful` or `one-core`, and what grows of that name, such as `flows`.
@@ -93,6 +95,37 @@ enum Command {
         #[arg(long, default_value = "target/bench", value_name = "DIRECTORY")]
         report: PathBuf,
     },
+    /// How fast listed sources are dropped: sets with `early` beside nftables', in turn.
+    Early {
+        #[command(flatten)]
+        machine: Machine,
+        /// Addresses in the set.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+        elements: u32,
+        /// Of these, how many send.
+        #[arg(long, default_value_t = 10_000)]
+        flows: u32,
+        /// Seconds of each trial.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// How often all is repeated.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// iperf3 through the fast path beside the kernel's forwarding, in turn.
+    Tcp {
+        #[command(flatten)]
+        machine: Machine,
+        /// TCP connections at once; several are tried in turn.
+        #[arg(long, value_delimiter = ',', default_value = "1,100")]
+        streams: Vec<u32>,
+        /// Seconds of each trial.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// How often all is repeated.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// One peer at given rates: to look at something by hand.
     Trial {
         #[command(flatten)]
@@ -125,6 +158,10 @@ enum Command {
         /// Put time stamps into the packets and print latencies.
         #[arg(long)]
         stamp: bool,
+        /// Every packet opens a connection. The kernel's table has room for 262,144 of them unless told otherwise, the warming up
+        /// included: keep trials short.
+        #[arg(long)]
+        all_new: bool,
         /// A command to be run by the shell once the peer runs, with NAPI (its kernel threads) and PIDS in the environment.
         #[arg(long)]
         then: Option<String>,
@@ -143,8 +180,9 @@ pub(crate) struct Machine {
     /// Who sends: `kernel` (its pktgen, where it can send what is asked for), `own`, or the kernel's where it is there: `auto`.
     #[arg(long, value_parser = sender, default_value = "auto", value_name = "auto|kernel|own")]
     pub(crate) generator: Sender,
-    /// The generator's core and that of what is measured.
-    #[arg(long, value_parser = cores, default_value = "0,1", value_name = "GENERATOR,DEVICE")]
+    /// The generator's core, that of what is measured and, on a machine with more than two, one for the sink. Without the last, the device
+    /// pays for it: half of what AF_XDP takes to send.
+    #[arg(long, value_parser = cores, default_value = "0,1", value_name = "GENERATOR,DEVICE[,SINK]")]
     pub(crate) cores: Cores,
     /// Niceness of generator, peers and their kernel threads, all alike: below 0 on a machine that is shared with others.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
@@ -193,10 +231,13 @@ fn rate(text: &str) -> std::result::Result<Rate, String> {
 }
 
 fn cores(text: &str) -> std::result::Result<Cores, String> {
-    let two = text.split_once(',').and_then(|(one, two)| Some((one.parse().ok()?, two.parse().ok()?)));
-    match two {
-        Some((generator, device)) if generator != device => Ok(Cores { generator, device }),
-        _ => Err("two different cores, such as 0,1".to_owned()),
+    let all: Option<Vec<usize>> = text.split(',').map(|core| core.parse().ok()).collect();
+    match all.as_deref() {
+        Some(&[generator, device]) if generator != device => Ok(Cores { generator, device, sink: None }),
+        Some(&[generator, device, sink]) if generator != device && sink != device => {
+            Ok(Cores { generator, device, sink: Some(sink) })
+        }
+        _ => Err("two or three cores, the device's its own, such as 0,1 or 0,1,2".to_owned()),
     }
 }
 
@@ -251,7 +292,6 @@ pub fn main() -> ExitCode {
             let plan = if short { Plan::short(runs.unwrap_or(3)) } else { Plan::whole(runs.unwrap_or(5)) };
             let time = minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60));
             let plan = Plan { seconds: seconds.unwrap_or(plan.seconds), ..plan.only(&only) };
-            let plan = time.map_or(plan.clone(), |time| plan.within(time));
             measure(&machine, &plan, time, &report, micro.as_deref()).and_then(|results| match baseline {
                 Some(file) => ratios(&results, &file, write),
                 None => Ok(true),
@@ -261,6 +301,12 @@ pub fn main() -> ExitCode {
             nic::watch(&machine, peer, &input, &output).map(|()| true)
         }
         Command::Count { bench, committed, write, report } => count(&bench, &committed, write, &report),
+        Command::Early { machine, elements, flows, seconds, runs } => {
+            compare::early(&machine, elements, flows, seconds, runs).map(|()| true)
+        }
+        Command::Tcp { machine, streams, seconds, runs } => {
+            compare::tcp(&machine, &streams, seconds, runs).map(|()| true)
+        }
         Command::Trial {
             machine,
             peer,
@@ -272,12 +318,24 @@ pub fn main() -> ExitCode {
             flows,
             runs,
             stamp,
+            all_new,
             then,
         } => {
             let peers = peer;
             let rates = rate;
-            let wanted =
-                Wanted { peers, placement, fast_path, packets, rates, seconds, flows, runs, stamp, then };
+            let wanted = Wanted {
+                peers,
+                placement,
+                fast_path,
+                packets,
+                rates,
+                seconds,
+                flows,
+                runs,
+                stamp,
+                all_new,
+                then,
+            };
             trial::trials(&machine, &wanted).map(|()| true)
         }
     };
@@ -301,7 +359,8 @@ fn measure(
     prepare(machine)?;
     let stop = interrupted()?;
     let generator = Generator::new(machine.pktgen(), machine.cores, machine.generator)?;
-    say(&format!("{} runs: some {:.0} minutes", plan.runs, plan.time().as_secs_f64() / 60.0));
+    let limit = time.map_or_else(String::new, |time| format!(", of which {} are there", time.as_secs() / 60));
+    say(&format!("{} runs: some {:.0} minutes{limit}", plan.runs, plan.time().as_secs_f64() / 60.0));
     let runner = Runner {
         binary: &machine.throughway,
         generator: &generator,
@@ -360,4 +419,18 @@ fn judge(title: &str, verdicts: &[Verdict]) -> bool {
         say(&format!("  {}", verdict.text()));
     }
     verdicts.iter().all(|verdict| verdict.holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_has_a_core_of_its_own() {
+        assert_eq!(cores("0,1"), Ok(Cores { generator: 0, device: 1, sink: None }));
+        assert_eq!(cores("2,1,3"), Ok(Cores { generator: 2, device: 1, sink: Some(3) }));
+        for wrong in ["0", "1,1", "0,1,1", "0,1,2,3", "a,b", ""] {
+            assert!(cores(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub(super) struct Wanted {
     pub(super) flows: u32,
     pub(super) runs: usize,
     pub(super) stamp: bool,
+    pub(super) all_new: bool,
     pub(super) then: Option<String>,
 }
 
@@ -36,6 +37,7 @@ pub(super) fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
             } else {
                 Traffic::of(wanted.packets, wanted.flows)
             };
+            let traffic = Traffic { all_new: wanted.all_new, ..traffic };
             let mut setup = Setup {
                 at: &mut at,
                 cores: machine.cores,
@@ -63,7 +65,7 @@ pub(super) fn trials(machine: &Machine, wanted: &Wanted) -> Result<()> {
                 running: &running,
                 traffic: &traffic,
             };
-            bench.warm_up()?;
+            bench.warm_up(peer)?;
             for &rate in &wanted.rates {
                 let trial = bench.trial(rate, Duration::from_secs_f64(wanted.seconds), wanted.stamp)?;
                 let latency = trial.latency.filter(|_| wanted.stamp).map_or(String::new(), |latency| {

@@ -182,6 +182,11 @@ impl Peer {
         self.is_ours() || self == Peer::Testpmd
     }
 
+    /// Whether it does something else with a flow's first packet than with later ones.
+    pub fn knows_flows(self) -> bool {
+        !matches!(self, Peer::KernelForward | Peer::Testpmd | Peer::XdpRedirect | Peer::XdpFib)
+    }
+
     /// With a core for itself.
     pub fn on_own_core(self) -> Subject {
         Subject { peer: self, placement: Placement::OwnCore, fast_path: false, packets: Packets::Small }

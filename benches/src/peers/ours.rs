@@ -7,16 +7,16 @@ use super::kernel::{MASQUERADED, POOL, add_routes};
 use super::{Peer, Running, Scale, Setup};
 use crate::command::run;
 use crate::error::{BenchError, Result};
-use crate::namespaces::{BACKENDS, IN_DEVICE, OUT_DEVICE, Place, VIP};
+use crate::namespaces::{BACKENDS, IN_DEVICE, Namespaces, OUT_DEVICE, Place, VIP};
 
 /// How long it may take to open its sockets and read the kernel's tables.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOG: &str = "throughway.log";
+/// The API's socket, in the directory of the namespaces.
+pub const SOCKET: &str = "throughway.sock";
 
 pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Running> {
     add_routes(setup.at, setup.scale.routes)?;
-    let directory = setup.at.directory();
-    let (file, socket) = (directory.join("throughway.yaml"), directory.join("throughway.sock"));
     let text = configuration(
         peer,
         &Settings {
@@ -28,20 +28,26 @@ pub(super) fn start(peer: Peer, fast_path: bool, setup: &Setup<'_>) -> Result<Ru
             flows: setup.traffic.flows,
         },
     );
-    std::fs::write(&file, &text).map_err(|source| BenchError::file(&file, source))?;
+    serve(setup.at, setup.binary, &text, fast_path)
+}
+
+/// Runs it with a configuration; `fast_path`: that has one.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn serve(at: &Namespaces, binary: &str, text: &str, fast_path: bool) -> Result<Running> {
+    let directory = at.directory();
+    let (file, socket) = (directory.join("throughway.yaml"), directory.join(SOCKET));
+    std::fs::write(&file, text).map_err(|source| BenchError::file(&file, source))?;
     let (file, socket) = (file.to_string_lossy(), socket.to_string_lossy());
-    if fast_path && run(&[setup.binary, "check", &file]).is_err() {
-        return Err(BenchError::Unavailable("this build has no fast path".to_owned()));
-    }
-    let argv = [setup.binary, "run", &file, "--api", &socket];
-    let mut guard = setup.at.spawn(Place::Device, None, &argv, LOG)?;
+    let argv = [binary, "run", &file, "--api", &socket];
+    let mut guard = at.spawn(Place::Device, None, &argv, LOG)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let up = run(&[setup.binary, "show", "interfaces", "--json", "--api", &socket]);
+        let up = run(&[binary, "show", "interfaces", "--json", "--api", &socket]);
         if up.is_ok() {
-            let ask = [setup.binary, "show", "workers", "--json", "--api", &socket];
-            let ask = fast_path.then(|| ask.map(str::to_owned).to_vec());
-            return Ok(Running { guards: vec![guard], ask });
+            let ask = [binary, "show", "workers", "--json", "--api", &socket].map(str::to_owned);
+            return Ok(Running { guards: vec![guard], ask: fast_path.then(|| ask.to_vec()) });
         }
         if guard.ended().is_some() || Instant::now() > deadline {
             let log = std::fs::read_to_string(directory.join(LOG)).unwrap_or_default();

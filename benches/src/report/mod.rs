@@ -1,5 +1,6 @@
 //! What people read: `report.md`, the same on the terminal, `report.json`, and charts.
 
+mod aims;
 pub mod plot;
 
 use std::fmt::Write;
@@ -59,6 +60,9 @@ pub fn markdown(results: &Results) -> String {
          {} s after a warm-up. Medians, ± half of the range. Mpps: million packets a second that arrived.\n",
         results.flows, results.generator, results.seconds
     );
+    if !results.cut.is_empty() {
+        let _ = writeln!(text, "**Cut for want of time:** {}.\n", results.cut.join("; "));
+    }
     text.push_str(
         "`own core`: the receive softirq runs on the generator's core; `one core`: one core pays for everything. `best` is the most at \
          any offered rate, `overloaded` what is left when the generator sends as fast as it can. Latency: half of the packets, 99 % and \
@@ -81,6 +85,7 @@ pub fn markdown(results: &Results) -> String {
         }
         text.push('\n');
     }
+    text.push_str(&aims::table(results));
     scaling(results, &mut text);
     if !results.instructions.is_empty() {
         text.push_str("## Instructions a packet (callgrind)\n\n| | |\n|---|---:|\n");
@@ -304,6 +309,13 @@ mod tests {
             scaling: vec![Growth { dimension: Dimension::Rules, name: Peer::Stateful.name(), points }],
             ..Results::default()
         }
+    }
+
+    #[test]
+    fn the_report_says_what_was_cut() {
+        let text = markdown(&Results { cut: vec!["4 runs of 5 were made".to_owned()], ..results() });
+        assert!(text.contains("**Cut for want of time:** 4 runs of 5 were made."), "{text}");
+        assert!(!markdown(&results()).contains("Cut for"));
     }
 
     #[test]

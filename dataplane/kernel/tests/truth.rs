@@ -23,16 +23,18 @@ fn a_flood_beyond_the_receive_buffer_costs_nothing_but_time() {
     namespace.ip("link add va type veth peer name vb");
     namespace.ip("link set va up");
     namespace.ip("address add 10.1.0.1/24 dev va");
+    namespace.ip("address add 2001:db8:1::1/64 dev va nodad");
     let options = Options { receive_buffer: 8 << 10 };
     let mut mirror = namespace.run(move || Mirror::open_with(options)).unwrap();
     let before = mirror.state().routes_of(table::MAIN).count();
     let mut lines = String::new();
     for i in 0..10_000 {
         writeln!(lines, "route add 10.{}.{}.0/24 via 10.1.0.2", 16 + i / 256, i % 256).unwrap();
+        writeln!(lines, "route add 2001:db8:{i:x}:8000::/49 via 2001:db8:1::2").unwrap();
     }
     namespace.batch(lines, false);
     let mut overrun = false;
-    while mirror.state().routes_of(table::MAIN).count() < before + 10_000 {
+    while mirror.state().routes_of(table::MAIN).count() < before + 20_000 {
         let changes = mirror.wait(Duration::from_secs(2)).unwrap();
         assert!(!changes.is_empty() || changes.overrun, "stuck at {:?}", mirror.stats());
         // Complete even then: what the sets name is what is different.
@@ -96,11 +98,11 @@ fn operation() -> impl Strategy<Value = String> {
         8 => (verb(), 0..4u8, way4, place())
             .prop_map(|(verb, net, way, place)| format!("route {verb} 10.10{net}.0.0/16{place} {way}")),
         8 => (verb(), 0..4u8, way6, place())
-            .prop_map(|(verb, net, way, place)| format!("-6 route {verb} 2001:db8:10{net}::/48{place} {way}")),
+            .prop_map(|(verb, net, way, place)| format!("route {verb} 2001:db8:10{net}::/48{place} {way}")),
         1 => (verb(), 0..4u8, place())
             .prop_map(|(verb, net, place)| format!("route {verb} blackhole 10.10{net}.0.0/16{place}")),
         1 => (verb(), 0..4u8, place())
-            .prop_map(|(verb, net, place)| format!("-6 route {verb} unreachable 2001:db8:10{net}::/48{place}")),
+            .prop_map(|(verb, net, place)| format!("route {verb} unreachable 2001:db8:10{net}::/48{place}")),
         3 => (add(), 1..3u8, 1..4u8, device())
             .prop_map(|(verb, net, host, device)| format!("address {verb} 10.{net}.0.{host}/24 dev {device}")),
         3 => (add(), 1..3u8, 1..4u8, device())

@@ -23,6 +23,13 @@ pub struct Device {
     offloads: Option<Saved>,
 }
 
+impl Device {
+    /// Leaves the settings as they are, for the next instance.
+    pub fn leave(mut self) {
+        self.offloads = None;
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
         if let Some(saved) = self.offloads.take()

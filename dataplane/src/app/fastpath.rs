@@ -96,6 +96,8 @@ struct Port {
 #[derive(Debug)]
 pub(super) struct Pulse {
     stop: Arc<AtomicBool>,
+    /// Whether the last word is that the program may go on for a while.
+    leave: Arc<AtomicBool>,
     found: Arc<Mutex<Vec<Unfit>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -120,10 +122,10 @@ impl Pulse {
         });
         let mut ports: Vec<Port> = ports.collect();
         let found = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let keep = config.fast_path.keep.get().as_nanos() as u64;
         let beat = {
-            let (stop, found) = (Arc::clone(&stop), Arc::clone(&found));
+            let (stop, leave, found) = (Arc::clone(&stop), Arc::clone(&leave), Arc::clone(&found));
             move || {
                 let mut devices = Devices::open();
                 let mut beats = 0u32;
@@ -139,17 +141,25 @@ impl Pulse {
                     steering.lock().unwrap_or_else(PoisonError::into_inner).alive_until(until);
                     std::thread::park_timeout(BEAT);
                 }
-                // Nothing is executed any more from here on.
-                steering.lock().unwrap_or_else(PoisonError::into_inner).alive_until(0);
+                // Nothing is executed any more from here on, or for a last time.
+                let left = leave.load(Ordering::Acquire);
+                let until = if left { crate::clock::now().0.saturating_add(keep) } else { 0 };
+                steering.lock().unwrap_or_else(PoisonError::into_inner).alive_until(until);
             }
         };
         let thread = std::thread::Builder::new().name("pulse".to_owned()).spawn(beat)?;
-        Ok(Pulse { stop, found, thread: Some(thread) })
+        Ok(Pulse { stop, leave, found, thread: Some(thread) })
     }
 
     /// By interface: why it is not sent to by the XDP program.
     pub(super) fn unfit(&self) -> Vec<Unfit> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends it; the program goes on with what it knows for `fast-path.keep`, and no longer.
+    pub(super) fn leave(&mut self) {
+        self.leave.store(true, Ordering::Release);
+        self.stop();
     }
 
     /// Ends it; from then on the program executes nothing.

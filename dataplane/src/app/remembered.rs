@@ -45,6 +45,11 @@ impl Remembered {
         std::fs::rename(&new, &self.path)
     }
 
+    /// Where sessions wait for the next instance with an API socket in this folder.
+    pub fn sessions(&self) -> PathBuf {
+        super::saved::path(&self.path)
+    }
+
     /// Everything is detached: nothing has to be known.
     pub fn forget(&mut self) {
         self.programs.clear();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam::channel::bounded;
 use throughway_config::{Config, Poll, XdpMode, ZeroCopy};
@@ -16,6 +16,7 @@ use super::early::{Early, EarlyView};
 use super::fastpath::{self, Pulse};
 use super::napi::NapiThreads;
 use super::remembered::Remembered;
+use super::restart::{self, Report};
 use super::steered::Steered;
 use crate::assemble::balancer::Director;
 use crate::assemble::early::Plan;
@@ -34,6 +35,8 @@ use crate::worker::inspect::{FlowFilter, Found};
 use crate::worker::live::{self, Handle, Launch};
 use crate::worker::offload::{Egress, Offload};
 use crate::worker::{PortSettings, Setup};
+
+mod stop;
 
 /// Neighbours that may be asked for at a time; more are asked for again later.
 const WANTED: usize = 1024;
@@ -141,6 +144,7 @@ pub struct Service {
     remembered: Remembered,
     reloads: Reloads,
     napi: NapiThreads,
+    restored: Report,
 }
 
 impl Service {
@@ -160,6 +164,8 @@ impl Service {
         let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
         let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         blueprint.publish(&states);
+        // While a program that the last instance has left still executes what it knows.
+        let restored = restart::restore(&remembered.sessions(), &config, &states);
         steering.local_addresses().replace(local(&facts, &states))?;
         // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
         // fails closed is never open, not even while the service of a dead one is taken over.
@@ -299,6 +305,7 @@ impl Service {
             remembered,
             reloads,
             napi,
+            restored,
         })
     }
 
@@ -447,37 +454,6 @@ impl Service {
         Ok(())
     }
 
-    /// Gives the interfaces back to the kernel and ends everything, in order.
-    pub fn stop(&mut self) {
-        // First, so that no change of the host makes the interfaces ours again meanwhile.
-        self.mirror.stop();
-        self.health.stop();
-        if let Some(pulse) = &mut self.pulse {
-            pulse.stop();
-        }
-        {
-            let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
-            for device in &self.devices {
-                if let Err(error) = steering.remove_interface(device.ifindex) {
-                    tracing::warn!(%error, device = %device.name, "the interface could not be given back before detaching");
-                }
-            }
-        }
-        // What is already in the rings is still forwarded.
-        std::thread::sleep(Duration::from_millis(20));
-        for attachment in self.attachments.drain(..) {
-            if let Err(error) = attachment.detach() {
-                tracing::error!(%error, "the XDP program could not be detached");
-            }
-        }
-        self.remembered.forget();
-        for handle in &mut self.handles {
-            handle.stop();
-        }
-        // Dropping restores what was changed of the devices.
-        self.devices.clear();
-    }
-
     /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
@@ -537,6 +513,11 @@ impl Service {
     /// By interface: why known flows do not leave by it in the driver; empty without a fast path.
     pub fn unfit(&self) -> Vec<fastpath::Unfit> {
         self.pulse.as_ref().map(Pulse::unfit).unwrap_or_default()
+    }
+
+    /// What came of the sessions of the instance before.
+    pub fn restored(&self) -> &Report {
+        &self.restored
     }
 
     /// How often the configuration was reloaded.

@@ -3,6 +3,7 @@
 //! whether they are drained, and their figures.
 //!
 //! * `known`: what is known of one backend.
+//! * `lasting`: connections over a restart.
 //! * `place`: what services and backends are called, and by which address of ours backends are reached.
 //! * `rows`: backends and services, for people and for metrics.
 //! * [`tls`]: how health checks over HTTPS verify certificates.
@@ -25,6 +26,7 @@ use throughway_vnf::{Generations, Now};
 use crate::host::HostFacts;
 
 mod known;
+mod lasting;
 mod place;
 mod rows;
 pub mod tls;

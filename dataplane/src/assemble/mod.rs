@@ -7,6 +7,7 @@ pub mod balancer;
 pub mod early;
 pub mod findings;
 pub mod firewall;
+mod lasting;
 pub mod marker;
 pub mod nat;
 pub mod router;

@@ -123,6 +123,11 @@ impl States {
         all
     }
 
+    /// Whether a firewall's rules judge sessions again that were there before them.
+    pub(super) fn rejudges(&self, firewall: &str) -> bool {
+        self.known().firewalls.get(firewall).is_some_and(|entry| entry.track.rejudge)
+    }
+
     /// Where a rule of a firewall stands in the configuration.
     pub fn origin(&self, firewall: &str, rule: u32) -> Option<throughway_firewall::Origin> {
         self.known().firewalls.get(firewall)?.shared.policy().origin(rule)

@@ -231,6 +231,8 @@ enum What {
     Pools,
     /// The load balancers' backends: state and why, connections, packets, bytes.
     Backends,
+    /// The sessions that were taken over from the last instance at start, and why others were not.
+    Restart,
     /// What the data plane knows of the host, as `replay --host` reads it.
     Host,
 }
@@ -251,6 +253,7 @@ impl What {
             What::Sessions => "sessions",
             What::Pools => "pools",
             What::Backends => "backends",
+            What::Restart => "restart",
             What::Host => "host",
         }
     }

@@ -3,6 +3,7 @@
 mod balancers;
 mod fast;
 mod nats;
+mod restart;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,6 +112,7 @@ fn collect(service: &Service) -> Vec<MetricFamily> {
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     page.gauge("throughway_build_info", "The running version; always 1.", &version, 1.0);
     reloads(&mut page, service);
+    restart::restart(&mut page, service);
     kernel(&mut page, &service.kernel_figures());
     routers(&mut page, service);
     interfaces(&mut page, service);

@@ -5,6 +5,7 @@ pub mod firewall;
 mod flows;
 pub mod nat;
 mod pools;
+mod restart;
 
 pub use flows::end;
 
@@ -65,6 +66,7 @@ pub fn show(service: &Service, what: &str, options: &Options) -> Result<Value, S
         "rules" => firewall::rules(service),
         "sets" => firewall::sets(service),
         "sessions" => sessions(service, options),
+        "restart" => restart::restart(service),
         "host" => serde_json::to_value(service.mirror().whole_facts()).unwrap_or_default(),
         _ => return Err(format!("there is no `{what}` to show")),
     })

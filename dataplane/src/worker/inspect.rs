@@ -69,6 +69,10 @@ impl<I: PacketIo> Worker<I> {
     /// Looks at the next slice of flows; gives the inspection back when there is more to look at.
     pub fn inspect(&self, mut inspection: Inspection, now: Now) -> Option<Inspection> {
         let Inspection { filter, most, next, found, .. } = &mut inspection;
+        if *next == 0 {
+            let singles = self.engine.singles.flows(now).filter(|flow| filter.accepts(&flow.key));
+            found.extend(singles.take(*most).map(|flow| Found { flow, stays: Some(Stays::Each) }));
+        }
         let offload = self.engine.offload.as_ref();
         let rest = self.engine.flows.as_ref().and_then(|flows| {
             flows.flows(now.0, *next, SLICE, |flow| {

@@ -213,7 +213,7 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, mut idle: Idle
             Rest::Spin if received > 0 => {}
             Rest::Spin => std::hint::spin_loop(),
             Rest::Sleep => {
-                let sleep = if inspection.is_some() {
+                let sleep = if inspection.is_some() || worker.is_behind() {
                     Duration::ZERO
                 } else if worker.has_waiting() {
                     WAITING_SLEEP
@@ -224,6 +224,7 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, mut idle: Idle
             }
         }
     }
+    worker.tell_all_seen();
     publish_figures(&mut worker);
     worker.finish();
 }

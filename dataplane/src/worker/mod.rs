@@ -7,12 +7,15 @@
 //! * [`hold`]: packets that wait for a neighbour.
 //! * [`early`]: fragments that wait for the first one of their datagram.
 //! * [`inspect`]: looking into the flow cache from outside.
+//! * `last`: what is told before a stop.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
 //! * [`limit`]: how many of them, to whom.
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
 //! * [`offload`]: flows that the XDP program executes by itself.
+//! * `singles`: flows whose packets are judged one by one, for output.
+//! * `house`: going through the flow cache, for what functions have to be told.
 //! * [`idle`]: what is done without packets.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
 
@@ -21,14 +24,17 @@ pub mod early;
 mod fast;
 mod fragment;
 pub mod hold;
+mod house;
 pub mod idle;
 pub mod inspect;
+mod last;
 pub mod limit;
 mod links;
 pub mod live;
 pub mod offload;
 pub mod own;
 mod pace;
+mod singles;
 pub mod uses;
 
 use std::net::IpAddr;
@@ -37,23 +43,23 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::channel::Sender;
 use throughway_config::{Checksum, Config, VlanProtocol};
-use throughway_flow::{FlowCache, Generations, Policy, Probe, Round, Settled};
+use throughway_flow::{FlowCache, Generations, Policy, Probe, Round};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Edit, Extra, Headers, PortId, Rewrite, Tags};
 use throughway_vnf::packet::State;
-use throughway_vnf::{
-    Answer, BATCH, Batch, Context, Credit, Credits, Dependencies, DropReason, Now, Packet, Seen,
-};
+use throughway_vnf::{Answer, BATCH, Batch, Context, Credits, Dependencies, DropReason, Now, Packet};
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
 use early::Waiting;
 use hold::{Held, Hold};
+use house::tell;
 use limit::Limits;
 use links::Links;
 use offload::{Beside, Load, Offload};
 use own::{OwnPacket, ToHost};
 use pace::Pace;
+use singles::Singles;
 
 /// A neighbour that somebody must resolve.
 pub type Wanted = (PortId, IpAddr);
@@ -147,6 +153,7 @@ struct Engine<I: PacketIo> {
     wanted: Sender<Wanted>,
     flows: Option<FlowCache>,
     offload: Option<Offload>,
+    singles: Singles,
     /// What is known of the received packets, in their order.
     probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
@@ -183,6 +190,7 @@ impl<I: PacketIo> Worker<I> {
             wanted,
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             offload: None,
+            singles: Singles::default(),
             probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
@@ -304,21 +312,7 @@ impl<I: PacketIo> Engine<I> {
         self.release_held(context);
         self.release_ripe(context);
         // Functions are told of what the cache saw before they judge on.
-        if let Some(flows) = &mut self.flows {
-            let (program, now) = (&mut self.program, context.now);
-            let due = self.pace.due(now, flows.buckets());
-            flows.age(now.0, due, |settled| tell(program, &settled));
-            let mut told: ArrayVec<Settled, BATCH> = ArrayVec::new();
-            flows.harvest(now.0, due, |settled| {
-                told.push(settled);
-                if told.is_full() {
-                    tell_all(program, &mut told);
-                }
-            });
-            tell_all(program, &mut told);
-            let due = self.marking.due(now, flows.buckets());
-            flows.in_use(now.0, due, |dependencies| self.stats.uses.mark(dependencies));
-        }
+        self.keep_house(context.now);
         let mut total = 0;
         let mut busy = 0u64;
         for device in 0..self.io.ports() {
@@ -591,25 +585,6 @@ fn transmit<I: PacketIo>(
     let sent = io.transmit(links.device(port), frames);
     if let Some(stats) = stats.ports.get(port.index()) {
         stats.sent.add(sent.frames as u64, sent.bytes);
-    }
-}
-
-/// Tells the functions of a chain what the flow cache saw of a flow that they gave the answers for.
-fn tell(program: &mut Program, settled: &Settled) {
-    let seen = Seen { packets: settled.packets, bytes: settled.bytes, last: Now(settled.last) };
-    for credit in settled.credits.0.map(Credit).into_iter().filter(|credit| *credit != Credit::default()) {
-        program.settle(credit, &seen);
-    }
-}
-
-/// [`tell`] of many flows: what the functions will need is fetched for all of them first.
-fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
-    let credits = |settled: &Settled| settled.credits.0.map(Credit).into_iter();
-    for credit in told.iter().flat_map(credits).filter(|credit| *credit != Credit::default()) {
-        program.foresee(credit);
-    }
-    for settled in told.drain(..) {
-        tell(program, &settled);
     }
 }
 

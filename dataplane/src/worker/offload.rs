@@ -36,7 +36,7 @@ use throughway_vnf::{BATCH, DropReason, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
 use super::pace::Pace;
-use super::{tell, tell_all};
+use super::house::{tell, tell_all};
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
@@ -105,6 +105,8 @@ pub enum Stays {
     Refused(FastRefusal),
     /// It is about to be handed over.
     Waiting,
+    /// Each of its packets is judged by itself: a function asks for that.
+    Each,
 }
 
 impl Stays {
@@ -117,6 +119,7 @@ impl Stays {
             Stays::Light => "light",
             Stays::Refused(refusal) => refusal.label(),
             Stays::Waiting => "waiting",
+            Stays::Each => "each-packet",
         }
     }
 }

@@ -80,7 +80,13 @@ impl Bench {
         Self::made(config, facts, vec![PortSettings::default(); 3], generations)
     }
 
-    fn made(config: &str, facts: &HostFacts, settings: Vec<PortSettings>, generations: Generations) -> Self {
+    /// With all of it.
+    pub fn made(
+        config: &str,
+        facts: &HostFacts,
+        settings: Vec<PortSettings>,
+        generations: Generations,
+    ) -> Self {
         let (config, _) = Config::parse("test.yaml", config).unwrap();
         let generations = Arc::new(generations);
         let states = States::new(1, Arc::clone(&generations));

@@ -270,6 +270,11 @@ impl Attachment {
         self.take_off()
     }
 
+    /// Leaves the program on the interface, as if this process had died: the next instance takes over from it.
+    pub fn leave(mut self) {
+        self.attached = false;
+    }
+
     fn take_off(&mut self) -> Result<(), AttachError> {
         if !std::mem::take(&mut self.attached) {
             return Ok(());

@@ -69,18 +69,15 @@ impl Bench {
 
     fn install(&mut self, action: Action, change: impl FnOnce(&mut FastFlow<'_>)) -> FastPlace {
         let (key, rewrite) = (key(), Rewrite::from(action));
-        let mut flow = FastFlow {
-            key: &key,
-            rewrite: &rewrite,
-            generation: 0,
-            dependencies: [100, 200, 300, 400],
-            limit: 1500,
-            silence: u64::MAX,
-            token: 7,
-        };
+        let mut flow = FastFlow { dependencies: [100, 200, 300, 400], token: 7, ..flow(&key, &rewrite) };
         change(&mut flow);
         self.flows[0].install(&flow, now()).unwrap()
     }
+}
+
+/// A flow that depends on nothing and never becomes silent.
+fn flow<'a>(key: &'a FlowKey, rewrite: &'a Rewrite) -> FastFlow<'a> {
+    FastFlow { key, rewrite, generation: 0, dependencies: [0; 4], limit: 1500, silence: u64::MAX, token: 0 }
 }
 
 fn now() -> u64 {
@@ -215,15 +212,7 @@ fn only_what_is_still_true_is_executed() {
         for (silence, ago, holds) in [(60, 50, true), (60, 61, false), (6, 7, false), (6, 0, true)] {
             let (key, rewrite) = (key(), Rewrite::from(forward(1)));
             let second = 1_000_000_000;
-            let flow = FastFlow {
-                key: &key,
-                rewrite: &rewrite,
-                generation: 14,
-                dependencies: [0; 4],
-                limit: 1500,
-                silence: silence * second,
-                token: 0,
-            };
+            let flow = FastFlow { generation: 14, silence: silence * second, ..flow(&key, &rewrite) };
             // A virtual machine may have started only just.
             let Some(then) = now().checked_sub(ago * second) else { continue };
             place = bench.flows[0].install(&flow, then).unwrap();
@@ -395,15 +384,7 @@ fn tags_and_outer_headers_are_put_on_and_taken_off_byte_for_byte() {
             }),
         ] {
             let key = FlowKey { outer_vlan: vlan, ..key() };
-            let flow = FastFlow {
-                key: &key,
-                rewrite: &rewrite,
-                generation: 0,
-                dependencies: [0; 4],
-                limit: 46,
-                silence: u64::MAX,
-                token: 0,
-            };
+            let flow = FastFlow { limit: 46, ..flow(&key, &rewrite) };
             let place = bench.flows[0].install(&flow, now()).unwrap();
             let (action, out) = bench.run(&frame, 0);
             assert_eq!((action, out), (XDP_REDIRECT, [&macs[..], &front, &packet].concat()), "{what}");

@@ -9,6 +9,7 @@
 //! * [`credit`]: whom the packets of a flow are credited to, when they take the short way past the functions.
 //! * [`counters`]: single-writer counters that other threads may read.
 //! * [`events`]: what functions tell the control side, through a bounded queue.
+//! * [`save`]: what functions want to have again after a restart.
 //! * [`snapshot`]: immutable tables, published by the control side and read once per batch.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod counters;
 pub mod credit;
 pub mod events;
 pub mod packet;
+pub mod save;
 pub mod snapshot;
 pub mod verdict;
 

@@ -4,12 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use throughway_balancer::maglev::{Candidate, USUAL_SIZE, fitting_size};
 use throughway_balancer::{
-    Affinity, AllDown, Backend, Balancer, FULL_SHARE, Forward, Health, Maglev, Options, Seat, Service,
-    ServiceConfig, Services, Shared,
+    Backend, Balancer, FULL_SHARE, Forward, Health, Maglev, Options, Seat, Service, ServiceConfig, Services,
+    Shared,
 };
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, parse};
@@ -46,20 +46,10 @@ fn world(forward: Forward, backends: u32, half_open: u32) -> (Balancer, Arc<Shar
 
 fn config(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
     ServiceConfig {
-        name: "web".to_owned(),
         addresses: vec![vip()],
         protocols: vec![6],
         ports: vec![80..=80],
-        forward,
-        sources: Vec::new(),
-        affinity: Affinity::Connection,
-        affinity_timeout: Duration::ZERO,
-        answer_ping: false,
-        all_down: AllDown::Reject,
-        table_size: USUAL_SIZE,
-        seed: 0,
-        backends,
-        figures: Arc::default(),
+        ..ServiceConfig::new("web", forward, backends)
     }
 }
 

@@ -2,8 +2,9 @@
 //! hash of the source decides, and needs no memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use throughway_session::{Class, Config, NewSession, Seed, SessionKey, SessionTable, WhenFull};
+use throughway_session::{Class, Config, Info, NewSession, Seed, SessionKey, SessionTable, WhenFull};
 use throughway_vnf::Now;
 
 use crate::seat::Seat;
@@ -66,6 +67,19 @@ impl Clients {
             // Another worker may have been faster: with the same backend, as the hash is the same.
             let _ = self.seats.insert(new, now, |_| ());
         }
+    }
+
+    /// Shows all clients that are remembered at `now`.
+    pub(crate) fn each(&self, now: Now, mut show: impl FnMut(&SessionKey, &Arc<Seat>, &Info)) {
+        self.seats.each(now, |[client, _], seat, info| show(client, seat, info));
+    }
+
+    /// A client that an earlier instance remembered.
+    pub(crate) fn restore(&self, client: SessionKey, seat: Arc<Seat>, timeout: Duration, seen: Now) {
+        let reverse = SessionKey { zone: 1, ..client.reversed() };
+        let new = NewSession { forward: client, reverse, class: Class::HalfOpen, timeout, state: seat };
+        // Who has no room is chosen for by the hash, as anybody new.
+        let _ = self.seats.insert(new, seen, |_| ());
     }
 
     pub(crate) fn len(&self) -> u32 {

@@ -152,6 +152,11 @@ impl Figures {
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// One that an earlier instance remembered.
+    pub(crate) fn resumed(&self) {
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// One that was remembered has ended.
     pub(crate) fn ended(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use siphasher::sip::SipHasher13;
 use throughway_packet::headers::octets;
 
-use crate::maglev::{Candidate, Maglev, MaglevError};
+use crate::maglev::{Candidate, Maglev, MaglevError, USUAL_SIZE};
 use crate::seat::{Seat, ServiceFigures};
 
 /// How a service's packets reach their backend.
@@ -143,6 +143,27 @@ pub struct ServiceConfig {
 }
 
 impl ServiceConfig {
+    /// A service of which nothing else is said: no address yet, every protocol and port, connections spread one by one, refused when
+    /// nobody is there.
+    pub fn new(name: &str, forward: Forward, backends: Vec<Backend>) -> Self {
+        ServiceConfig {
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            protocols: Vec::new(),
+            ports: Vec::new(),
+            forward,
+            sources: Vec::new(),
+            affinity: Affinity::Connection,
+            affinity_timeout: Duration::ZERO,
+            answer_ping: false,
+            all_down: AllDown::Reject,
+            table_size: USUAL_SIZE,
+            seed: 0,
+            backends,
+            figures: Arc::default(),
+        }
+    }
+
     /// The one port of a service that has only one, host order.
     pub fn one_port(&self) -> Option<u16> {
         match self.ports.as_slice() {

@@ -183,7 +183,7 @@ impl Shared {
         }
     }
 
-    fn gone(removed: &Removed<Remembered>) {
+    pub(crate) fn gone(removed: &Removed<Remembered>) {
         removed.state.seat.figures.ended();
     }
 

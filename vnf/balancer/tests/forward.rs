@@ -45,20 +45,11 @@ fn backends(forward: Forward, count: u8) -> Vec<Backend> {
 
 fn web(forward: Forward, backends: Vec<Backend>) -> ServiceConfig {
     ServiceConfig {
-        name: "web".to_owned(),
         addresses: vec![ip(VIP)],
         protocols: vec![6, 17],
         ports: vec![80..=80],
-        forward,
-        sources: Vec::new(),
-        affinity: Affinity::Connection,
-        affinity_timeout: Duration::ZERO,
-        answer_ping: false,
-        all_down: AllDown::Reject,
         table_size: 251,
-        seed: 0,
-        backends,
-        figures: Arc::default(),
+        ..ServiceConfig::new("web", forward, backends)
     }
 }
 

@@ -8,6 +8,7 @@
 //! * [`Policy`]: rules with their limits, logs and default, as published to the workers.
 //! * [`Shared`]: what the workers share: sessions, limits, datagrams in pieces, the policy.
 //! * [`Firewall`]: the function, as one worker holds it; [`explain`]: what it would say of a packet, and why.
+//! * [`save`]: sessions over a restart.
 //! * [`show`]: sessions and rules, for people.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod classify;
 pub mod explain;
 pub mod reference;
 pub mod rule;
+pub mod save;
 pub mod set;
 pub mod show;
 
@@ -42,5 +44,6 @@ pub use rule::{
     Actions, AddressMatch, Ending, Family, Fields, FragmentMatch, Fragmentation, Group, GroupId, IcmpMatch,
     LimitId, Matches, PacketFields, PortMatch, RejectWith, Rule, State, States, TcpFlags,
 };
+pub use save::Sessions;
 pub use set::{AddressRange, AddressSet, NumberSet, SetError};
 pub use shared::{Overview, Shared};

@@ -139,7 +139,7 @@ pub struct Policy {
     pub(crate) states: Vec<(u32, String, Arc<RuleState>)>,
     places: Vec<Place>,
     origins: HashMap<u32, Origin>,
-    /// The number of this policy: the first has 0.
+    /// The number of this policy: the first has [`FIRST`].
     pub(crate) number: u32,
     /// Sessions judged by policies before this one are judged again.
     pub(crate) rejudge_before: u32,
@@ -147,8 +147,12 @@ pub struct Policy {
     named: States,
 }
 
+/// The number of a firewall's first policy. Those before it are of an earlier instance: sessions that are restored were judged by
+/// them, as long as they are to be judged again.
+const FIRST: u32 = 1;
+
 /// The name under which what passes or ends by default is counted.
-const DEFAULT: &str = "default";
+pub(crate) const DEFAULT: &str = "default";
 
 impl Policy {
     /// Compiles. Rules and limits that the registry knows keep their state; the registry is not changed.
@@ -187,8 +191,8 @@ impl Policy {
             states: states.list,
             places,
             origins: origins.into_iter().collect(),
-            number: 0,
-            rejudge_before: 0,
+            number: FIRST,
+            rejudge_before: FIRST,
             named,
         })
     }

@@ -3,9 +3,9 @@
 //! An address has its ports once. Two pools that share it, or two configurations one after the other, never give one port twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use throughway_packet::headers::octets;
@@ -46,6 +46,8 @@ pub struct Address {
     address: IpAddr,
     quiet: u64,
     lost: AtomicBool,
+    /// Ports in use and at rest, by protocol: what was true when somebody last took or gave back one.
+    in_use: [AtomicUsize; PROTOCOLS.len()],
     ports: Mutex<[Option<Box<Ports>>; PROTOCOLS.len()]>,
 }
 
@@ -65,7 +67,18 @@ impl Address {
         let mut ports = lock(&self.ports);
         // Port 0 means none (RFC 768; RFC 9293 does not forbid it, but sockets cannot have it). An identifier may well be 0.
         let new = || Box::new(Ports::new(1..=u16::MAX, self.quiet));
-        Some(work(ports.get_mut(side)?.get_or_insert_with(new)))
+        let ports = ports.get_mut(side)?.get_or_insert_with(new);
+        let done = work(ports);
+        if let Some(in_use) = self.in_use.get(side) {
+            in_use.store(ports.owned() - ports.available(), Ordering::Relaxed);
+        }
+        Some(done)
+    }
+
+    /// How many of its ports are in use or at rest.
+    pub(crate) fn in_use(&self, protocol: u8) -> usize {
+        let in_use = side(protocol).and_then(|side| self.in_use.get(side));
+        in_use.map_or(0, |in_use| in_use.load(Ordering::Relaxed))
     }
 
     /// Takes this very port, if it is free.
@@ -88,6 +101,19 @@ impl Address {
     /// Gives back what was taken, once for each take; `unused`: nobody outside has seen it, it need not rest.
     pub(crate) fn give_back(&self, protocol: u8, port: u16, unused: bool, now: u64) {
         self.with(protocol, |ports| if unused { ports.release(port) } else { ports.give_back(port, now) });
+    }
+
+    /// The ports that rest, and until when (ns), in the order in which they wake.
+    pub(crate) fn resting(&self, protocol: u8) -> Vec<(u16, u64)> {
+        let side = side(protocol);
+        let ports = lock(&self.ports);
+        let of = side.and_then(|side| ports.get(side)?.as_ref());
+        of.map_or_else(Vec::new, |ports| ports.rests().collect())
+    }
+
+    /// A port rests until then (ns), if it is free: after a restart.
+    pub(crate) fn rest(&self, protocol: u8, port: u16, until: u64) {
+        self.with(protocol, |ports| ports.rest_until(port, until));
     }
 
     /// Which of its ports are somebody else's.
@@ -161,8 +187,8 @@ impl Addresses {
         if known.len().is_power_of_two() {
             known.retain(|_, address| address.strong_count() > 0);
         }
-        let (lost, ports) = (AtomicBool::new(false), Mutex::default());
-        let made = Arc::new(Address { address, quiet: self.quiet, lost, ports });
+        let (lost, in_use, ports) = (AtomicBool::new(false), Default::default(), Mutex::default());
+        let made = Arc::new(Address { address, quiet: self.quiet, lost, in_use, ports });
         known.insert(address, Arc::downgrade(&made));
         made
     }
@@ -179,6 +205,13 @@ impl Addresses {
     pub(crate) fn may_have(&self, address: &[u8; 16]) -> bool {
         let (word, bit) = ever_at(address);
         self.ever.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// Whether an address (in network order, IPv4 mapped) is one that pools or mappings have.
+    pub(crate) fn knows(&self, address: &[u8; 16]) -> bool {
+        let address_of = || Ipv6Addr::from(*address).to_canonical();
+        self.may_have(address)
+            && lock(&self.known).get(&address_of()).is_some_and(|known| known.strong_count() > 0)
     }
 
     /// Whether an address is in use, and not lost.

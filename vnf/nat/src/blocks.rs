@@ -227,6 +227,54 @@ impl Blocks {
         }
     }
 
+    /// One more mapping in a block that the host has: whether it has it.
+    pub(crate) fn rejoin(&self, inside: IpAddr, address: usize, port: u16) -> bool {
+        let Some(number) = port.checked_sub(self.first).map(|above| above / self.size) else { return false };
+        let mut holders = lock(self.part_with(inside));
+        let holder = holders.get_mut(&inside).filter(|holder| holder.address == address);
+        let held = holder.and_then(|holder| holder.blocks.iter_mut().find(|held| held.number == number));
+        held.map(|held| held.mappings += 1).is_some()
+    }
+
+    /// Gives a host this very block, without mappings since `idle` (ns): whether it is a block, free, and the host may have it.
+    pub(crate) fn reclaim(
+        &self,
+        inside: IpAddr,
+        address: usize,
+        ports: RangeInclusive<u16>,
+        idle: u64,
+    ) -> bool {
+        let number = ports.start().checked_sub(self.first).map(|above| above / self.size);
+        let Some(number) = number.filter(|number| self.ports(*number, 1) == ports) else { return false };
+        let mut holders = lock(self.part_with(inside));
+        let known = holders.get(&inside);
+        let may = known.is_none_or(|holder| {
+            holder.address == address && holder.blocks.len() < usize::from(self.per_host)
+        });
+        let Some(free) = self.free.get(address).filter(|_| may) else { return false };
+        let mut free = lock(free);
+        let Some(at) = free.iter().position(|known| *known == number) else { return false };
+        free.swap_remove(at);
+        if free.is_empty() {
+            lock(&self.some).remove(&address);
+        }
+        let holder = holders.entry(inside).or_insert_with(|| Holder { address, blocks: Vec::new() });
+        holder.blocks.push(Held { number, mappings: 0, idle });
+        true
+    }
+
+    /// Shows who has which, and since when (ns) there has been no mapping in it.
+    pub(crate) fn each_held(&self, mut show: impl FnMut(IpAddr, usize, RangeInclusive<u16>, Option<u64>)) {
+        for part in &self.holders {
+            for (inside, holder) in lock(part).iter() {
+                for held in &holder.blocks {
+                    let idle = (held.mappings == 0).then_some(held.idle);
+                    show(*inside, holder.address, self.ports(held.number, 1), idle);
+                }
+            }
+        }
+    }
+
     /// Frees blocks that nobody has used for long enough: one part of the hosts at a time. `gone` is given each.
     pub(crate) fn tick(&self, now: u64, mut gone: impl FnMut(IpAddr, usize, RangeInclusive<u16>)) {
         let last = self.swept.load(Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! What the NAT would do with a packet now, and why, a line each. Nothing changes by asking.
 
+use std::cell::Cell;
+
 use throughway_packet::Flags;
 use throughway_session::fragment::Piece;
 use throughway_session::{SessionKey, Side};
@@ -65,8 +67,17 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
         return lines;
     }
     let egress = packet.egress();
-    let planner =
-        Planner { shared, rules: &rules, headers: &headers, key: &key, egress, now, random: 0, inside: None };
+    let planner = Planner {
+        shared,
+        rules: &rules,
+        headers: &headers,
+        key: &key,
+        egress,
+        now,
+        random: 0,
+        inside: None,
+        held: Cell::default(),
+    };
     lines.push(format!("no session {key}"));
     let from = if planner.is_inbound() { "outside" } else { "inside" };
     lines.push(format!("comes from {from}"));

@@ -1,9 +1,11 @@
 //! The function: one packet's way through sessions, mappings and rules.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use throughway_packet::checksum::verify;
+use throughway_packet::parse::{TCP, UDP};
 use throughway_packet::{Edit, Flags, Headers};
 use throughway_session::connection::Connection;
 use throughway_session::fragment::Piece;
@@ -14,6 +16,7 @@ use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict,
 };
 
+use crate::ahead::{Ahead, FEW};
 use crate::fragments::Fate;
 use crate::plan::{Planner, answered};
 use crate::related::{session_of, translate_error};
@@ -30,8 +33,8 @@ const ROUNDS: usize = 2;
 pub struct Nat {
     shared: Arc<Shared>,
     rules: Snapshot<Rules>,
-    /// Unpredictable bits for the choice of ports: xorshift64* (Vigna, 2016), seeded with a secret and the time.
-    random: u64,
+    /// Goes into the choice of ports.
+    secret: u64,
     /// Of the packet that is being judged: its inside end, hashed for the table of mappings, if that was done for the batch.
     inside: Option<Probe>,
 }
@@ -56,8 +59,8 @@ impl Nat {
     /// A NAT over what all workers share, by these rules. `worker` tells them apart.
     pub fn new(shared: Arc<Shared>, rules: Snapshot<Rules>, worker: u64) -> Nat {
         let [a, b] = shared.options.seed;
-        let random = a.rotate_left(17) ^ b ^ (worker + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Nat { shared, rules, random: random | 1, inside: None }
+        let secret = a.rotate_left(17) ^ b ^ (worker + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Nat { shared, rules, secret, inside: None }
     }
 
     /// What it shares with the others.
@@ -70,20 +73,27 @@ impl Nat {
         self.rules.read_owned()
     }
 
-    fn random(&mut self, now: Now) -> u64 {
-        self.random ^= now.0.rotate_left(32);
-        self.random |= u64::from(self.random == 0);
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    /// Bits that nobody outside can foresee: the keyed hash of the connection, mixed with the time (the finaliser of MurmurHash3). They
+    /// do not depend on what came before, so it does not matter which packets a flow cache has spared us.
+    fn random(&self, probe: &Probe, now: Now) -> u64 {
+        let mut mixed = probe.hash() ^ self.secret ^ now.0.rotate_left(32);
+        mixed = (mixed ^ mixed >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^ mixed >> 33
     }
 
     fn probe(&self, packet: &Packet<'_>) -> Probe {
         self.shared.sessions.probe(SessionKey::of(&packet.headers().key, 0))
     }
 
-    fn judge_by(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Verdict {
+    fn judge_by(
+        &mut self,
+        rules: &Rules,
+        packet: &mut Packet<'_>,
+        probe: &Probe,
+        held: &mut Option<Ahead>,
+        now: Now,
+    ) -> Verdict {
         let received = packet.received().flags;
         if received.has(Flags::FRAGMENT) {
             packet.judge_each();
@@ -93,7 +103,7 @@ impl Nat {
             packet.judge_each();
             return self.error(rules, packet, now);
         }
-        self.whole(rules, packet, probe, now).0
+        self.whole(rules, packet, probe, held, now).0
     }
 
     /// First fragments are judged as whole packets are, later ones get the same addresses.
@@ -102,7 +112,7 @@ impl Nat {
             return Verdict::Drop(DropReason::BadFragment);
         };
         if !packet.received().flags.has(Flags::LATER_FRAGMENT) {
-            let (verdict, session) = self.whole(rules, packet, probe, now);
+            let (verdict, session) = self.whole(rules, packet, probe, &mut None, now);
             let fate = match (verdict, session) {
                 (Verdict::Continue, Some((id, side))) => Fate::Session(id, side),
                 (Verdict::Continue, None) => Fate::Untouched,
@@ -153,22 +163,48 @@ impl Nat {
             let key = SessionKey::of(&headers.key, 0);
             let egress = packet.egress();
             let shared = &*self.shared;
-            let (random, inside) = (0, None);
+            let (random, inside, held) = (0, None, Cell::default());
             let planner =
-                Planner { shared, rules, headers: &headers, key: &key, egress, now, random, inside };
+                Planner { shared, rules, headers: &headers, key: &key, egress, now, random, inside, held };
             !matches!(planner.source_rule(false), Ok(crate::plan::Source::Same))
         };
         if ours { Verdict::Drop(DropReason::NatUnrelatedError) } else { Verdict::Continue }
     }
 
-    fn whole(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Judged {
+    /// Takes the port ahead that a packet will most likely want.
+    fn ahead(
+        &self,
+        rules: &Rules,
+        packet: &Packet<'_>,
+        probe: &Probe,
+        inside: &Probe,
+        now: Now,
+    ) -> Option<Ahead> {
+        let (headers, shared) = (packet.headers(), &*self.shared);
+        if headers.flags.has(Flags::FRAGMENT) || headers.flags.has(Flags::ICMP_ERROR) {
+            return None;
+        }
+        let (egress, random) = (packet.egress(), self.random(probe, now));
+        let (key, held) = (probe.key(), Cell::default());
+        let planner = Planner { shared, rules, headers, key, egress, now, random, inside: None, held };
+        planner.ahead(inside)
+    }
+
+    fn whole(
+        &mut self,
+        rules: &Rules,
+        packet: &mut Packet<'_>,
+        probe: &Probe,
+        held: &mut Option<Ahead>,
+        now: Now,
+    ) -> Judged {
         for _ in 0..ROUNDS {
-            let mut held = None;
-            if let Some(judged) = self.known(rules, packet, probe, now, &mut held) {
+            let mut kept = None;
+            if let Some(judged) = self.known(rules, packet, probe, now, &mut kept) {
                 return judged;
             }
-            let judged = self.unknown(rules, packet, probe, now);
-            if let Some(mapping) = held {
+            let judged = self.unknown(rules, packet, probe, held.take(), now);
+            if let Some(mapping) = kept {
                 self.shared.leave(mapping, true, true, now);
             }
             if let Some(judged) = judged {
@@ -261,20 +297,28 @@ impl Nat {
     }
 
     /// A packet that belongs to no session. `None` if it does meanwhile.
-    fn unknown(&mut self, rules: &Rules, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> Option<Judged> {
+    fn unknown(
+        &mut self,
+        rules: &Rules,
+        packet: &mut Packet<'_>,
+        probe: &Probe,
+        held: Option<Ahead>,
+        now: Now,
+    ) -> Option<Judged> {
         let key = probe.key();
-        let random = self.random(now);
+        let random = self.random(probe, now);
         let shared = &self.shared;
         let headers = *packet.headers();
         let egress = packet.egress();
         let inside = self.inside;
-        let planner = Planner { shared, rules, headers: &headers, key, egress, now, random, inside };
-        let plan = match planner.plan() {
+        let held = Cell::new(held);
+        let planner = Planner { shared, rules, headers: &headers, key, egress, now, random, inside, held };
+        let planned = planner.plan();
+        planner.give_back_held();
+        let plan = match planned {
             Ok(Some(plan)) => plan,
-            // What is not translated depends on mappings that may come: not to be repeated.
             Ok(None) => {
-                packet.judge_each();
-                return Some((Verdict::Continue, None));
+                return passes(shared, packet, probe, now).then_some((Verdict::Continue, None));
             }
             Err(reason) => {
                 packet.judge_each();
@@ -284,7 +328,10 @@ impl Nat {
         // Nobody has answered yet: the session may have to make room, and nobody would tell the caches.
         packet.judge_each();
         let timeout = rules.timeout(plan.session.connection, &headers);
-        let keys = [*probe, shared.sessions.probe(plan.translated.reversed())];
+        let answers = plan.translated.reversed();
+        let answers = plan.answers.filter(|known| *known.key() == answers);
+        let answers = answers.unwrap_or_else(|| shared.sessions.probe(plan.translated.reversed()));
+        let keys = [*probe, answers];
         let mut opened = shared.open(keys, timeout, plan.session, now);
         if let Err(InsertError::Conflict { side: Side::Reverse, with }) = opened
             && shared.sessions.read(with, |session, _| session.has(flags::REFUSED)) == Some(true)
@@ -319,6 +366,18 @@ impl Nat {
         planner.abandon(&plan);
         Some((refusal(&planner, reason), None))
     }
+}
+
+/// A packet that is not translated. `false`: it belongs to a session after all, which another worker has just opened.
+fn passes(shared: &Shared, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> bool {
+    let key = probe.key();
+    // To an outside address: depends on mappings, which come and go. Other protocols are in no cache.
+    if !matches!(key.protocol, TCP | UDP) || shared.addresses().knows(&key.destination) {
+        packet.judge_each();
+        return true;
+    }
+    packet.depends_on(shared.passed.note(probe));
+    shared.sessions.lookup(probe, now).is_none()
 }
 
 /// Who is inside and gets nothing because too much is taken is told, as the rules say.
@@ -356,7 +415,7 @@ impl Function for Nat {
     fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict {
         let rules = self.rules();
         let probe = self.probe(packet);
-        self.judge_by(&rules, packet, &probe, context.now)
+        self.judge_by(&rules, packet, &probe, &mut None, context.now)
     }
 
     /// As one by one; but the rules are read once, and what the session table will be asked is fetched together.
@@ -374,10 +433,30 @@ impl Function for Nat {
         if !wanted.is_empty() {
             shared.mappings.prepare(&wanted);
         }
+        let mut ahead = ArrayVec::<Option<Ahead>, BATCH>::new();
+        if wanted.len() >= FEW && rules.pools.iter().any(|pool| pool.gives_early()) {
+            let mut ends = ArrayVec::<u64, BATCH>::new();
+            for ((packet, probe), inside) in batch.living().zip(&probes).zip(&inside) {
+                // Others of the same inside end have the same mapping.
+                let inside = inside.filter(|inside| !ends.contains(&inside.hash()));
+                ahead.push(inside.and_then(|inside| {
+                    ends.push(inside.hash());
+                    self.ahead(&rules, packet, probe, &inside, context.now)
+                }));
+            }
+            let held = || ahead.iter().flatten();
+            shared.mappings.prepare(&held().map(|held| held.outside).collect::<ArrayVec<_, BATCH>>());
+            shared.sessions.prepare(&held().map(|held| held.answers).collect::<ArrayVec<_, BATCH>>());
+        }
+        let mut ahead = ahead.into_iter();
         for ((packet, probe), inside) in batch.living().zip(&probes).zip(inside) {
             self.inside = inside;
-            let verdict = self.judge_by(&rules, packet, probe, context.now);
+            let mut held = ahead.next().flatten();
+            let verdict = self.judge_by(&rules, packet, probe, &mut held, context.now);
             packet.settle(verdict);
+            if let Some(held) = held {
+                held.give_back(probe.key().protocol, context.now.0);
+            }
         }
         self.inside = None;
     }

@@ -1,5 +1,6 @@
 //! How a new connection is translated, and what is taken for it.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use throughway_session::connection::Connection;
 use throughway_session::{InsertError, Probe, SessionId, SessionKey, SourceError};
 use throughway_vnf::{DropReason, Now};
 
-use crate::address::has_ports;
+use crate::address::{Address, has_ports};
+use crate::ahead::Ahead;
 use crate::pool::{Pool, Wanted};
 use crate::ports::Parity;
 use crate::rule::{DestinationRule, Filtering, Mapping, Match, SourceRule, SourceTarget, carry_over};
@@ -25,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) translated: SessionKey,
     /// The state of the session.
     pub(crate) session: Session,
+    /// The key of its answers, if that was hashed already, and nothing else is translated.
+    pub(crate) answers: Option<Probe>,
 }
 
 /// Where a plan is being made.
@@ -39,6 +43,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) random: u64,
     /// The packet's inside end, hashed for the table of mappings, where that was done.
     pub(crate) inside: Option<Probe>,
+    /// A port that is held for it.
+    pub(crate) held: Cell<Option<Ahead>>,
 }
 
 /// Which source rule a packet has, and what its source becomes.
@@ -118,6 +124,7 @@ impl<'a> Planner<'a> {
         let mut plan = Plan {
             translated: *self.key,
             session: Session { connection, flags: state, rule: NO_RULE, mapping: 0, target: 0 },
+            answers: None,
         };
         let made = self.fill(&mut plan, destination, called, &source);
         made.inspect_err(|_| self.abandon(&plan)).map(|()| Some(plan))
@@ -261,7 +268,7 @@ impl<'a> Planner<'a> {
             plan.translated.source = octets(address);
             return Ok(());
         }
-        let (id, outside, fresh) = self.mapping(rule, pool)?;
+        let (id, outside, fresh) = self.mapping(plan, rule, pool)?;
         plan.session.mapping = id.to_bits();
         plan.translated.source = outside.destination;
         plan.translated.source_port = outside.destination_port;
@@ -290,9 +297,24 @@ impl<'a> Planner<'a> {
         inside_key(key, peer)
     }
 
+    /// What the packet wants of a pool.
+    pub(crate) fn wanted(&self, rule: &SourceRule) -> Wanted {
+        let port = self.headers.source_port();
+        let paired = matches!(self.key.protocol, TCP | UDP) && rule.preserve_parity;
+        Wanted {
+            inside: self.headers.source(),
+            protocol: self.key.protocol,
+            preferred: rule.preserve_port.then_some(port),
+            parity: if paired { Parity::of(port) } else { Parity::Any },
+            random: self.random,
+            now: self.now.0,
+        }
+    }
+
     /// The mapping for the packet's source, counted up, with its outside end, and whether it is new.
     fn mapping(
         &self,
+        plan: &mut Plan,
         rule: &SourceRule,
         pool: &Arc<Pool>,
     ) -> Result<(SessionId, SessionKey, bool), DropReason> {
@@ -306,28 +328,20 @@ impl<'a> Planner<'a> {
             {
                 return Ok((id, outside, false));
             }
-            let paired = matches!(key.protocol, TCP | UDP) && rule.preserve_parity;
-            let wanted = Wanted {
-                inside: self.headers.source(),
-                protocol: key.protocol,
-                preferred: rule.preserve_port.then(|| self.headers.source_port()),
-                parity: if paired { Parity::of(self.headers.source_port()) } else { Parity::Any },
-                random: self.random,
-                now: now.0,
+            let (address, port, outside) = match self.held_by(rule) {
+                Some(held) => {
+                    plan.answers = Some(held.answers);
+                    (held.address, held.port, held.outside)
+                }
+                None => {
+                    let taken = pool.take(&self.wanted(rule)).map_err(|_| DropReason::NatNoPort)?;
+                    if let Some(block) = &taken.block {
+                        shared.tell(block, true, now);
+                    }
+                    let outside = outside_end(key, &taken.address, taken.port);
+                    (taken.address, taken.port, shared.mappings.probe(outside))
+                }
             };
-            let taken = pool.take(&wanted).map_err(|_| DropReason::NatNoPort)?;
-            if let Some(block) = &taken.block {
-                shared.tell(block, true, now);
-            }
-            let (address, port) = (Arc::clone(&taken.address), taken.port);
-            let outside = SessionKey {
-                destination: octets(address.address()),
-                destination_port: port.to_be_bytes(),
-                protocol: key.protocol,
-                zone: key.zone,
-                ..SessionKey::default()
-            };
-            let outside = outside_key(&outside);
             let blocks = pool.keeps_blocks().then(|| Arc::clone(pool));
             let permitted = u32::from(rule.filtering == Filtering::AddressDependent);
             let mapped = Mapped {
@@ -339,11 +353,14 @@ impl<'a> Planner<'a> {
                 peer: if permitted > 0 { key.destination } else { [0; 16] },
                 permitted,
             };
-            match shared.map([probe, shared.mappings.probe(outside)], mapped, now) {
-                Ok(id) => return Ok((id, outside, true)),
+            match shared.map([probe, outside], mapped, now) {
+                Ok(id) => return Ok((id, *outside.key(), true)),
                 Err(error) => {
-                    taken.address.give_back(key.protocol, port, true, now.0);
-                    pool.leave(wanted.inside, port, now.0);
+                    plan.answers = None;
+                    if let Some(address) = pool.address_of(outside.key()) {
+                        address.give_back(key.protocol, port, true, now.0);
+                    }
+                    pool.leave(self.headers.source(), port, now.0);
                     if !matches!(error, InsertError::Conflict { .. }) {
                         return Err(DropReason::NatSessionTableFull);
                     }
@@ -352,6 +369,17 @@ impl<'a> Planner<'a> {
         }
         Err(DropReason::NatConflict)
     }
+}
+
+/// The key of the outside end that a packet's source gets.
+pub(crate) fn outside_end(of: &SessionKey, address: &Address, port: u16) -> SessionKey {
+    outside_key(&SessionKey {
+        destination: octets(address.address()),
+        destination_port: port.to_be_bytes(),
+        protocol: of.protocol,
+        zone: of.zone,
+        ..SessionKey::default()
+    })
 }
 
 /// The host that was called answers a session for the first time: its mapping counts it as one of its own, and lets the caller in.

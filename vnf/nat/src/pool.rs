@@ -5,10 +5,12 @@
 //! addresses, which breaks applications that have both in one session. `Pooling::Arbitrary` takes the next address instead.
 //! With blocks, a host that has none may get its first one at another address: it is then paired with that.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use throughway_session::SessionKey;
 
 use crate::address::{Address, Addresses, PROTOCOLS, PortUse};
 use crate::blocks::{Block, BlockConfig, Blocks, Computed, spread};
@@ -16,6 +18,9 @@ use crate::ports::Parity;
 
 /// The most addresses that a pool uses of each range: of larger ones (IPv6) the first.
 pub const MOST_OF_RANGE: usize = 1 << 16;
+
+/// Of an address with fewer ports none is taken early.
+const MANY: usize = 1 << 12;
 
 /// The most addresses that are asked for a port for one connection, with [`Pooling::Arbitrary`]: that of the host, and those after it.
 pub const MOST_TRIED: usize = 64;
@@ -140,6 +145,22 @@ impl Refusal {
     }
 }
 
+/// A port of these ranges: the preferred one, if it is free, else any of the first range that has one.
+fn free_port(address: &Address, wanted: &Wanted, ranges: &[RangeInclusive<u16>]) -> Option<u16> {
+    let Wanted { protocol, parity, random, now, .. } = *wanted;
+    let preferred = wanted.preferred.filter(|port| ranges.iter().any(|range| range.contains(port)));
+    if let Some(port) = preferred
+        && address.take(protocol, port, now)
+    {
+        return Some(port);
+    }
+    ranges.iter().find_map(|range| {
+        let of = |parity| address.take_in(protocol, range.clone(), parity, random, now);
+        // Parity is recommended, a port is needed (RFC 4787, REQ-4).
+        of(parity).or_else(|| if parity == Parity::Any { None } else { of(Parity::Any) })
+    })
+}
+
 /// The use of a pool, for output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolUse {
@@ -186,6 +207,8 @@ pub struct Pool {
     addresses: Box<[Arc<Address>]>,
     /// How many of them, the first, are IPv4.
     ipv4: usize,
+    /// Ports that it may use of each.
+    usable: usize,
     blocks: Option<Blocks>,
     refused: [AtomicU64; Refusal::ALL.len()],
 }
@@ -199,7 +222,8 @@ impl Pool {
         let ipv4 = config.addresses.partition_point(IpAddr::is_ipv4);
         let blocks =
             config.blocks.as_ref().map(|blocks| Blocks::new(blocks, &config, addresses.len(), quiet));
-        Pool { config, addresses, ipv4, blocks, refused: Default::default() }
+        let usable = config.usable().iter().map(RangeInclusive::len).sum();
+        Pool { config, addresses, ipv4, usable, blocks, refused: Default::default() }
     }
 
     /// How it was made.
@@ -252,23 +276,30 @@ impl Pool {
         })
     }
 
+    /// Whether [`Pool::take_early`] ever gives one.
+    pub(crate) fn gives_early(&self) -> bool {
+        self.blocks.is_none() && self.usable >= MANY
+    }
+
+    /// The port that [`Pool::take`] would give, unless ports are short or hosts have blocks: for whoever may give it back at once.
+    pub(crate) fn take_early(&self, wanted: &Wanted) -> Option<(Arc<Address>, u16)> {
+        let address = self.addresses.get(self.choices(wanted.inside, false).next()?)?;
+        if !self.gives_early() || address.in_use(wanted.protocol) * 2 > self.usable {
+            return None;
+        }
+        let port = free_port(address, wanted, &self.either_side(wanted.random))?;
+        Some((Arc::clone(address), port))
+    }
+
+    /// The address of an outside end.
+    pub(crate) fn address_of(&self, outside: &SessionKey) -> Option<&Arc<Address>> {
+        let address = Ipv6Addr::from(outside.destination).to_canonical();
+        self.addresses.get(self.config.addresses.binary_search(&address).ok()?)
+    }
+
     fn try_take(&self, wanted: &Wanted) -> Result<Taken, Refusal> {
-        // The very port, if it is free.
-        let keep = |at: usize, ports: &[RangeInclusive<u16>]| {
-            let address = self.addresses.get(at)?;
-            let ours = |port: &u16| ports.iter().any(|ports| ports.contains(port));
-            let port = wanted.preferred.filter(ours)?;
-            address.take(wanted.protocol, port, wanted.now).then_some(port)
-        };
-        let any = |at: usize, ports: &RangeInclusive<u16>| {
-            let address = self.addresses.get(at)?;
-            let of =
-                |parity| address.take_in(wanted.protocol, ports.clone(), parity, wanted.random, wanted.now);
-            // Parity is recommended, a port is needed (RFC 4787, REQ-4).
-            of(wanted.parity).or_else(|| of(Parity::Any))
-        };
         let mut ask = |at: usize, ports: RangeInclusive<u16>| {
-            keep(at, std::slice::from_ref(&ports)).or_else(|| any(at, &ports))
+            free_port(self.addresses.get(at)?, wanted, std::slice::from_ref(&ports))
         };
         let (at, port, ports) = match (&self.blocks, &self.config.blocks) {
             (Some(_), Some(config)) if !config.hosts.is_empty() => {
@@ -283,10 +314,10 @@ impl Pool {
             _ => {
                 let all = self.config.pooling == Pooling::Arbitrary;
                 let mut refusal = Refusal::NoAddress;
-                let mut of = |at| {
+                let mut of = |at: usize| {
                     refusal = Refusal::NoPort;
-                    let sides = self.either_side(wanted.random);
-                    keep(at, &sides).or_else(|| sides.iter().find_map(|ports| any(at, ports)))
+                    let address = self.addresses.get(at)?;
+                    free_port(address, wanted, &self.either_side(wanted.random))
                 };
                 let mut choices = self.choices(wanted.inside, all);
                 let found = choices.find_map(|at| Some((at, of(at)?, None)));
@@ -350,6 +381,37 @@ impl Pool {
     pub(crate) fn leave(&self, inside: IpAddr, port: u16, now: u64) {
         if let Some(blocks) = &self.blocks {
             blocks.leave(inside, port, now);
+        }
+    }
+
+    /// A host has this outside end again that it had before a restart: whether it may, which depends on blocks alone. What it joins is
+    /// [left](Pool::leave) as after [`Pool::take`].
+    pub(crate) fn rejoin(&self, inside: IpAddr, outside: IpAddr, port: u16) -> bool {
+        match &self.blocks {
+            None => true,
+            Some(blocks) if self.keeps_blocks() => {
+                let at = self.config.addresses.binary_search(&outside);
+                at.is_ok_and(|at| blocks.rejoin(inside, at, port))
+            }
+            Some(_) => self.host_of(outside, port) == Some(inside),
+        }
+    }
+
+    /// A host has this block again that it had before a restart, without mappings since `idle` (ns): whether it may.
+    pub(crate) fn reclaim_block(&self, block: &Block, idle: u64) -> bool {
+        let (Some(blocks), true) = (&self.blocks, self.keeps_blocks()) else { return false };
+        let at = self.config.addresses.binary_search(&block.outside);
+        at.is_ok_and(|at| blocks.reclaim(block.inside, at, block.first..=block.last, idle))
+    }
+
+    /// Shows the blocks that hosts have, and since when (ns) there has been no mapping in them.
+    pub(crate) fn held_blocks(&self, mut show: impl FnMut(Block, Option<u64>)) {
+        if let Some(blocks) = &self.blocks {
+            blocks.each_held(|inside, at, ports, idle| {
+                if let Some(address) = self.addresses.get(at) {
+                    show(block(inside, address.address(), &ports), idle);
+                }
+            });
         }
     }
 

@@ -247,6 +247,18 @@ impl Ports {
         }
     }
 
+    /// The ports that rest, and until when (ns), in the order in which they wake.
+    pub fn rests(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.resting.iter().map(|resting| (resting.port, u64::from(resting.until) << 28))
+    }
+
+    /// A free port rests until then (ns): for those that have rested in an earlier instance, in the order in which they wake.
+    pub fn rest_until(&mut self, port: u16, until: u64) {
+        if self.pull(port) {
+            self.resting.push_back(Resting { port, until: tick(until) });
+        }
+    }
+
     /// Frees ports that have rested long enough, `most` at a time: a few with every take, so that ports come back faster than they
     /// go. Says how many.
     pub fn wake(&mut self, now: u64, most: usize) -> usize {

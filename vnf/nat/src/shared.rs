@@ -30,6 +30,7 @@ use throughway_vnf::{Generations, IcmpError, Now, Slot};
 use crate::address::{Address, Addresses, lock};
 use crate::blocks::Block;
 use crate::fragments::{Fate, WAIT};
+use crate::passed::Passed;
 use crate::pool::{Pool, PoolConfig};
 use crate::rate::{HostRate, Rates};
 use crate::rule::{DestinationRule, Filtering, SourceRule};
@@ -215,6 +216,7 @@ pub struct Shared {
     pub(crate) fragments: Datagrams<Fate>,
     pub(crate) hosts: SourceCounter,
     pub(crate) rates: Rates,
+    pub(crate) passed: Passed,
     addresses: Addresses,
     /// Pools that no rule names any more and that hosts still have blocks of.
     retired: Mutex<Vec<Arc<Pool>>>,
@@ -241,6 +243,7 @@ impl Shared {
             fragments: Datagrams::new(options.datagrams, WAIT, Seed([!b, a])),
             hosts: SourceCounter::new(hosts),
             rates: Rates::new(options.hosts, Seed([!a, !b])),
+            passed: Passed::new(),
             addresses: Addresses::new(quiet),
             retired: Mutex::default(),
             has_retired: AtomicBool::new(false),
@@ -333,15 +336,20 @@ impl Shared {
     /// Makes a session. On an error the caller gives back what it has taken for it.
     pub(crate) fn open(
         &self,
-        [forward, reverse]: [Probe; 2],
+        keys: [Probe; 2],
         timeout: Duration,
         state: Session,
         now: Now,
     ) -> Result<SessionId, InsertError> {
+        let [forward, reverse] = keys;
         let class = state.connection.class();
-        self.sessions.insert(NewSession { forward, reverse, class, timeout, state }, now, |gone| {
-            self.closed(&gone, now)
-        })
+        let new = NewSession { forward, reverse, class, timeout, state };
+        let id = self.sessions.insert(new, now, |gone| self.closed(&gone, now))?;
+        let [there, back] = self.passed.ended_by(&keys);
+        if there.is_some() || back.is_some() {
+            self.generations.bump(there.into_iter().chain(back));
+        }
+        Ok(id)
     }
 
     /// A session is gone: everything that was taken for it is given back.
@@ -556,8 +564,12 @@ pub(crate) fn outside_key(packet: &SessionKey) -> SessionKey {
 
 /// The unspecified address of the same family: keys of IPv4 alone take less room and time than those of both families.
 fn nobody(of: &[u8; 16]) -> [u8; 16] {
-    let is_ipv4 = Ipv6Addr::from(*of).to_ipv4_mapped().is_some();
-    if is_ipv4 { octets(Ipv4Addr::UNSPECIFIED.into()) } else { [0; 16] }
+    if is_ipv4(of) { octets(Ipv4Addr::UNSPECIFIED.into()) } else { [0; 16] }
+}
+
+/// Whether an address is an IPv4 one, in its mapped form.
+pub(crate) fn is_ipv4(address: &[u8; 16]) -> bool {
+    Ipv6Addr::from(*address).to_ipv4_mapped().is_some()
 }
 
 /// An address that may send to the outside end that packets with this key are sent to.

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use throughway_nat::rule::SourceRule;
 use throughway_nat::{BlockConfig, Options, PoolConfig, Refusal};
 use throughway_packet::build::PacketBuilder;
-use throughway_vnf::{Answer, DropReason, IcmpError, Verdict};
+use throughway_packet::parse;
+use throughway_vnf::packet::State;
+use throughway_vnf::{Answer, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Verdict};
 use world::*;
 
 const SERVER: &str = "198.51.100.1";
@@ -131,4 +133,57 @@ fn a_full_session_table_hurts_nobody_who_was_answered() {
     for (from, connection) in connections.into_iter().enumerate() {
         goes_on(&mut world, from as u32, connection);
     }
+}
+
+/// Ports are taken ahead for a whole batch: that neither keeps one from anybody nor counts a refusal twice.
+#[test]
+fn batches_use_exactly_the_ports_there_are() {
+    const PORTS: usize = 65_536 - 1024;
+    let made = rules(vec![to_pool()], vec![pool(&["203.0.113.8"], 1024..=65535)]);
+    let mut world = World::with(Options::new(1 << 20, [1, 2]), made);
+    let context = Context { now: Now(world.now) };
+    let (mut given, mut told) = (0, 0);
+    for number in 0..1500_u32 {
+        // Each inside end calls two servers in one batch: one mapping. Half of the ends want the same port.
+        let frames: Vec<_> = (0..64)
+            .map(|at| {
+                let to = if at % 2 == 0 { SERVER } else { "198.51.100.2" };
+                let end = number * 32 + at / 2;
+                let port = if end % 2 == 0 { 5000 } else { 1024 + (end % 60_000) as u16 };
+                PacketBuilder::between(host(end), ip(to)).udp(port, 53).finish()
+            })
+            .collect();
+        let mut batch = Batch::new();
+        for frame in &frames {
+            assert!(batch.push(Packet::new(frame, parse(frame, INSIDE).unwrap())).is_ok());
+        }
+        world.nat.process(&mut batch, &context);
+        for pair in batch.packets().chunks(2) {
+            let [first, second] = pair else { panic!() };
+            assert_eq!(first.headers().source_port(), second.headers().source_port());
+            assert_eq!(first.state(), second.state());
+            match first.state() {
+                State::Alive => given += 1,
+                State::Dropped(reason, _) => {
+                    assert_eq!(reason, DropReason::NatNoPort);
+                    told += 1;
+                }
+            }
+        }
+        let usage = world.rules.read().pools[0].usage(world.now).total();
+        assert_eq!((usage.taken, usage.resting), (given, 0));
+    }
+    assert_eq!((given, told), (1500 * 32, 0));
+    for number in 0..1000_u32 {
+        let frames: Vec<_> =
+            (0..64).map(|at| packet(100_000 + number * 64 + at).udp(5000, 53).finish()).collect();
+        let mut batch = Batch::new();
+        for frame in &frames {
+            assert!(batch.push(Packet::new(frame, parse(frame, INSIDE).unwrap())).is_ok());
+        }
+        world.nat.process(&mut batch, &context);
+        given += batch.packets().iter().filter(|packet| packet.state() == State::Alive).count();
+    }
+    assert_eq!(given, PORTS);
+    assert_eq!(refused(&world, Refusal::NoPort), (1500 * 32 + 64_000 - PORTS) as u64);
 }

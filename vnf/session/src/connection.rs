@@ -56,6 +56,25 @@ impl Connection {
         Some(Connection::Stateless { answered: false })
     }
 
+    /// The connection in a byte: to be kept over a restart.
+    pub const fn to_bits(self) -> u8 {
+        match self {
+            Connection::Tcp(tcp) => tcp.to_bits(),
+            Connection::Stateless { answered } => 0x10 | answered as u8,
+        }
+    }
+
+    /// The connection that [`Connection::to_bits`] turned into `bits`.
+    pub const fn from_bits(bits: u8) -> Option<Connection> {
+        match bits {
+            0x10 | 0x11 => Some(Connection::Stateless { answered: bits & 1 != 0 }),
+            _ => match Tcp::from_bits(bits) {
+                Some(tcp) => Some(Connection::Tcp(tcp)),
+                None => None,
+            },
+        }
+    }
+
     /// Takes note of a packet.
     pub fn packet(&mut self, side: Side, headers: &Headers) -> Event {
         match self {
@@ -84,5 +103,20 @@ impl Connection {
             Connection::Stateless { .. } if headers.flags.has(Flags::ICMP_QUERY) => timeouts.icmp,
             Connection::Stateless { .. } => timeouts.other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_is_a_byte_and_no_other_byte_is_one() {
+        let known = (0..=u8::MAX).filter_map(|bits| Some((bits, Connection::from_bits(bits)?)));
+        let known: Vec<_> = known.collect();
+        assert_eq!(known.len(), 16 + 2);
+        assert!(known.iter().all(|(bits, connection)| connection.to_bits() == *bits));
+        let distinct = |at: usize| known[..at].iter().all(|(_, before)| *before != known[at].1);
+        assert!((0..known.len()).all(distinct));
     }
 }

@@ -226,6 +226,11 @@ impl Probe {
         &self.key
     }
 
+    /// The key's hash: the same for a key and its reverse. As secret as the table's seed.
+    pub const fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// That of the answers when nobody translates, without hashing: a key and its reverse have the same hash.
     #[must_use]
     pub const fn reversed(&self) -> Probe {

@@ -5,6 +5,7 @@
 //! * [`translate()`]: edits a packet of one side into what the other side sees.
 //! * [`SourceCounter`]: exact counts per source address or network, for limits per source.
 //! * [`connection`]: the state of a connection of any protocol.
+//! * [`save`]: keys and life of a session as records, for a restart.
 //! * [`fragment`]: which datagram a fragment is of, and what became of that datagram's first one.
 //! * [`tcp`]: the states of a TCP connection as somebody in the middle sees them.
 //! * [`timeouts`]: default timeouts with the RFCs they come from.
@@ -25,6 +26,7 @@ mod insert;
 mod interleavings;
 mod key;
 mod quota;
+pub mod save;
 mod session;
 mod shard;
 mod slab;

@@ -104,6 +104,31 @@ impl Tcp {
         self.state
     }
 
+    /// The connection in a byte, below 16: to be kept over a restart.
+    pub const fn to_bits(self) -> u8 {
+        (self.first as u8) << 3 | self.state as u8
+    }
+
+    /// The connection that [`Tcp::to_bits`] turned into `bits`.
+    pub const fn from_bits(bits: u8) -> Option<Tcp> {
+        let first = match bits >> 3 {
+            0 => Side::Forward,
+            1 => Side::Reverse,
+            _ => return None,
+        };
+        let state = match bits & 7 {
+            0 => State::SynSent,
+            1 => State::SynReceived,
+            2 => State::Established,
+            3 => State::FinWait,
+            4 => State::CloseWait,
+            5 => State::LastAck,
+            6 => State::TimeWait,
+            _ => State::Close,
+        };
+        Some(Tcp { state, first })
+    }
+
     /// Takes note of a segment that came from `side`.
     pub fn segment(&mut self, side: Side, tcp_flags: u8) -> Event {
         use State::{Close, CloseWait, Established, FinWait, LastAck, SynReceived, SynSent, TimeWait};

@@ -26,8 +26,9 @@ pub(crate) fn beginning(tick: u32) -> Now {
 /// After how many ticks `timeout` is over for certain, wherever in its tick it began.
 #[inline]
 pub(crate) fn ticks(timeout: Duration) -> u32 {
-    let whole = timeout.as_nanos().div_ceil(1 << SHIFT);
-    u32::try_from(whole).unwrap_or(u32::MAX).saturating_add(1)
+    // In 64 bits: 584 years, which are more ticks than there are.
+    let nanos = timeout.as_secs().saturating_mul(1_000_000_000).saturating_add(timeout.subsec_nanos().into());
+    u32::try_from(nanos.div_ceil(1 << SHIFT)).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use throughway_session::{Class, Side};
+use throughway_vnf::save::{Fields, Record};
 
 use super::Fit;
 use crate::options::SctpTimeouts;
@@ -112,6 +113,24 @@ impl Association {
             return None;
         }
         Some(Association { state: State::CookieWait, tags: [0; 2], fresh: [0, chunks.initiate] })
+    }
+
+    /// Writes it for a restart.
+    pub(crate) fn write(&self, record: &mut Record) {
+        record.byte(self.state as u8);
+        for tag in self.tags.into_iter().chain(self.fresh) {
+            record.bytes(&tag.to_be_bytes());
+        }
+    }
+
+    /// Reads what [`Association::write`] wrote.
+    pub(crate) fn read(fields: &mut Fields<'_>) -> Option<Association> {
+        use State::{Closed, CookieEchoed, CookieWait, Established, ShutdownAckSent, ShutdownSent};
+        const STATES: [State; 6] =
+            [CookieWait, CookieEchoed, Established, ShutdownSent, ShutdownAckSent, Closed];
+        let state = *STATES.get(usize::from(fields.byte()?))?;
+        let mut tag = || fields.bytes().map(u32::from_be_bytes);
+        Some(Association { state, tags: [tag()?, tag()?], fresh: [tag()?, tag()?] })
     }
 
     pub(crate) fn packet(&mut self, side: Side, chunks: &Chunks) -> Fit {

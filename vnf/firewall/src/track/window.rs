@@ -95,16 +95,30 @@ const fn before(a: u32, b: u32) -> bool {
 impl Windows {
     /// Of the segment that opens a connection. Of one that is under way the scales are not known: the largest is assumed.
     pub(crate) fn open(flags: u8, segment: Option<&Segment>) -> Windows {
-        let mut windows = Windows::default();
-        if flags & SYN == 0 {
-            for half in &mut windows.0 {
-                (half.shift, half.scales) = (MOST_SCALE, true);
-            }
-        }
+        let mut windows = if flags & SYN == 0 { Windows::unknown() } else { Windows::default() };
         if let Some(segment) = segment {
             windows.note(Side::Forward, flags, segment);
         }
         windows
+    }
+
+    /// Of a connection under way of which nothing is known.
+    pub(crate) fn unknown() -> Windows {
+        let half = Half { shift: MOST_SCALE, scales: true, ..Half::default() };
+        Windows([half; 2])
+    }
+
+    /// What of both sides holds for good: the shifts of their windows, with the highest bit where the SYN had a scale. For a restart:
+    /// the numbers are learnt anew.
+    pub(crate) fn scales(&self) -> [u8; 2] {
+        self.0.map(|half| half.shift | if half.scales { 0x80 } else { 0 })
+    }
+
+    /// A connection under way of which only [`Windows::scales`] are known.
+    pub(crate) fn of_scales(scales: [u8; 2]) -> Option<Windows> {
+        let half = |bits: u8| Half { shift: bits & 0x7f, scales: bits & 0x80 != 0, ..Half::default() };
+        let windows = Windows(scales.map(half));
+        windows.0.iter().all(|half| half.shift <= MOST_SCALE).then_some(windows)
     }
 
     /// Says whether the segment lies in the windows, and takes note of it if so.
@@ -278,5 +292,20 @@ mod tests {
         for bad in [&[3, 3][..], &[2, 0, 3, 3, 1], &[8], &[0, 3, 3, 1], &[2, 40]] {
             assert_eq!(scale(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn over_a_restart_the_scales_stay_and_the_numbers_are_learnt_anew() {
+        let mut w = Windows::open(SYN, Some(&Segment { scale: Some(7), ..seg(100, 0, 1000, 0) }));
+        assert!(w.segment(Side::Reverse, SYN | ACK, &Segment { scale: Some(2), ..seg(900, 101, 1000, 0) }));
+        assert_eq!(w.scales(), [0x87, 0x82]);
+        let mut w = Windows::of_scales(w.scales()).unwrap();
+        // Others have forwarded ten million bytes meanwhile.
+        assert!(w.segment(Side::Reverse, ACK, &seg(10_000_901, 101, 1000, 1000)));
+        assert!(w.segment(Side::Forward, ACK, &seg(101, 10_001_901, 1000, 0)));
+        assert!(w.segment(Side::Reverse, ACK, &seg(10_001_901, 101, 1000, 1000)));
+        // The opener's window is scaled by its 7 bits, and no further.
+        assert!(!w.segment(Side::Reverse, ACK, &seg(10_001_901 + (1000 << 7) + 1, 101, 1000, 1000)));
+        assert_eq!(Windows::of_scales([MOST_SCALE + 1, 0]), None);
     }
 }

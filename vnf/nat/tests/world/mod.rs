@@ -4,12 +4,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use throughway_nat::rule::{SourceRule, SourceTarget};
-use throughway_nat::{Nat, Options, PoolConfig, Rules, Shared};
+use throughway_nat::{Nat, Options, PoolConfig, Rules, Sessions, Shared};
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{Headers, PortId, apply, checksum, parse};
 use throughway_vnf::events::EventQueue;
+use throughway_vnf::save::{Moment, Restored, Save};
 use throughway_vnf::{Context, DropReason, Function, Generations, Now, Packet, Snapshot, Verdict};
 
 pub(crate) const INSIDE: PortId = PortId(0);
@@ -42,6 +44,7 @@ pub(crate) fn rules(source: Vec<SourceRule>, pools: Vec<PoolConfig>) -> (Rules, 
 }
 
 pub(crate) struct World {
+    pub(crate) options: Options,
     pub(crate) nat: Nat,
     pub(crate) shared: Arc<Shared>,
     pub(crate) rules: Snapshot<Rules>,
@@ -58,12 +61,13 @@ impl World {
     pub(crate) fn with(options: Options, (rules, pools): (Rules, Vec<PoolConfig>)) -> World {
         let generations = Arc::new(Generations::default());
         let events = EventQueue::new(1000);
-        let shared = Shared::new(options, Arc::clone(&generations)).with_events(events.of_function(7));
+        let shared =
+            Shared::new(options.clone(), Arc::clone(&generations)).with_events(events.of_function(7));
         let pools = pools.into_iter().map(|config| shared.pool(config, &[])).collect();
         let rules = Snapshot::new(Rules { pools, ..rules });
         let shared = Arc::new(shared);
         let nat = Nat::new(Arc::clone(&shared), rules.clone(), 0);
-        World { nat, shared, rules, generations, events, now: 10 * SECOND }
+        World { options, nat, shared, rules, generations, events, now: 10 * SECOND }
     }
 
     /// Publishes other rules, as a reload does.
@@ -71,6 +75,42 @@ impl World {
         let before = self.rules.read_owned();
         let pools = pools.into_iter().map(|config| self.shared.pool(config, &before.pools)).collect();
         self.rules.publish(Rules { pools, ..rules });
+    }
+
+    /// All that the next instance is told.
+    pub(crate) fn saved(&self) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        let rules = self.rules.read_owned();
+        let left = Sessions { shared: &self.shared, rules: &rules }.save(Now(self.now), &mut records);
+        assert_eq!(left, 0);
+        records
+    }
+
+    /// Takes over what an earlier instance has written so long ago.
+    pub(crate) fn restore(&self, records: &[Vec<u8>], gap: Duration) -> Restored {
+        let rules = self.rules.read_owned();
+        let moment = Moment { now: Now(self.now), gap, ports: &[] };
+        let sessions = Sessions { shared: &self.shared, rules: &rules };
+        sessions.restore(&mut records.iter().map(Vec::as_slice), &moment)
+    }
+
+    /// The next instance, of the same configuration, so long after this one has ended.
+    pub(crate) fn restarted(&self, gap: Duration) -> (World, Restored) {
+        let old = self.rules.read_owned();
+        let rules = Rules {
+            timeouts: old.timeouts,
+            udp_stream: old.udp_stream,
+            source: old.source.clone(),
+            destination: old.destination.clone(),
+            pools: Vec::new(),
+            outside: old.outside.clone(),
+            ..*old
+        };
+        let pools = old.pools.iter().map(|pool| pool.config().clone()).collect();
+        let mut next = World::with(self.options.clone(), (rules, pools));
+        next.now = self.now + gap.as_nanos() as u64;
+        let restored = next.restore(&self.saved(), gap);
+        (next, restored)
     }
 
     /// A packet as the NAT leaves it, with its verdict.

@@ -29,7 +29,7 @@ use throughway_vnf::{Prefix, Snapshot};
 use crate::route::Route;
 use routes::{RouteId, Routes, View};
 use together::{TOGETHER, Together};
-use trie::Trie;
+use trie::{Reader, Trie};
 use writer::FibWriter;
 
 /// The forwarding information base: which route is the most specific for an address.
@@ -83,7 +83,10 @@ impl Fib {
     pub fn lookup(&self, address: IpAddr) -> Option<Found> {
         let mut before = self.routes.read();
         loop {
-            let id = self.find(address);
+            let id = match address {
+                IpAddr::V4(address) => RouteId::ipv4(self.ipv4.reader().lookup(address.to_bits())),
+                IpAddr::V6(address) => RouteId::ipv6(self.ipv6.reader().lookup(address.to_bits())),
+            };
             let after = self.routes.read();
             if before.epoch() == after.epoch() {
                 let view = View::new(after);
@@ -98,8 +101,9 @@ impl Fib {
     pub fn lookup_all(&self, addresses: &[IpAddr], into: &mut [RouteId]) -> View {
         let mut before = self.routes.read();
         loop {
+            let readers = self.readers();
             for (addresses, ids) in addresses.chunks(TOGETHER).zip(into.chunks_mut(TOGETHER)) {
-                self.walk(addresses, ids);
+                readers.walk(addresses, ids);
             }
             let after = self.routes.read();
             if before.epoch() == after.epoch() {
@@ -114,8 +118,9 @@ impl Fib {
     pub fn lookup_each(&self, addresses: &[IpAddr], into: &mut [RouteId]) -> View {
         let mut before = self.routes.read();
         loop {
+            let readers = self.readers();
             for (address, id) in addresses.iter().zip(into.iter_mut()) {
-                *id = self.find(*address);
+                *id = readers.find(*address);
             }
             let after = self.routes.read();
             if before.epoch() == after.epoch() {
@@ -126,24 +131,8 @@ impl Fib {
     }
 
     #[inline]
-    fn find(&self, address: IpAddr) -> RouteId {
-        match address {
-            IpAddr::V4(address) => RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
-            IpAddr::V6(address) => RouteId::ipv6(self.ipv6.lookup(address.to_bits())),
-        }
-    }
-
-    /// Looks up to [`TOGETHER`] addresses up. An IPv4 lookup is one load nearly always, and the processor overlaps as many
-    /// as it can hold; those of IPv6 are walked together.
-    fn walk(&self, addresses: &[IpAddr], into: &mut [RouteId]) {
-        let mut together = Together::new(&self.ipv6);
-        for (place, (address, id)) in (0..TOGETHER as u8).zip(addresses.iter().zip(into.iter_mut())) {
-            match address {
-                IpAddr::V4(address) => *id = RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
-                IpAddr::V6(address) => together.begin(place, address.to_bits()),
-            }
-        }
-        together.end(addresses, into);
+    fn readers(&self) -> Readers<'_> {
+        Readers { ipv4: self.ipv4.reader(), ipv6: self.ipv6.reader() }
     }
 
     /// How many IPv4 prefixes it holds.
@@ -164,6 +153,36 @@ impl Fib {
     /// The memory that lookups walk through, in bytes.
     pub fn memory(&self) -> usize {
         self.ipv4.memory() + self.ipv6.memory()
+    }
+}
+
+/// Both tries, for one batch.
+#[derive(Clone, Copy)]
+struct Readers<'a> {
+    ipv4: Reader<'a, u32>,
+    ipv6: Reader<'a, u128>,
+}
+
+impl Readers<'_> {
+    #[inline]
+    fn find(self, address: IpAddr) -> RouteId {
+        match address {
+            IpAddr::V4(address) => RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
+            IpAddr::V6(address) => RouteId::ipv6(self.ipv6.lookup(address.to_bits())),
+        }
+    }
+
+    /// Looks up to [`TOGETHER`] addresses up. An IPv4 lookup is one load nearly always, and the processor overlaps as many
+    /// as it can hold; those of IPv6 are walked together.
+    fn walk(self, addresses: &[IpAddr], into: &mut [RouteId]) {
+        let mut together = Together::new(self.ipv6);
+        for (place, (address, id)) in (0..TOGETHER as u8).zip(addresses.iter().zip(into.iter_mut())) {
+            match address {
+                IpAddr::V4(address) => *id = RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
+                IpAddr::V6(address) => together.begin(place, address.to_bits()),
+            }
+        }
+        together.end(addresses, into);
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::routes::RouteId;
 use super::trie::{
-    AFTER_GLOBAL, BLOCK, Key, LEAF, Line, NODE, SITE, Trie, UNIT, VALUE, begun, is_ranges, leaf,
+    AFTER_GLOBAL, BLOCK, Key, LEAF, Line, NODE, Reader, SITE, UNIT, VALUE, begun, is_ranges, leaf,
 };
 
 /// How many keys are looked up together.
@@ -18,8 +18,7 @@ pub(super) const TOGETHER: usize = 64;
 
 /// Up to [`TOGETHER`] look-ups on their way.
 pub(super) struct Together<'a> {
-    trie: &'a Trie<u128>,
-    lines: &'a [Line],
+    trie: Reader<'a, u128>,
     count: usize,
     /// Which address of the batch each is.
     places: [u8; TOGETHER],
@@ -32,10 +31,9 @@ pub(super) struct Together<'a> {
 
 impl<'a> Together<'a> {
     #[inline]
-    pub(super) fn new(trie: &'a Trie<u128>) -> Self {
+    pub(super) fn new(trie: Reader<'a, u128>) -> Self {
         Together {
             trie,
-            lines: trie.lines(),
             count: 0,
             places: [0; TOGETHER],
             words: [0; TOGETHER],
@@ -55,7 +53,7 @@ impl<'a> Together<'a> {
         self.places[at] = place;
         self.words[at] = word;
         self.slots[at] = key.bits(AFTER_GLOBAL, SITE - AFTER_GLOBAL) as u32;
-        self.fetched ^= fetch(self.lines, (word & BLOCK) as usize);
+        self.fetched ^= fetch(self.trie.lines, (word & BLOCK) as usize);
         self.count += 1;
     }
 
@@ -66,13 +64,13 @@ impl<'a> Together<'a> {
         let mut leaves = [0u32; TOGETHER];
         let mut fetched = self.fetched;
         for ((&word, &slot), line) in nodes.zip(&mut leaves) {
-            *line = leaf(self.lines, word, slot) as u32;
-            fetched ^= fetch(self.lines, *line as usize);
+            *line = leaf(self.trie.lines, word, slot) as u32;
+            fetched ^= fetch(self.trie.lines, *line as usize);
         }
         black_box(fetched);
         let all = self.words.iter().zip(&self.slots).zip(&self.places).zip(&leaves).take(self.count);
         for (((&above, &slot), &place), &line) in all {
-            let line = self.lines.get(line as usize);
+            let line = self.trie.lines.get(line as usize);
             let word = line.map_or(NODE, |line| {
                 line[(LEAF + begun(line, [4, 2, 1], slot)) % UNIT].load(Ordering::Acquire)
             });

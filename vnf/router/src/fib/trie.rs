@@ -273,26 +273,50 @@ impl<K: Key> Trie<K> {
         self.nodes.get(self.skipped..).unwrap_or_default().as_chunks().0
     }
 
-    /// The value of the longest prefix that contains `key`; 0: there is none.
+    /// Where a reader finds everything.
     #[inline]
-    pub(super) fn lookup(&self, key: K) -> u32 {
-        let (slot, mut offset) = key.first();
-        let mut word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
-        let lines = self.lines();
-        // What nearly all addresses need at most, without asking for each bit where it comes from.
-        if let Some((usual, next)) = K::USUAL
-            && is_ranges::<K>(word)
-            && offset == usual
-        {
-            word = step::<K>(lines, word, key.bits(usual, next - usual) as u32);
-            offset = next;
-        }
-        follow(lines, key, word, offset)
+    pub(super) fn reader(&self) -> Reader<'_, K> {
+        Reader { root: &self.root, lines: self.lines(), key: std::marker::PhantomData }
     }
 
     /// Bytes in use.
     pub(super) fn memory(&self) -> usize {
         size_of_val(&*self.root) + self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// A trie for many look-ups. Held as a value of its own because a load that acquires keeps all later ones behind it: through
+/// the trie, each look-up would ask again where table and nodes lie.
+#[derive(Debug)]
+pub(super) struct Reader<'a, K> {
+    pub(super) root: &'a [AtomicU32],
+    pub(super) lines: &'a [Line],
+    key: std::marker::PhantomData<K>,
+}
+
+impl<K> Clone for Reader<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for Reader<'_, K> {}
+
+impl<K: Key> Reader<'_, K> {
+    /// The value of the longest prefix that contains `key`; 0: there is none.
+    #[inline]
+    pub(super) fn lookup(self, key: K) -> u32 {
+        let (slot, mut offset) = key.first();
+        let mut word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
+        // What nearly all addresses need at most, without asking for each bit where it comes from.
+        if let Some((usual, next)) = K::USUAL
+            && is_ranges::<K>(word)
+            && offset == usual
+        {
+            word = step::<K>(self.lines, word, key.bits(usual, next - usual) as u32);
+            offset = next;
+        }
+        follow(self.lines, key, word, offset)
     }
 }
 

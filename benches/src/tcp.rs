@@ -1,0 +1,104 @@
+//! Real TCP through the box: iperf3 over Throughway's fast path beside the kernel's own forwarding, in the same namespaces.
+//!
+//! Over veth the kernel forwards frames of 64 KiB that no wire carries, as long as both hosts leave segmentation to a device that is
+//! not there. XDP sees single packets. So each is measured with the hosts' offloads as they are by default (with Throughway, the
+//! checksum offload is off, as it must be), and with segmentation and GRO off in both hosts, as if there were a wire.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{BenchError, Result};
+use crate::namespaces::{
+    Cores, DESTINATION, IN_DEVICE, Namespaces, OUT_ADDRESS, OUT_DEVICE, Place, SINK_DEVICE, SOURCE_DEVICE,
+};
+use crate::peers::{Running, ours};
+
+/// The source's address, and the box's on its link.
+const SOURCE: &str = "10.255.0.2";
+const GATEWAY: &str = "10.255.0.1";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The path of `throughway`.
+    pub binary: &'a str,
+    /// The worker's core.
+    pub cores: Cores,
+    /// By Throughway's fast path, instead of the kernel.
+    pub ours: bool,
+    /// Segmentation and GRO off in both hosts.
+    pub single: bool,
+    /// TCP connections at once.
+    pub streams: u32,
+    /// How long.
+    pub duration: Duration,
+}
+
+/// One trial: bits a second that arrived.
+///
+/// # Errors
+/// When something does not run.
+pub fn trial(at: &Namespaces, wanted: &Wanted<'_>) -> Result<f64> {
+    address(at)?;
+    let _running = start(at, wanted)?;
+    let offloads = |on: &'static str| ["tso", "gso", "gro"].into_iter().flat_map(move |what| [what, on]);
+    for (place, device) in [(Place::Source, SOURCE_DEVICE), (Place::Sink, SINK_DEVICE)] {
+        if wanted.ours {
+            at.run(place, &["ethtool", "-K", device, "tx", "off"])?;
+        }
+        if wanted.single {
+            let argv: Vec<&str> = ["ethtool", "-K", device].into_iter().chain(offloads("off")).collect();
+            at.run(place, &argv)?;
+        }
+    }
+    let server = at.spawn(Place::Sink, None, &["iperf3", "--server", "--one-off"], "iperf3-server.log")?;
+    let (seconds, streams) = (wanted.duration.as_secs().max(1).to_string(), wanted.streams.to_string());
+    let to = DESTINATION.to_string();
+    let argv = ["iperf3", "--client", &to, "--parallel", &streams, "--time", &seconds, "--json"];
+    let text = eventually(|| at.run(Place::Source, &argv))?;
+    drop(server);
+    let said: Value = serde_json::from_str(&text)
+        .map_err(|error| BenchError::Answer { what: "iperf3".to_owned(), message: error.to_string() })?;
+    let rate = said["end"]["sum_received"]["bits_per_second"].as_f64();
+    rate.ok_or_else(|| BenchError::Worthless(format!("iperf3 has measured nothing: {text}")))
+}
+
+/// The server may take a moment to listen; a client that does not reach it may say so and end well.
+fn eventually(mut run: impl FnMut() -> Result<String>) -> Result<String> {
+    let mut last = run();
+    for _ in 0..50 {
+        if last.as_ref().is_ok_and(|said| !said.contains("unable to connect")) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        last = run();
+    }
+    last
+}
+
+/// Hosts at both ends; the box has its addresses.
+fn address(at: &Namespaces) -> Result<()> {
+    let (sink, gateway) = (format!("{DESTINATION}/24"), OUT_ADDRESS.to_string());
+    for (place, device, address, gateway) in [
+        (Place::Source, SOURCE_DEVICE, format!("{SOURCE}/24"), GATEWAY),
+        (Place::Sink, SINK_DEVICE, sink, gateway.as_str()),
+    ] {
+        at.run(place, &["ip", "address", "replace", &address, "dev", device])?;
+        at.run(place, &["ip", "route", "replace", "default", "via", gateway])?;
+    }
+    Ok(())
+}
+
+fn start(at: &Namespaces, wanted: &Wanted<'_>) -> Result<Running> {
+    if !wanted.ours {
+        at.run(Place::Device, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        return Ok(Running::default());
+    }
+    let text = format!(
+        "interfaces:\n  lan: {{ device: {IN_DEVICE}, fast-path: eager }}\n  wan: {{ device: {OUT_DEVICE}, fast-path: eager }}\n\
+         workers: {{ cores: [{}] }}\nfunctions: {{ core: {{ router: {{}} }} }}\nchains: {{ all: {{ from: [lan, wan], run: [core] }} }}\n",
+        wanted.cores.device
+    );
+    ours::serve(at, wanted.binary, &text, false)
+}
