@@ -35,8 +35,8 @@ use throughway_shared::tunnel::kind;
 use throughway_vnf::{BATCH, DropReason, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
-use super::pace::Pace;
 use super::house::{tell, tell_all};
+use super::pace::Pace;
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
