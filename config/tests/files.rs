@@ -178,11 +178,11 @@ fn a_stop_leaves_sessions_behind_and_removes_the_program_unless_it_is_said() {
         assert_eq!((at_stop.program.word(), at_stop.sessions.to_string().as_str()), (program, sessions));
     }
     for (more, what) in [
-        ("at-stop: { program: kept }", "did you mean `keep`?"),
+        ("at-stop: { program: kept }", "expected `remove` or `keep`"),
         ("at-stop: { sessions: 25h }", "at most 1d"),
         ("at-stop: { sessions: forever }", "is not a duration"),
         ("at-stop: { session: 5m }", "did you mean `sessions`?"),
-        ("at-stop: keep", "2:10"),
+        ("at-stop: keep", "a.yaml:2:"),
     ] {
         let error = Config::parse("a.yaml", &text(more)).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");

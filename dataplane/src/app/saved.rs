@@ -510,8 +510,8 @@ mod tests {
         assert!(second.since >= first.since);
     }
 
-    fn good() -> Vec<u8> {
-        let folder = Folder::new("good");
+    fn good(name: &str) -> Vec<u8> {
+        let folder = Folder::new(name);
         write(&folder.file());
         std::fs::read(folder.file()).unwrap()
     }
@@ -526,7 +526,7 @@ mod tests {
 
     #[test]
     fn every_bit_counts() {
-        let good = good();
+        let good = good("bits");
         let read = |bytes| Saved::read(bytes, &stamp("b", 101), WITHIN);
         assert!(read(good.clone()).is_ok());
         for at in (0..300).chain(good.len() - 300..good.len()) {
@@ -553,7 +553,7 @@ mod tests {
             cut in prop::option::of(any::<prop::sample::Index>()),
             noise in prop::collection::vec(any::<u8>(), 0..64),
         ) {
-            let mut bytes = good();
+            let mut bytes = good("odd");
             bytes.truncate(bytes.len() - CHECKSUM);
             for (at, byte) in changes {
                 let at = at.index(bytes.len());
