@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use throughway_lab::Host;
 use throughway_tests::config::{self, Config};
+use throughway_tests::echo::{self, Connection};
 use throughway_tests::systemd::Systemd;
 use throughway_tests::{Scene, eventually, privileged};
 
@@ -47,11 +48,25 @@ fn starts_reloads_restarts_and_stops() {
     let chains = systemd.exec(&["throughway", "show", "chains"]);
     assert!(chains.stdout.contains("mark"), "{chains:?}");
 
-    write(&systemd, &Config::default().yaml());
+    // A connection that only the firewall's session lets through goes on over a restart.
+    let mut stateful = Config::default();
+    let firewall = "{ firewall: { default: drop, rules: [ { allow: { from: lan } } ] } }";
+    stateful.functions.push(("edge", firewall.to_owned()));
+    stateful.run.insert(0, "edge");
+    write(&systemd, &stateful.yaml());
+    systemd.control(&["reload"]);
+    echo::serve(&scene.lab, Host::ServerA);
+    let server = Host::ServerA.addresses()[0];
+    let mut connection = Connection::open(&scene.lab, Host::Client, server).expect("it opens");
+    connection.exchange().expect("it works");
     let before = systemd.property("MainPID");
     systemd.control(&["restart"]);
     assert_ne!(systemd.property("MainPID"), before);
-    assert_eq!(crosses(&scene), [true, true]);
+    connection.exchange().expect("it goes on");
+    let restored = systemd.exec(&["throughway", "show", "restart", "--json"]).stdout;
+    let restored: serde_json::Value = serde_json::from_str(&restored).expect("JSON");
+    assert_eq!(restored[0]["function"], "edge", "{restored}");
+    assert!(restored[0]["sessions"].as_u64() >= Some(1), "{restored}");
 
     systemd.control(&["stop"]);
     assert_eq!(systemd.property("ActiveState"), "inactive");
