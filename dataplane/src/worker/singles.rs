@@ -41,25 +41,33 @@ impl Default for Singles {
 impl Singles {
     /// A packet was judged by itself, and this was recorded of it and became of it.
     pub(super) fn note(&mut self, headers: &Headers, end: &End, recorded: &Action, now: Now) {
+        let dropped;
         let action = match end {
-            End::Drop(reason, _) => Action { edits: edits::DROP, drop: *reason as u8, ..Action::nothing() },
-            End::Send | End::AwaitNeighbour(_) => *recorded,
+            End::Drop(reason, _) => {
+                dropped = Action { edits: edits::DROP, drop: *reason as u8, ..Action::nothing() };
+                &dropped
+            }
+            End::Send | End::AwaitNeighbour(_) => recorded,
         };
         self.add(&headers.key, action, headers.packet_len(), now);
     }
 
-    fn add(&mut self, key: &FlowKey, action: Action, bytes: u16, now: Now) {
+    /// Changed in place: every packet that opens a connection comes here, too.
+    fn add(&mut self, key: &FlowKey, action: &Action, bytes: u16, now: Now) {
         let Some(place) = self.places.get_mut(place(key)) else { return };
-        let known = place.filter(|single| single.key == *key && now.0.saturating_sub(single.last) <= TOLD);
-        let fresh = Single { key: *key, action, packets: 0, bytes: 0, first: now.0, last: now.0 };
-        let single = known.unwrap_or(fresh);
-        *place = Some(Single {
-            action,
-            packets: single.packets + 1,
-            bytes: single.bytes + u64::from(bytes),
-            last: now.0,
-            ..single
-        });
+        match place {
+            Some(single) if single.key == *key && now.0.saturating_sub(single.last) <= TOLD => {
+                single.action = *action;
+                single.packets += 1;
+                single.bytes += u64::from(bytes);
+                single.last = now.0;
+            }
+            _ => {
+                let bytes = u64::from(bytes);
+                *place =
+                    Some(Single { key: *key, action: *action, packets: 1, bytes, first: now.0, last: now.0 });
+            }
+        }
     }
 
     /// The flow is in the cache from now on.
@@ -122,15 +130,15 @@ mod tests {
     #[test]
     fn a_flow_is_told_of_until_it_is_cached_or_silent() {
         let mut singles = Singles::default();
-        singles.add(&key(1), Action::nothing(), 100, Now(SECOND));
-        singles.add(&key(1), Action { hops: 1, ..Action::nothing() }, 50, Now(3 * SECOND));
+        singles.add(&key(1), &Action::nothing(), 100, Now(SECOND));
+        singles.add(&key(1), &Action { hops: 1, ..Action::nothing() }, 50, Now(3 * SECOND));
         let told: Vec<Flow> = singles.flows(Now(10 * SECOND)).collect();
         assert_eq!(told.len(), 1);
         let flow = told[0];
         assert_eq!((flow.key, flow.action.hops, flow.packets, flow.bytes), (key(1), 1, 2, 150));
         assert_eq!((flow.idle, flow.age), (7 * SECOND, 9 * SECOND));
         assert_eq!(singles.flows(Now(64 * SECOND)).count(), 0, "silent for longer than a minute");
-        singles.add(&key(1), Action::nothing(), 100, Now(70 * SECOND));
+        singles.add(&key(1), &Action::nothing(), 100, Now(70 * SECOND));
         assert_eq!(
             singles.flows(Now(70 * SECOND)).next().map(|flow| flow.packets),
             Some(1),
@@ -144,7 +152,7 @@ mod tests {
     #[test]
     fn a_flood_takes_no_more_than_its_places_and_flows_spread() {
         let mut singles = Singles::default();
-        (0..60_000).for_each(|port| singles.add(&key(port), Action::nothing(), 1, Now(SECOND)));
+        (0..60_000).for_each(|port| singles.add(&key(port), &Action::nothing(), 1, Now(SECOND)));
         let noted = singles.flows(Now(SECOND)).count();
         assert!((NOTED * 9 / 10..=NOTED).contains(&noted), "{noted}");
     }
