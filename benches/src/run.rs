@@ -161,13 +161,17 @@ impl Runner<'_> {
                 run.trials.push(bench.trial(rate, duration, false)?);
             }
             let best = run.best();
-            let mut known: Vec<Tried> =
-                rates.iter().copied().zip(run.trials.iter().map(|trial| trial.loss)).collect();
+            let mut known: Vec<Tried> = rates
+                .iter()
+                .copied()
+                .zip(&run.trials)
+                .map(|(rate, trial)| (rate, trial.lost_of(rate)))
+                .collect();
             let searches = if subject.packets == Packets::Small { plan.searches.as_slice() } else { &[] };
             for (search, near) in searches.iter().zip(near) {
                 let found = search.run(rates, &mut known, *near, |rate| {
                     self.check()?;
-                    bench.trial(Rate::Pps(rate), duration, false).map(|trial| trial.loss)
+                    bench.trial(Rate::Pps(rate), duration, false).map(|trial| trial.lost_of(rate))
                 })?;
                 run.searched.push(found);
             }

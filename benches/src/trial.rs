@@ -1,6 +1,6 @@
 //! One trial: a sink counts, the generator sends for a while, and who had the processor is noted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ const WARM_FASTER: f64 = 1.3;
 const WARM_LOSS: f64 = 0.02;
 /// Rounds of warming up at most, until the flows that stay in the driver become no more.
 const WARM_ROUNDS: usize = 10;
+/// Nor, for so many times what is planned for it.
+const WARM_PATIENCE: f64 = 3.0;
 
 /// How long a peer is sent `flows` flows before it is measured, in seconds. One that knows nothing of flows needs but a moment.
 pub fn warm_seconds(peer: Peer, flows: u32) -> f64 {
@@ -69,6 +71,16 @@ impl Trial {
     }
 }
 
+/// A trial that was offered less than this part of its rate shows nothing of that rate.
+const OFFERED: f64 = 0.98;
+
+impl Trial {
+    /// The part that was lost at `rate`; all of it, if the generator could not send as fast.
+    pub fn lost_of(&self, rate: f64) -> f64 {
+        if self.offered < rate * OFFERED { 1.0 } else { self.loss }
+    }
+}
+
 /// How many flows stay in the driver, by what this command says.
 fn handed_over(ask: &[String]) -> Result<f64> {
     let argv: Vec<&str> = ask.iter().map(String::as_str).collect();
@@ -104,7 +116,11 @@ impl Bench<'_> {
             return self.warm_up_once(WARM_RATE, warm_seconds(peer, self.traffic.flows)).map(drop);
         };
         let (mut before, mut rate) = (0.0, WARM_RATE.max(flows / WARM_GAP));
+        let (begun, patience) = (Instant::now(), warm_seconds(peer, self.traffic.flows) * WARM_PATIENCE);
         for _ in 0..WARM_ROUNDS {
+            if begun.elapsed().as_secs_f64() > patience {
+                break;
+            }
             // Those that stay in the driver by now cost little.
             if self.warm_up_once(rate, (flows * 2.5 / rate).clamp(0.2, 20.0))?.loss < WARM_LOSS {
                 rate *= WARM_FASTER;

@@ -117,6 +117,11 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping");
+        if matches!(service.try_lock(), Err(TryLockError::WouldBlock)) {
+            // A reload of large sets comes to its end first: killed before, the sessions would be lost.
+            let patience = u32::try_from(RELOAD_PATIENCE.as_micros()).unwrap_or(u32::MAX);
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(patience)]);
+        }
         lock(&service).stop(end.is_ok());
         end.map(|()| ExitCode::SUCCESS).map_err(|dead| dead.into())
     })

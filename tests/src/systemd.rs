@@ -96,12 +96,13 @@ impl Systemd {
         let argv = ["sh", "-c", OUTER, "outer", &folder, INNER, &group];
         let unshare = scene.lab.spawn(host, &argv, "systemd.log").expect("systemd starts");
         let children = format!("/proc/{pid}/task/{pid}/children", pid = unshare.pid());
-        let first = eventually("systemd is the first process", Duration::from_secs(10), || {
+        // From here on dropping cleans up.
+        let mut systemd = Systemd { unshare, directory, group, first: 0 };
+        systemd.first = eventually("systemd is the first process", Duration::from_secs(20), || {
             let first = std::fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()?;
             let name = std::fs::read_to_string(format!("/proc/{first}/comm")).ok()?;
             (name.trim() == "systemd").then_some(first)
         });
-        let systemd = Systemd { unshare, directory, group, first };
         eventually("systemd is running", Duration::from_secs(20), || {
             let state = systemd.exec(&["systemctl", "is-system-running"]).stdout;
             matches!(state.trim(), "running" | "degraded").then_some(())
@@ -151,7 +152,7 @@ impl Systemd {
 
 impl Drop for Systemd {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && self.first != 0 {
             use std::io::Write;
             let status = self.exec(&["systemctl", "status", "--no-pager", "throughway"]).stdout;
             let _ = writeln!(std::io::stderr(), "--- systemctl status\n{status}\n--- log\n{}", self.log());
@@ -165,7 +166,7 @@ impl Drop for Systemd {
 
 /// Removes the control groups that systemd has made.
 fn remove_group(mount: &Path, group: &str) {
-    let script = r#"mount -t cgroup2 cgroup2 "$1" && for again in 1 2 3 4 5 6 7 8 9 10; do
+    let script = r#"mount -t cgroup2 cgroup2 "$1" && for again in $(seq 100); do
         find "$1/$2" -depth -type d -exec rmdir {} + 2>/dev/null; [ -e "$1/$2" ] || exit 0; sleep 0.1; done"#;
     let arguments = ["--mount", "sh", "-c", script, "remove"];
     let _ = Command::new("unshare").args(arguments).arg(mount).arg(group).output();

@@ -105,7 +105,7 @@ fn connections(scene: &Scene) -> [Connection; 2] {
 }
 
 fn file(scene: &mut Scene) -> PathBuf {
-    scene.service().socket().with_file_name("sessions")
+    scene.service().socket().with_file_name("throughway-sessions")
 }
 
 /// Stops the service and starts it with what may be another configuration; how long nobody was there.
@@ -365,4 +365,31 @@ fn what_is_configured_otherwise_is_left_out_and_counted() {
     let gone = restored(&scene, "front");
     assert_eq!((&gone["kind"], &gone["sessions"]), (&"load-balancer".into(), &0.into()));
     assert_eq!(gone["reasons"], "function-gone 1", "{gone}");
+}
+
+#[test]
+fn a_start_that_fails_leaves_the_sessions_to_the_next_one() {
+    if !privileged() {
+        return;
+    }
+    let setting = Setting::REMOVED;
+    let mut scene = begun(&setting);
+    let connections = connections(&scene);
+    let (path, socket) = (file(&mut scene), scene.service().socket().to_string_lossy().into_owned());
+    scene.stop();
+    // Nobody has this core, which is found out when the worker starts: the sessions were taken over before.
+    scene.write(&setting.yaml().replace("cores: [0]", "cores: [1000]"));
+    let (binary, config) = (throughway_tests::binary().to_string_lossy(), scene.config_path());
+    let argv = [&*binary, "run", &config.to_string_lossy(), "--api", &socket];
+    let failed = scene.lab.exec(Host::Box, &argv).expect("it can be run");
+    let said = failed.stdout + &failed.stderr;
+    assert!(
+        !failed.status.success() && said.contains("sessions of the last instance are taken over"),
+        "{said}"
+    );
+    assert!(path.exists(), "they are written again: {said}");
+    scene.start_with(&setting.yaml());
+    for mut connection in connections {
+        connection.exchange().expect("it goes on");
+    }
 }

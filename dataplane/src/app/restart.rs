@@ -1,7 +1,7 @@
 //! What of the functions' sessions outlives a restart: they are written when the service stops in an orderly way, and taken over by the
 //! next one before the first packet.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use throughway_config::Config;
@@ -63,6 +63,35 @@ pub fn restore(path: &Path, config: &Config, states: &States) -> Report {
     let (age, took) = (millis(saved.age), millis(report.took));
     tracing::info!(age_ms = age, took_ms = took, "all sessions of the last instance are read");
     report
+}
+
+/// Sessions that were taken over by a start that is under way. Should it fail, they are written again, for the next one; dropped when
+/// whatever was started has ended.
+#[derive(Debug)]
+pub struct Unused<'a> {
+    path: Option<PathBuf>,
+    config: &'a Config,
+    states: &'a States,
+}
+
+impl<'a> Unused<'a> {
+    /// What [`restore`] has taken over.
+    pub fn new(report: &Report, path: PathBuf, config: &'a Config, states: &'a States) -> Self {
+        Unused { path: report.age.map(|_| path), config, states }
+    }
+
+    /// The start has come to its end: from now on they are in use.
+    pub fn forget(mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            save(path, self.config, self.states);
+        }
+    }
 }
 
 fn one(section: &Section<'_>, moment: &Moment<'_>, states: &States) -> OfFunction {

@@ -103,7 +103,7 @@ impl Refusal {
 
 /// The file beside an API socket.
 pub fn path(socket: &Path) -> PathBuf {
-    socket.with_file_name("sessions")
+    socket.with_file_name("throughway-sessions")
 }
 
 /// Writes frames, counts and sums them up.
@@ -282,7 +282,7 @@ impl<'a> Iterator for Frames<'a> {
 }
 
 impl Saved {
-    /// Takes the file at `path`, if there is one: it is gone from then on. `within`: how old it may be.
+    /// Takes the file at `path`, if there is one: it is gone from then on, unless it is somebody else's. `within`: how old it may be.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -292,14 +292,15 @@ impl Saved {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
-        let opened = if found.is_file() { File::open(path) } else { Err(io::ErrorKind::InvalidInput.into()) };
+        let is_ours = found.uid() == nix::unistd::Uid::effective().as_raw() && found.mode() & 0o077 == 0;
+        if !(found.is_file() && is_ours) {
+            return Err(Refusal::Foreign);
+        }
+        let opened = File::open(path);
         std::fs::remove_file(path)?;
         let file = opened?;
         let about = file.metadata()?;
         if (about.dev(), about.ino()) != (found.dev(), found.ino()) {
-            return Err(Refusal::Foreign);
-        }
-        if about.uid() != nix::unistd::Uid::effective().as_raw() || about.mode() & 0o077 != 0 {
             return Err(Refusal::Foreign);
         }
         if within.is_zero() {
@@ -468,7 +469,9 @@ mod tests {
         let refused = |stamp: &Stamp, within, label| {
             let refusal = Saved::take(&path, stamp, within).unwrap_err();
             assert_eq!(refusal.label(), label, "{refusal}");
-            assert!(Refusal::LABELS.contains(&label) && !path.exists(), "{label}");
+            // What may be somebody else's is left alone.
+            let is_left = path.symlink_metadata().is_ok();
+            assert!(Refusal::LABELS.contains(&label) && is_left == (label == "foreign"), "{label}");
         };
         write(&path);
         refused(&stamp("another", 101), WITHIN, "boot");
@@ -481,8 +484,10 @@ mod tests {
         write(&path);
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
         refused(&stamp("b", 101), WITHIN, "foreign");
+        std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
-        refused(&stamp("b", 101), WITHIN, "unreadable");
+        refused(&stamp("b", 101), WITHIN, "foreign");
+        std::fs::remove_file(&path).unwrap();
         write(&path);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[MAGIC.len()] += 1;
@@ -498,7 +503,9 @@ mod tests {
         // An old file must not be taken for the one that could not be written.
         let path = folder.file();
         write(&path);
-        std::fs::create_dir(folder.0.join("sessions.new")).unwrap();
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        std::fs::create_dir(new).unwrap();
         assert!(save(&path, &stamp("b", 1), &[], |_| {}).is_err());
         assert!(!path.exists());
     }

@@ -164,8 +164,12 @@ impl Service {
         let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
         let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
         blueprint.publish(&states);
+        // Before sessions come back: what is the host's own is known, and events of blocks that do not come back have a reader.
+        let own = Keeper::start(Arc::clone(&states))?;
+        let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         // While a program that the last instance has left still executes what it knows.
         let restored = restart::restore(&remembered.sessions(), &config, &states);
+        let unused = restart::Unused::new(&restored, remembered.sessions(), &config, &states);
         steering.local_addresses().replace(local(&facts, &states))?;
         // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
         // fails closed is never open, not even while the service of a dead one is taken over.
@@ -218,7 +222,6 @@ impl Service {
         let egress = Arc::new(Egress::default());
 
         let (wanted, wanted_from) = bounded(WANTED);
-        let own = Keeper::start(Arc::clone(&states))?;
         let mut figures = Figures::default();
         let mut workers = Vec::new();
         let mut handles = Vec::new();
@@ -276,12 +279,12 @@ impl Service {
         let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
         let mirror =
             opened.follow(blueprint.routers(), wanted_from, stats, Arc::clone(&generations), watcher)?;
-        let events = Writer::start(Arc::clone(&states), names_of(&config))?;
         let progress = vec![Progress::default(); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         // A worker that never sleeps would starve a nicer thread for ever.
         let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive, shared);
         napi.look(&devices, Instant::now());
+        unused.forget();
         Ok(Service {
             path: path.to_owned(),
             config,

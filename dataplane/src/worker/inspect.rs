@@ -71,7 +71,10 @@ impl<I: PacketIo> Worker<I> {
         let Inspection { filter, most, next, found, .. } = &mut inspection;
         if *next == 0 {
             let singles = self.engine.singles.flows(now).filter(|flow| filter.accepts(&flow.key));
-            found.extend(singles.take(*most).map(|flow| Found { flow, stays: Some(Stays::Each) }));
+            // The last ones, of which there may be many, must not hide the others.
+            found.extend(
+                singles.take((*most / 4).max(1)).map(|flow| Found { flow, stays: Some(Stays::Each) }),
+            );
         }
         let offload = self.engine.offload.as_ref();
         let rest = self.engine.flows.as_ref().and_then(|flows| {

@@ -13,7 +13,7 @@ impl<I: PacketIo> Worker<I> {
         let Engine { offload, flows, program, stats, now, .. } = &mut self.engine;
         let Some(flows) = flows else { return };
         if let Some(offload) = offload {
-            offload.change(flows, &mut Beside { program, stats, now: *now, epoch: &epoch });
+            offload.end(flows, &mut Beside { program, stats, now: *now, epoch: &epoch });
         }
         let all = flows.buckets();
         flows.harvest(now.0, all, |settled| tell(program, &settled));

@@ -314,6 +314,13 @@ impl Offload {
         self.visit(flows, beside, self.whole().min(LAST_TURN));
     }
 
+    /// Takes over all that was counted up to here, also of flows that were taken back a moment ago.
+    pub(super) fn end(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
+        self.visit(flows, beside, self.whole());
+        self.leaving.iter_mut().for_each(|(_, due)| *due = 0);
+        self.bury(beside);
+    }
+
     /// Whether flows wait to be handed over.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -58,7 +58,9 @@ impl Save for Sessions<'_> {
         let mut record = Record::default();
         let mut put = |record: &Record| sink.put(record.as_bytes());
         let ago = |then: u64| Duration::from_nanos(now.0.saturating_sub(then));
-        for pool in self.rules.pools.iter().filter(|pool| pool.keeps_blocks()) {
+        // Those of pools that a reload has taken away, too: their hosts' sessions go on.
+        let retired = self.shared.retired();
+        for pool in self.rules.pools.iter().filter(|pool| pool.keeps_blocks()).chain(&retired) {
             pool.held_blocks(|block, idle| {
                 put_address(record.begin(BLOCK), block.inside);
                 put_address(&mut record, block.outside);

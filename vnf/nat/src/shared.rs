@@ -284,6 +284,11 @@ impl Shared {
         self.has_retired.store(!retired.is_empty(), Ordering::Release);
     }
 
+    /// Pools that no rule names any more and that hosts still have blocks of.
+    pub(crate) fn retired(&self) -> Vec<Arc<Pool>> {
+        lock(&self.retired).clone()
+    }
+
     /// Makes room to keep account of how fast hosts open connections ([`Rules::rate_per_host`]).
     pub fn limit_rates(&self) {
         self.rates.prepare();
