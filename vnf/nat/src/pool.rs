@@ -384,12 +384,9 @@ impl Pool {
         }
     }
 
-    /// A host has this outside end again that it had before a restart: whether it may, which depends on ports and blocks alone. What it joins is
+    /// A host has this outside end again that it had before a restart: whether it may, which depends on blocks alone. What it joins is
     /// [left](Pool::leave) as after [`Pool::take`].
     pub(crate) fn rejoin(&self, inside: IpAddr, outside: IpAddr, port: u16) -> bool {
-        if !self.config.ports.contains(&port) {
-            return false;
-        }
         match &self.blocks {
             None => true,
             Some(blocks) if self.keeps_blocks() => {

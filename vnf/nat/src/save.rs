@@ -1,6 +1,6 @@
 //! Sessions over a restart: with their mappings, the blocks that hosts have, and the ports that rest.
 //!
-//! Who is known outside under an address and port keeps them, or is not restored: a port that is not free any more, that is of no pool
+//! Who is known outside under an address and port keeps them, or is not restored: a port that is not free any more, of an address of no pool
 //! or that would have to be of a block which the host cannot have again, takes its mapping along, and that its sessions. Rules are not
 //! asked again, as over a reload. Not written: fragments, and how fast hosts have opened connections.
 
@@ -201,7 +201,10 @@ impl Reader<'_> {
             return Err(Lost::Damaged);
         }
         self.of.pools_with(outside).next().ok_or(Lost::Address)?;
-        let mut pools = self.of.pools_with(outside);
+        // That of the port, if several have the address; of none, it stays until it ends, as over a reload.
+        let (of_port, others): (Vec<_>, Vec<_>) =
+            self.of.pools_with(outside).partition(|pool| pool.config().ports.contains(&port));
+        let mut pools = of_port.into_iter().chain(others);
         let pool = pools.find(|pool| pool.rejoin(inside, outside, port)).ok_or(Lost::Block)?;
         let address = shared.addresses().get(outside);
         let leave = || pool.leave(inside, port, now.0);
