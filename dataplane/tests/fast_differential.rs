@@ -8,9 +8,9 @@ mod common;
 
 use std::cell::{Cell, RefCell};
 
+use common::namespace::{in_namespace, ip};
 use common::{Bench, HOST_LAN, HOST_WAN, LAN, WAN, facts};
 use crossbeam::channel::bounded;
-use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use throughway::worker::inspect::{FlowFilter, Inspection};
@@ -103,29 +103,9 @@ impl Kernel {
     }
 }
 
-fn ip(arguments: &str) -> String {
-    let output = std::process::Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// Runs `test` with the program in a namespace of its own; says so when it cannot.
 fn with_kernel(test: impl FnOnce(Kernel) + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            let required = std::env::var("THROUGHWAY_REQUIRE_PRIVILEGED").is_ok_and(|value| value == "1");
-            assert!(!required, "privileges are required and missing: {error}");
-            #[allow(clippy::print_stdout, reason = "a skipped test says so")]
-            {
-                println!("skipped: needs root (CAP_NET_ADMIN, CAP_BPF): {error}");
-            }
-            return;
-        }
-        test(Kernel::new());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    in_namespace(|| test(Kernel::new()));
 }
 
 /// A packet of one of a few flows, and what is special about it.

@@ -8,10 +8,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::Bench;
+use common::namespace::{in_namespace, ip};
+use common::{Bench, facts_of};
 use crossbeam::channel::bounded;
-use nix::sched::{CloneFlags, unshare};
-use throughway::host::{HostFacts, NeighbourFacts};
 use throughway::worker::PortSettings;
 use throughway::worker::inspect::{FlowFilter, Found, Inspection};
 use throughway::worker::offload::{Egress, Offload};
@@ -59,25 +58,6 @@ const fn macs(interface: usize) -> ([u8; 6], [u8; 6]) {
     ([2, 0, 0, 0, 0, interface as u8], [2, 0, 0, 0, 1, interface as u8])
 }
 
-fn facts(config: &Config) -> HostFacts {
-    let names = config.interfaces.iter().map(|port| (port.name.to_string(), port.device.to_string()));
-    let mut facts = HostFacts::invented(names);
-    for (number, port) in facts.ports.iter_mut().enumerate() {
-        port.addresses.push((format!("10.{number}.0.1").parse().unwrap(), 24));
-        port.addresses.push((format!("fd00:{number}::1").parse().unwrap(), 64));
-        facts.local.extend(port.addresses.iter().map(|(address, _)| *address));
-        for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
-            facts.neighbours.push(NeighbourFacts {
-                port: number as u16,
-                address: address.parse().unwrap(),
-                mac: macs(number).1,
-                state: "reachable".to_owned(),
-            });
-        }
-    }
-    facts
-}
-
 /// The object in a namespace of its own, and a worker that hands over to it.
 struct Both {
     steering: Steering,
@@ -121,7 +101,12 @@ impl Both {
         steering.alive_until(u64::MAX);
         let (config, _) = Config::parse("test.yaml", CONFIG).unwrap();
         let generations = Generations::over(steering.fast_generations().unwrap()).unwrap();
-        let mut bench = Bench::made(CONFIG, &facts(&config), PortSettings::of(&config), generations);
+        let mut bench = Bench::made(
+            CONFIG,
+            &facts_of(&config, |number| macs(number).1),
+            PortSettings::of(&config),
+            generations,
+        );
         // The program looks at the machine's clock.
         bench.now = throughway::clock::now();
         let table = steering.take_fast_flows(0).unwrap();
@@ -146,31 +131,6 @@ impl Both {
             inspection = self.bench.worker.inspect(rest, self.bench.now);
         }
         answered.recv().unwrap()
-    }
-}
-
-fn ip(arguments: &str) -> String {
-    let output = std::process::Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs `test` in a namespace of its own; says so when it cannot.
-fn in_namespace(test: fn(Both)) {
-    let thread = std::thread::spawn(move || {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            let required = std::env::var("THROUGHWAY_REQUIRE_PRIVILEGED").is_ok_and(|value| value == "1");
-            assert!(!required, "privileges are required and missing: {error}");
-            #[allow(clippy::print_stdout, reason = "a skipped test says so")]
-            {
-                println!("skipped: needs root (CAP_NET_ADMIN, CAP_BPF): {error}");
-            }
-            return;
-        }
-        test(Both::new());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
     }
 }
 
@@ -202,7 +162,8 @@ fn packets() -> Vec<(usize, PacketBuilder)> {
 
 #[test]
 fn tunnels_and_tags_that_functions_record_come_out_the_same() {
-    in_namespace(|mut both| {
+    in_namespace(|| {
+        let mut both = Both::new();
         let packets = packets();
         for _ in 0..4 {
             for (from, packet) in &packets {

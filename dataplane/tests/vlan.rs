@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::Bench;
+use common::{Bench, facts_of};
 use throughway::host::{HostFacts, NeighbourFacts};
 use throughway::worker::PortSettings;
 use throughway_config::Config;
@@ -41,21 +41,7 @@ const fn macs(interface: usize) -> ([u8; 6], [u8; 6]) {
 
 fn facts() -> HostFacts {
     let (config, _) = Config::parse("test.yaml", CONFIG).unwrap();
-    let names = config.interfaces.iter().map(|port| (port.name.to_string(), port.device.to_string()));
-    let mut facts = HostFacts::invented(names);
-    for (number, port) in facts.ports.iter_mut().enumerate() {
-        port.addresses.push((format!("10.{number}.0.1").parse().unwrap(), 24));
-        port.addresses.push((format!("fd00:{number}::1").parse().unwrap(), 64));
-        facts.local.extend(port.addresses.iter().map(|(address, _)| *address));
-        for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
-            facts.neighbours.push(NeighbourFacts {
-                port: number as u16,
-                address: address.parse().unwrap(),
-                mac: macs(number).1,
-                state: "reachable".to_owned(),
-            });
-        }
-    }
+    let mut facts = facts_of(&config, |number| macs(number).1);
     facts.ports[GUEST].mtu = 1400;
     facts
 }

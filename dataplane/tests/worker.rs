@@ -4,8 +4,11 @@
 
 mod common;
 
+use std::net::IpAddr;
+
 use common::{Bench, CONFIG, DMZ, HOST_LAN, HOST_WAN, LAN, WAN, facts};
 use throughway::assemble::{Blueprint, Figures};
+use throughway::host::{HostFacts, NeighbourFacts};
 use throughway::worker::PortSettings;
 use throughway_config::Config;
 use throughway_flow::Slot;
@@ -53,7 +56,7 @@ fn an_expired_packet_is_answered_by_the_way_it_came() {
     let [answer] = answers.as_slice() else { panic!("one answer, not {}", answers.len()) };
     assert_eq!(answer[..12], [HOST_LAN, BOX_LAN].concat());
     let headers = parse(answer, LAN).unwrap();
-    assert_eq!(headers.source(), "10.1.0.1".parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(headers.source(), "10.1.0.1".parse::<IpAddr>().unwrap());
     assert_eq!((headers.icmp_type, headers.icmp_code), (11, 0));
     assert_sound(answer);
     bench.assert_balance();
@@ -73,6 +76,15 @@ fn answers_are_rate_limited() {
     bench.assert_balance();
 }
 
+/// The host knows a neighbour at the dmz from now on.
+fn resolve(bench: &Bench, host: &mut HostFacts, address: IpAddr, mac: [u8; 6]) {
+    host.neighbours.push(NeighbourFacts { port: DMZ.0, address, mac, state: "reachable".into() });
+    for spec in bench.blueprint.routers() {
+        spec.tables.publish(throughway::assemble::router::tables(host, &spec.config, None));
+    }
+    bench.generations.bump([Slot::CONFIG]);
+}
+
 #[test]
 fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
     let mut host = facts();
@@ -87,16 +99,7 @@ fn a_packet_waits_for_its_neighbour_and_leaves_when_it_is_known() {
     bench.assert_balance();
 
     let mac = [2, 9, 9, 9, 9, 9];
-    host.neighbours.push(throughway::host::NeighbourFacts {
-        port: 2,
-        address: next_hop,
-        mac,
-        state: "reachable".into(),
-    });
-    for spec in bench.blueprint.routers() {
-        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None));
-    }
-    bench.generations.bump([Slot::CONFIG]);
+    resolve(&bench, &mut host, next_hop, mac);
     bench.round();
     let expected = packet.ethernet(mac, BOX_DMZ).hop_limit(63).finish();
     assert_eq!(bench.sent(DMZ), [expected.clone(), expected.clone(), expected]);
@@ -133,16 +136,7 @@ fn what_waits_for_a_neighbour_is_bounded_and_leaves_in_order() {
     bench.assert_balance();
 
     let mac = [2, 9, 9, 9, 9, 9];
-    host.neighbours.push(throughway::host::NeighbourFacts {
-        port: 2,
-        address: "10.3.0.77".parse().unwrap(),
-        mac,
-        state: "reachable".into(),
-    });
-    for spec in bench.blueprint.routers() {
-        spec.tables.publish(throughway::assemble::router::tables(&host, &spec.config, None));
-    }
-    bench.generations.bump([Slot::CONFIG]);
+    resolve(&bench, &mut host, "10.3.0.77".parse().unwrap(), mac);
     bench.round();
     let expected =
         (0..PER_NEIGHBOUR as u16).map(|port| to(77, port).ethernet(mac, BOX_DMZ).hop_limit(63).finish());
@@ -180,7 +174,7 @@ fn a_neighbour_that_never_answers_ends_as_host_unreachable() {
 #[test]
 fn too_big_is_answered_with_the_mtu() {
     let mut host = facts();
-    host.neighbours.push(throughway::host::NeighbourFacts {
+    host.neighbours.push(NeighbourFacts {
         port: 2,
         address: "10.3.0.10".parse().unwrap(),
         mac: HOST_WAN,
@@ -207,7 +201,7 @@ fn too_big_is_answered_with_the_mtu() {
 /// A packet for the dmz, whose MTU is 1400 and whose neighbour is known.
 fn to_dmz() -> (Bench, impl Fn(usize) -> PacketBuilder) {
     let mut host = facts();
-    host.neighbours.push(throughway::host::NeighbourFacts {
+    host.neighbours.push(NeighbourFacts {
         port: 2,
         address: "10.3.0.10".parse().unwrap(),
         mac: HOST_WAN,

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a fixture that cannot be made is a failed test")]
 
+pub mod namespace;
+
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, bounded};
@@ -34,6 +36,26 @@ chains:
   outbound: { from: lan, run: [classes, core] }
   inbound: { from: [wan, dmz], run: [core] }
 ";
+
+/// The interfaces of a configuration: number *n* has 10.*n*.0.1/24 and fd00:*n*::1/64, and known neighbours at .10 with `mac(n)`.
+pub fn facts_of(config: &Config, mac: impl Fn(usize) -> [u8; 6]) -> HostFacts {
+    let names = config.interfaces.iter().map(|port| (port.name.to_string(), port.device.to_string()));
+    let mut facts = HostFacts::invented(names);
+    for (number, port) in facts.ports.iter_mut().enumerate() {
+        port.addresses.push((format!("10.{number}.0.1").parse().unwrap(), 24));
+        port.addresses.push((format!("fd00:{number}::1").parse().unwrap(), 64));
+        facts.local.extend(port.addresses.iter().map(|(address, _)| *address));
+        for address in [format!("10.{number}.0.10"), format!("fd00:{number}::10")] {
+            facts.neighbours.push(NeighbourFacts {
+                port: number as u16,
+                address: address.parse().unwrap(),
+                mac: mac(number),
+                state: "reachable".to_owned(),
+            });
+        }
+    }
+    facts
+}
 
 /// Three ports with an address in both families each, and a known neighbour at lan and wan. The dmz has MTU 1400.
 pub fn facts() -> HostFacts {
