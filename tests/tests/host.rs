@@ -5,6 +5,7 @@ use std::time::Duration;
 use throughway_lab::topology::{LAN, WAN};
 use throughway_lab::{Guard, Host};
 use throughway_tests::config::Config;
+use throughway_tests::daemons::{BIRD_COMMON, bird, is_up};
 use throughway_tests::echo::{self, Connection};
 use throughway_tests::{Scene, eventually, privileged};
 
@@ -76,21 +77,14 @@ fn tcpdump_on_the_box_sees_what_the_kernel_is_given() {
     dump.stop().expect("tcpdump ends");
 }
 
-fn bird(scene: &Scene, host: Host, text: &str) -> Guard {
-    let directory = scene.lab.directory();
-    let name = host.name();
-    let path = |kind: &str| directory.join(format!("bird-{name}.{kind}")).to_string_lossy().into_owned();
-    std::fs::write(path("conf"), text).expect("the lab's folder takes files");
-    let argv = ["bird", "-f", "-c", &path("conf"), "-s", &path("ctl"), "-P", &path("pid")];
-    scene.lab.spawn(host, &argv, &format!("bird-{name}.log")).expect("bird starts")
-}
-
-/// Since when the box's BGP session is established, to the millisecond; `None` while it is not.
-fn established_since(scene: &Scene) -> Option<String> {
-    let socket = scene.lab.directory().join("bird-box.ctl").to_string_lossy().into_owned();
-    let output = scene.lab.exec(Host::Box, &["birdc", "-s", &socket, "show", "protocols"]).ok()?.stdout;
-    let line = output.lines().find(|line| line.starts_with("session "))?;
-    line.contains("Established").then(|| line.to_owned())
+/// The addresses and ports of the connection that carries the box's BGP session; `None` while the session is not established. (Not since
+/// when: BIRD computes that anew whenever it is asked, a millisecond more or less.)
+fn bgp_connection(scene: &Scene) -> Option<String> {
+    let sockets = scene.lab.exec(Host::Box, &["ss", "-Htn", "state", "established"]).ok()?.stdout;
+    let bgp = sockets.lines().find(|line| line.split_ascii_whitespace().any(|end| end.ends_with(":179")))?;
+    // Behind what waits in its queues.
+    let ends: Vec<_> = bgp.split_ascii_whitespace().skip(2).collect();
+    is_up(scene, Host::Box, "session", "Established").then(|| ends.join(" "))
 }
 
 #[test]
@@ -102,12 +96,11 @@ fn a_bgp_session_lives_through_start_and_stop_and_its_routes_are_followed() {
     let (own, peer) = (WAN.box_ipv4(), WAN.host_ipv4());
     // The peer announces an address that it has.
     scene.run(Host::ServerA, &["ip", "address", "add", "10.99.0.1/32", "dev", "lo"]);
-    let common = "timeformat protocol iso long ms;\nprotocol device { scan time 1; }\n";
     let _box = bird(
         &scene,
         Host::Box,
         &format!(
-            "router id {own};\n{common}protocol kernel {{ ipv4 {{ export all; import none; }}; }}\n\
+            "router id {own};\n{BIRD_COMMON}protocol kernel {{ ipv4 {{ export all; import none; }}; }}\n\
              protocol bgp session {{ local {own} as 65001; neighbor {peer} as 65002; hold time 6; connect retry time 1;\n\
              connect delay time 1; ipv4 {{ import all; export none; }}; }}\n"
         ),
@@ -116,20 +109,20 @@ fn a_bgp_session_lives_through_start_and_stop_and_its_routes_are_followed() {
         &scene,
         Host::ServerA,
         &format!(
-            "router id {peer};\n{common}protocol static {{ ipv4; route 10.99.0.0/24 blackhole; }}\n\
+            "router id {peer};\n{BIRD_COMMON}protocol static {{ ipv4; route 10.99.0.0/24 blackhole; }}\n\
              protocol bgp session {{ local {peer} as 65002; neighbor {own} as 65001; hold time 6; connect retry time 1;\n\
              connect delay time 1; ipv4 {{ import none; export all; }}; }}\n"
         ),
     );
-    let since =
-        eventually("the session is established", Duration::from_secs(30), || established_since(&scene));
+    let connection =
+        eventually("the session is established", Duration::from_secs(30), || bgp_connection(&scene));
     let mut first = true;
     through_start_and_stop(&mut scene, |scene, when| {
         // Longer than the hold time: a session that hears nothing would be gone.
         if !std::mem::take(&mut first) {
             std::thread::sleep(Duration::from_secs(8));
         }
-        assert_eq!(established_since(scene).as_deref(), Some(since.as_str()), "{when}");
+        assert_eq!(bgp_connection(scene).as_deref(), Some(connection.as_str()), "{when}");
         if when == "while it runs" {
             assert!(scene.pings(Host::Client, "10.99.0.1", 5), "the route that BIRD learned is not followed");
         }
