@@ -34,6 +34,7 @@ use crate::worker::idle::Shared;
 use crate::worker::inspect::{FlowFilter, Found};
 use crate::worker::live::{self, Handle, Launch};
 use crate::worker::offload::{Egress, Offload};
+use crate::worker::progress::{Finding, Progress};
 use crate::worker::{PortSettings, Setup};
 
 mod stop;
@@ -95,27 +96,6 @@ pub struct Reloaded {
     pub changes: Vec<String>,
     /// What is odd about the new configuration.
     pub warnings: Vec<String>,
-}
-
-/// What was seen of a worker's rounds.
-#[derive(Clone, Copy, Default)]
-struct Progress {
-    rounds: u64,
-    /// Checks in a row that saw no further round.
-    missed: u32,
-}
-
-impl Progress {
-    /// How many checks may see nothing. More than one: when the whole process was stopped, the first check afterwards may come
-    /// before the worker's first round.
-    const PATIENCE: u32 = 2;
-
-    /// Whether the worker, now at `rounds`, is alive.
-    fn is_made(&mut self, rounds: u64) -> bool {
-        self.missed = if rounds == self.rounds { self.missed + 1 } else { 0 };
-        self.rounds = rounds;
-        self.missed <= Self::PATIENCE
-    }
 }
 
 /// The running service.
@@ -279,7 +259,7 @@ impl Service {
         let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
         let mirror =
             opened.follow(blueprint.routers(), wanted_from, stats, Arc::clone(&generations), watcher)?;
-        let progress = vec![Progress::default(); workers.len()];
+        let progress = vec![Progress::new(Instant::now()); workers.len()];
         let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
         // A worker that never sleeps would starve a nicer thread for ever.
         let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive, shared);
@@ -450,8 +430,24 @@ impl Service {
             if !handle.is_alive() {
                 return Err(format!("worker {} has ended unexpectedly", view.number));
             }
-            if !progress.is_made(view.stats.rounds.get()) {
-                return Err(format!("worker {} makes no progress", view.number));
+            match progress.check(view.stats.rounds.get(), handle.thread(), Instant::now()) {
+                Finding::Runs => {}
+                Finding::Starves => {
+                    tracing::warn!(
+                        worker = view.number,
+                        core = view.core,
+                        "the worker gets no processor time: others have its core"
+                    );
+                }
+                Finding::RunsAgain(after) => {
+                    tracing::warn!(
+                        worker = view.number,
+                        core = view.core,
+                        ?after,
+                        "the worker has its core again"
+                    );
+                }
+                Finding::Hangs => return Err(format!("worker {} makes no progress", view.number)),
             }
         }
         Ok(())
@@ -665,17 +661,5 @@ impl Watcher for SteerWatcher {
         if let Err(error) = self.steered.tell(facts, &mut steering) {
             tracing::error!(%error, "the XDP program could not be told of the interfaces");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_worker_is_dead_when_several_checks_see_no_round() {
-        let mut progress = Progress::default();
-        assert!([1, 2, 2, 2, 3, 3, 3].map(|rounds| progress.is_made(rounds)).iter().all(|made| *made));
-        assert!(!progress.is_made(3));
     }
 }

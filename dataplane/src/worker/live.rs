@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use nix::unistd::Pid;
 use throughway_io::PacketIo;
 use throughway_io::xsk::{Granted, Umem, XskConfig, XskIo};
 use throughway_packet::PortId;
@@ -14,6 +15,7 @@ use super::idle::{Idle, Rest, Shared};
 use super::inspect::{FlowFilter, Found, Inspection};
 use super::offload::Offload;
 use super::own::OwnPacket;
+use super::progress::Thread;
 use super::{Setup, Worker};
 use crate::chain::Program;
 use crate::stats::SocketStats;
@@ -73,6 +75,8 @@ enum Command {
 pub struct Handle {
     commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
+    /// The kernel's number of the thread.
+    id: Pid,
 }
 
 /// Why a worker did not start or did not do as told.
@@ -104,8 +108,8 @@ pub fn start(launch: Launch) -> Result<(Handle, Vec<OpenSocket>), WorkerError> {
         .name(format!("worker-{number}"))
         .spawn(move || work(launch, &orders, &ready))
         .map_err(|error| WorkerError::Thread(number, error))?;
-    let sockets = started.recv().map_err(|_| WorkerError::Gone(number))??;
-    Ok((Handle { commands, thread: Some(thread) }, sockets))
+    let (id, sockets) = started.recv().map_err(|_| WorkerError::Gone(number))??;
+    Ok((Handle { commands, thread: Some(thread), id }, sockets))
 }
 
 impl Handle {
@@ -137,6 +141,11 @@ impl Handle {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
+    /// What the kernel says of its thread.
+    pub fn thread(&self) -> Option<Thread> {
+        Thread::look(self.id)
+    }
+
     /// Stops the worker and waits for it.
     pub fn stop(&mut self) {
         let _ = self.commands.send(Command::Stop);
@@ -146,7 +155,10 @@ impl Handle {
     }
 }
 
-fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<OpenSocket>, WorkerError>>) {
+/// A thread that is ready, with its sockets; or why it is not.
+type Started = Result<(Pid, Vec<OpenSocket>), WorkerError>;
+
+fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Started>) {
     let Launch { number, core, xsk, busy, shared, program, own, setup, offload } = launch;
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         let _ = ready.send(Err(WorkerError::Core(number, core)));
@@ -164,7 +176,7 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     };
     let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
     let _ = setup.stats.sockets.set(figures);
-    let _ = ready.send(Ok(sockets));
+    let _ = ready.send(Ok((nix::unistd::gettid(), sockets)));
     let mut worker = Worker::new(io, program, setup);
     worker.bound(xsk.frames as usize);
     if let Some(own) = own {

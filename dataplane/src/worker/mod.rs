@@ -18,6 +18,7 @@
 //! * `house`: going through the flow cache, for what functions have to be told.
 //! * [`idle`]: what is done without packets.
 //! * [`live`]: threads, pinning, AF_XDP sockets, the poll loop.
+//! * [`progress`]: whether one that makes no rounds hangs, or has no core.
 
 pub mod answer;
 pub mod early;
@@ -34,6 +35,7 @@ pub mod live;
 pub mod offload;
 pub mod own;
 mod pace;
+pub mod progress;
 mod singles;
 pub mod uses;
 
