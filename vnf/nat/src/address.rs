@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use throughway_packet::headers::octets;
 use throughway_packet::parse::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
-use crate::ports::{Parity, Ports};
+use crate::ports::Ports;
 
 /// Protocols with ports of their own (IANA numbers). ICMP and ICMPv6 have identifiers.
 pub const PROTOCOLS: [u8; 5] = [ICMP, TCP, UDP, ICMPV6, SCTP];
@@ -81,21 +81,9 @@ impl Address {
         in_use.map_or(0, |in_use| in_use.load(Ordering::Relaxed))
     }
 
-    /// Takes this very port, if it is free.
-    pub(crate) fn take(&self, protocol: u8, port: u16, now: u64) -> bool {
-        self.with(protocol, |ports| ports.take(port, now)).unwrap_or(false)
-    }
-
-    /// Takes a free port of the range; see [`Ports::take_in`].
-    pub(crate) fn take_in(
-        &self,
-        protocol: u8,
-        range: RangeInclusive<u16>,
-        parity: Parity,
-        random: u64,
-        now: u64,
-    ) -> Option<u16> {
-        self.with(protocol, |ports| ports.take_in(range, parity, random, now))?
+    /// Has `work` take a port, or none.
+    pub(crate) fn take(&self, protocol: u8, work: impl FnOnce(&mut Ports) -> Option<u16>) -> Option<u16> {
+        self.with(protocol, work)?
     }
 
     /// Gives back what was taken, once for each take; `unused`: nobody outside has seen it, it need not rest.

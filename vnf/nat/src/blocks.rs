@@ -185,6 +185,20 @@ impl Blocks {
         Ok((address, port, Some(ports)))
     }
 
+    /// Takes a port for a host out of a block that it has already, at most half of which is in use: so there is nothing to tell of, and
+    /// who gives it back soon has kept it from nobody. Returns address and port.
+    pub(crate) fn take_early(&self, inside: IpAddr, ask: &mut Ask<'_>) -> Option<(usize, u16)> {
+        let mut holders = lock(self.part_with(inside));
+        let Holder { address, blocks } = holders.get_mut(&inside)?;
+        let held = blocks.iter_mut().find(|held| held.mappings < u32::from(self.size))?;
+        if held.mappings * 2 > u32::from(self.size) {
+            return None;
+        }
+        let port = ask(*address, self.ports(held.number, 1))?;
+        held.mappings += 1;
+        Some((*address, port))
+    }
+
     /// A free block of an address, if more than `reserve` are.
     fn grab(&self, address: usize, reserve: usize, random: u64) -> Option<u16> {
         let mut free = lock(self.free.get(address)?);

@@ -1,7 +1,5 @@
 //! What the NAT would do with a packet now, and why, a line each. Nothing changes by asking.
 
-use std::cell::Cell;
-
 use throughway_packet::Flags;
 use throughway_session::fragment::Piece;
 use throughway_session::{SessionKey, Side};
@@ -10,7 +8,7 @@ use throughway_vnf::{DropReason, Now, Packet};
 use crate::address::has_ports;
 use crate::fragments::Fate;
 use crate::function::Nat;
-use crate::plan::{Planner, Source, ends, opening, redirect};
+use crate::plan::{Planner, Prepared, Source, ends, opening, redirect};
 use crate::pool::Pool;
 use crate::related::session_of;
 use crate::rule::{Filtering, SourceRule};
@@ -67,17 +65,7 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
         return lines;
     }
     let egress = packet.egress();
-    let planner = Planner {
-        shared,
-        rules: &rules,
-        headers: &headers,
-        key: &key,
-        egress,
-        now,
-        random: 0,
-        inside: None,
-        held: Cell::default(),
-    };
+    let planner = Planner::new(shared, &rules, (&headers, &key), egress, (now, 0), Prepared::default());
     lines.push(format!("no session {key}"));
     let from = if planner.is_inbound() { "outside" } else { "inside" };
     lines.push(format!("comes from {from}"));
@@ -130,7 +118,7 @@ pub(crate) fn explain(nat: &Nat, packet: &Packet<'_>, now: Now) -> Vec<String> {
 }
 
 /// The outside end that a packet has, or would get, of a pool.
-fn of_pool(shared: &Shared, planner: &Planner<'_>, rule: &SourceRule, pool: &Pool, now: Now) -> String {
+fn of_pool(shared: &Shared, planner: &Planner<'_, '_>, rule: &SourceRule, pool: &Pool, now: Now) -> String {
     let inside = planner.headers.source();
     let address = || pool.address_for(inside).map_or("none".into(), |address| address.to_string());
     if !has_ports(planner.key.protocol) {

@@ -1,6 +1,5 @@
 //! The function: one packet's way through sessions, mappings and rules.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -16,9 +15,9 @@ use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict,
 };
 
-use crate::ahead::{Ahead, FEW};
+use crate::ahead::{Ahead, Ends, FEW};
 use crate::fragments::Fate;
-use crate::plan::{Planner, answered};
+use crate::plan::{Planner, Prepared, answered};
 use crate::related::{session_of, translate_error};
 use crate::shared::{Rules, Session, Shared, end_of, flags, inside_key};
 
@@ -35,8 +34,6 @@ pub struct Nat {
     rules: Snapshot<Rules>,
     /// Goes into the choice of ports.
     secret: u64,
-    /// Of the packet that is being judged: its inside end, hashed for the table of mappings, if that was done for the batch.
-    inside: Option<Probe>,
 }
 
 /// A verdict, and the session that translated the packet.
@@ -60,7 +57,7 @@ impl Nat {
     pub fn new(shared: Arc<Shared>, rules: Snapshot<Rules>, worker: u64) -> Nat {
         let [a, b] = shared.options.seed;
         let secret = a.rotate_left(17) ^ b ^ (worker + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Nat { shared, rules, secret, inside: None }
+        Nat { shared, rules, secret }
     }
 
     /// What it shares with the others.
@@ -91,7 +88,7 @@ impl Nat {
         rules: &Rules,
         packet: &mut Packet<'_>,
         probe: &Probe,
-        held: &mut Option<Ahead>,
+        prepared: Prepared<'_, '_>,
         now: Now,
     ) -> Verdict {
         let received = packet.received().flags;
@@ -103,7 +100,7 @@ impl Nat {
             packet.judge_each();
             return self.error(rules, packet, now);
         }
-        self.whole(rules, packet, probe, held, now).0
+        self.whole(rules, packet, probe, prepared, now).0
     }
 
     /// First fragments are judged as whole packets are, later ones get the same addresses.
@@ -112,7 +109,7 @@ impl Nat {
             return Verdict::Drop(DropReason::BadFragment);
         };
         if !packet.received().flags.has(Flags::LATER_FRAGMENT) {
-            let (verdict, session) = self.whole(rules, packet, probe, &mut None, now);
+            let (verdict, session) = self.whole(rules, packet, probe, Prepared::default(), now);
             let fate = match (verdict, session) {
                 (Verdict::Continue, Some((id, side))) => Fate::Session(id, side),
                 (Verdict::Continue, None) => Fate::Untouched,
@@ -162,32 +159,29 @@ impl Nat {
         } else {
             let key = SessionKey::of(&headers.key, 0);
             let egress = packet.egress();
-            let shared = &*self.shared;
-            let (random, inside, held) = (0, None, Cell::default());
             let planner =
-                Planner { shared, rules, headers: &headers, key: &key, egress, now, random, inside, held };
+                Planner::new(&self.shared, rules, (&headers, &key), egress, (now, 0), Prepared::default());
             !matches!(planner.source_rule(false), Ok(crate::plan::Source::Same))
         };
         if ours { Verdict::Drop(DropReason::NatUnrelatedError) } else { Verdict::Continue }
     }
 
     /// Takes the port ahead that a packet will most likely want.
-    fn ahead(
+    fn ahead<'r>(
         &self,
-        rules: &Rules,
+        rules: &'r Rules,
         packet: &Packet<'_>,
         probe: &Probe,
         inside: &Probe,
         now: Now,
-    ) -> Option<Ahead> {
+    ) -> Option<Ahead<'r>> {
         let (headers, shared) = (packet.headers(), &*self.shared);
         if headers.flags.has(Flags::FRAGMENT) || headers.flags.has(Flags::ICMP_ERROR) {
             return None;
         }
-        let (egress, random) = (packet.egress(), self.random(probe, now));
-        let (key, held) = (probe.key(), Cell::default());
-        let planner = Planner { shared, rules, headers, key, egress, now, random, inside: None, held };
-        planner.ahead(inside)
+        let random = self.random(probe, now);
+        let (about, when) = ((headers, probe.key()), (now, random));
+        Planner::new(shared, rules, about, packet.egress(), when, Prepared::default()).ahead(inside)
     }
 
     fn whole(
@@ -195,7 +189,7 @@ impl Nat {
         rules: &Rules,
         packet: &mut Packet<'_>,
         probe: &Probe,
-        held: &mut Option<Ahead>,
+        prepared: Prepared<'_, '_>,
         now: Now,
     ) -> Judged {
         for _ in 0..ROUNDS {
@@ -203,7 +197,7 @@ impl Nat {
             if let Some(judged) = self.known(rules, packet, probe, now, &mut kept) {
                 return judged;
             }
-            let judged = self.unknown(rules, packet, probe, held.take(), now);
+            let judged = self.unknown(rules, packet, probe, prepared, now);
             if let Some(mapping) = kept {
                 self.shared.leave(mapping, true, true, now);
             }
@@ -302,19 +296,19 @@ impl Nat {
         rules: &Rules,
         packet: &mut Packet<'_>,
         probe: &Probe,
-        held: Option<Ahead>,
+        prepared: Prepared<'_, '_>,
         now: Now,
     ) -> Option<Judged> {
         let key = probe.key();
         let random = self.random(probe, now);
         let shared = &self.shared;
         let headers = *packet.headers();
-        let egress = packet.egress();
-        let inside = self.inside;
-        let held = Cell::new(held);
-        let planner = Planner { shared, rules, headers: &headers, key, egress, now, random, inside, held };
+        let (about, when) = ((&headers, key), (now, random));
+        let planner = Planner::new(shared, rules, about, packet.egress(), when, prepared);
         let planned = planner.plan();
-        planner.give_back_held();
+        if let Some(ahead) = prepared.ahead {
+            ahead.give_back(key, now.0);
+        }
         let plan = match planned {
             Ok(Some(plan)) => plan,
             Ok(None) => {
@@ -329,8 +323,8 @@ impl Nat {
         packet.judge_each();
         let timeout = rules.timeout(plan.session.connection, &headers);
         let answers = plan.translated.reversed();
-        let answers = plan.answers.filter(|known| *known.key() == answers);
-        let answers = answers.unwrap_or_else(|| shared.sessions.probe(plan.translated.reversed()));
+        let known = plan.answers.filter(|known| *known.key() == answers);
+        let answers = known.copied().unwrap_or_else(|| shared.sessions.probe(answers));
         let keys = [*probe, answers];
         let mut opened = shared.open(keys, timeout, plan.session, now);
         if let Err(InsertError::Conflict { side: Side::Reverse, with }) = opened
@@ -376,12 +370,12 @@ fn passes(shared: &Shared, packet: &mut Packet<'_>, probe: &Probe, now: Now) -> 
         packet.judge_each();
         return true;
     }
-    packet.depends_on(shared.passed.note(probe));
-    shared.sessions.lookup(probe, now).is_none()
+    let slot = shared.passed.pass(probe, || shared.sessions.lookup(probe, now).is_some());
+    slot.map(|slot| packet.depends_on(slot)).is_some()
 }
 
 /// Who is inside and gets nothing because too much is taken is told, as the rules say.
-fn refusal(planner: &Planner<'_>, reason: DropReason) -> Verdict {
+fn refusal(planner: &Planner<'_, '_>, reason: DropReason) -> Verdict {
     match (reason, planner.rules.refuse) {
         (DropReason::NatNoPort | DropReason::NatHostLimit | DropReason::NatSessionTableFull, Some(told))
             if !planner.is_inbound() =>
@@ -415,7 +409,7 @@ impl Function for Nat {
     fn judge(&mut self, packet: &mut Packet<'_>, context: &Context) -> Verdict {
         let rules = self.rules();
         let probe = self.probe(packet);
-        self.judge_by(&rules, packet, &probe, &mut None, context.now)
+        self.judge_by(&rules, packet, &probe, Prepared::default(), context.now)
     }
 
     /// As one by one; but the rules are read once, and what the session table will be asked is fetched together.
@@ -433,32 +427,28 @@ impl Function for Nat {
         if !wanted.is_empty() {
             shared.mappings.prepare(&wanted);
         }
-        let mut ahead = ArrayVec::<Option<Ahead>, BATCH>::new();
+        let mut ahead = ArrayVec::<Option<Ahead<'_>>, BATCH>::new();
         if wanted.len() >= FEW && rules.pools.iter().any(|pool| pool.gives_early()) {
-            let mut ends = ArrayVec::<u64, BATCH>::new();
+            let mut ends = Ends::default();
             for ((packet, probe), inside) in batch.living().zip(&probes).zip(&inside) {
                 // Others of the same inside end have the same mapping.
-                let inside = inside.filter(|inside| !ends.contains(&inside.hash()));
-                ahead.push(inside.and_then(|inside| {
-                    ends.push(inside.hash());
-                    self.ahead(&rules, packet, probe, &inside, context.now)
-                }));
+                let inside = inside.as_ref().filter(|inside| ends.add(inside.hash()));
+                ahead.push(inside.and_then(|inside| self.ahead(&rules, packet, probe, inside, context.now)));
             }
             let held = || ahead.iter().flatten();
-            shared.mappings.prepare(&held().map(|held| held.outside).collect::<ArrayVec<_, BATCH>>());
-            shared.sessions.prepare(&held().map(|held| held.answers).collect::<ArrayVec<_, BATCH>>());
+            shared.mappings.prepare_reverse(&held().map(|held| held.outside).collect::<ArrayVec<_, BATCH>>());
+            shared.sessions.prepare_reverse(&held().map(|held| held.answers).collect::<ArrayVec<_, BATCH>>());
         }
-        let mut ahead = ahead.into_iter();
-        for ((packet, probe), inside) in batch.living().zip(&probes).zip(inside) {
-            self.inside = inside;
-            let mut held = ahead.next().flatten();
-            let verdict = self.judge_by(&rules, packet, probe, &mut held, context.now);
+        let mut ahead = ahead.iter();
+        for ((packet, probe), inside) in batch.living().zip(&probes).zip(&inside) {
+            let ahead = ahead.next().and_then(Option::as_ref);
+            let prepared = Prepared { inside: inside.as_ref(), ahead };
+            let verdict = self.judge_by(&rules, packet, probe, prepared, context.now);
             packet.settle(verdict);
-            if let Some(held) = held {
-                held.give_back(probe.key().protocol, context.now.0);
+            if let Some(ahead) = ahead {
+                ahead.give_back(probe.key(), context.now.0);
             }
         }
-        self.inside = None;
     }
 
     fn foresee(&self, id: u64) {

@@ -9,6 +9,9 @@
 //! **Why no session is overlooked.** Who lets a flow pass sets its bit and *then* looks for a session; who opens one puts it into the table and
 //! *then* looks at the bits; with a fence between the two steps on either side, one of them sees the other.
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use throughway_session::Probe;
@@ -17,7 +20,10 @@ use throughway_vnf::Slot;
 use crate::shared::is_ipv4;
 
 /// Bits of each family, so that sessions of one do not meet the flows of the other: 64 KiB each.
+#[cfg(not(loom))]
 const BITS: u64 = 1 << 19;
+#[cfg(loom)]
+const BITS: u64 = 1 << 6;
 
 /// Sessions' own handles are never as large: slots with this bit are those of bits.
 const OF_BITS: u64 = 1 << 63;
@@ -38,9 +44,9 @@ impl Passed {
         Passed { words: (0..2 * BITS / 64).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// The slot on which it depends that packets with this key pass as they are. To be asked before it is looked whether they belong
-    /// to a session.
-    pub(crate) fn note(&self, probe: &Probe) -> Slot {
+    /// Lets packets with this key pass as they are: the slot on which it depends that they do. `None`: they belong to a session.
+    /// That is asked of `has_session` when the flow is noted, whoever asked before.
+    pub(crate) fn pass(&self, probe: &Probe, has_session: impl FnOnce() -> bool) -> Option<Slot> {
         let number = number(probe);
         if let Some(word) = self.words.get((number / 64) as usize) {
             let bit = 1 << (number % 64);
@@ -49,25 +55,127 @@ impl Passed {
             }
         }
         fence(Ordering::SeqCst);
-        Slot::session(OF_BITS | number)
+        (!has_session()).then(|| Slot::session(OF_BITS | number))
     }
 
     /// The slots that a session with these keys makes untrue. To be asked when it is in the table.
-    pub(crate) fn ended_by(&self, keys: &[Probe; 2]) -> [Option<Slot>; 2] {
+    #[inline]
+    pub(crate) fn ended_by(&self, [there, back]: &[Probe; 2]) -> [Option<Slot>; 2] {
         fence(Ordering::SeqCst);
-        keys.each_ref().map(|key| {
-            let number = number(key);
-            let word = self.words.get((number / 64) as usize)?;
-            let bit = 1 << (number % 64);
-            let was =
-                word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0;
-            was.then(|| Slot::session(OF_BITS | number))
-        })
+        [self.clear(there), self.clear(back)]
+    }
+
+    /// Clears the bit of a key; its slot, if it was set.
+    #[inline]
+    fn clear(&self, key: &Probe) -> Option<Slot> {
+        let number = number(key);
+        let (word, bit) = (self.words.get((number / 64) as usize)?, 1 << (number % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            return None;
+        }
+        (word.fetch_and(!bit, Ordering::AcqRel) & bit != 0).then(|| Slot::session(OF_BITS | number))
     }
 }
 
 impl std::fmt::Debug for Passed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Passed").finish_non_exhaustive()
+    }
+}
+
+/// `RUSTFLAGS="--cfg loom" cargo test -p throughway-nat --lib --target-dir target/loom interleavings`
+#[cfg(all(test, loom))]
+mod interleavings {
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicBool;
+    use loom::thread;
+    use throughway_session::{Config, Seed, SessionKey, SessionTable};
+
+    use super::*;
+
+    /// What workers share: the bits, whether the session is in the table (a table that orders nothing by itself), and how often slots
+    /// were bumped.
+    struct Scene {
+        passed: Passed,
+        session: AtomicBool,
+        bumps: AtomicU64,
+    }
+
+    impl Scene {
+        fn new() -> Arc<Scene> {
+            Arc::new(Scene {
+                passed: Passed::new(),
+                session: AtomicBool::new(false),
+                bumps: AtomicU64::new(0),
+            })
+        }
+
+        fn probe(port: u8) -> Probe {
+            let mapped = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, last];
+            let table: SessionTable<()> = SessionTable::new(Config::new(1, Seed([1, 2])));
+            table.probe(SessionKey {
+                source: mapped(1),
+                destination: mapped(2),
+                source_port: [port, 1],
+                ..SessionKey::default()
+            })
+        }
+
+        /// A worker lets a packet pass and caches that; returns the number of bumps after which the cached answer was made.
+        fn lets_pass(&self, probe: &Probe) -> Option<u64> {
+            let made = self.bumps.load(Ordering::Acquire);
+            self.passed.pass(probe, || self.session.load(Ordering::Relaxed)).map(|_| made)
+        }
+
+        /// What is done when a session with these keys is in the table.
+        fn ends_what_passed(&self, keys: &[Probe; 2]) {
+            let bumps = self.passed.ended_by(keys).into_iter().flatten().count() as u64;
+            if bumps > 0 {
+                self.bumps.fetch_add(bumps, Ordering::AcqRel);
+            }
+        }
+
+        fn opens(&self, keys: &[Probe; 2]) {
+            self.session.store(true, Ordering::Relaxed);
+            self.ends_what_passed(keys);
+        }
+    }
+
+    #[test]
+    fn a_flow_is_not_cached_as_passing_while_another_worker_opens_its_session() {
+        loom::model(|| {
+            let (scene, flow, other) = (Scene::new(), Scene::probe(1), Scene::probe(2));
+            assert_ne!(number(&flow), number(&other));
+            let passing = {
+                let scene = Arc::clone(&scene);
+                thread::spawn(move || scene.lets_pass(&flow))
+            };
+            scene.opens(&[other, flow]);
+            if let Some(made) = passing.join().unwrap() {
+                assert!(scene.bumps.load(Ordering::Acquire) > made, "the cache goes on letting it pass");
+            }
+        });
+    }
+
+    #[test]
+    fn a_bit_that_others_set_and_clear_hides_nobody() {
+        loom::model(|| {
+            let (scene, flow, other) = (Scene::new(), Scene::probe(1), Scene::probe(2));
+            // Another flow of this bit has passed before; a session of that one is opened meanwhile.
+            assert!(scene.lets_pass(&flow).is_some());
+            let passing = {
+                let scene = Arc::clone(&scene);
+                thread::spawn(move || scene.lets_pass(&flow))
+            };
+            let third = {
+                let scene = Arc::clone(&scene);
+                thread::spawn(move || scene.ends_what_passed(&[other, flow]))
+            };
+            scene.opens(&[flow, other]);
+            third.join().unwrap();
+            if let Some(made) = passing.join().unwrap() {
+                assert!(scene.bumps.load(Ordering::Acquire) > made, "the cache goes on letting it pass");
+            }
+        });
     }
 }

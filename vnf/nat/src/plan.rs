@@ -1,6 +1,5 @@
 //! How a new connection is translated, and what is taken for it.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,30 +21,42 @@ use crate::shared::{
 };
 
 /// What a new connection becomes: everything in `session` is taken for it, and to be given back if it does not come about.
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
     /// The packet's key as it leaves.
     pub(crate) translated: SessionKey,
     /// The state of the session.
     pub(crate) session: Session,
     /// The key of its answers, if that was hashed already, and nothing else is translated.
-    pub(crate) answers: Option<Probe>,
+    pub(crate) answers: Option<&'a Probe>,
 }
 
 /// Where a plan is being made.
-pub(crate) struct Planner<'a> {
+pub(crate) struct Planner<'a, 'r> {
     pub(crate) shared: &'a Shared,
-    pub(crate) rules: &'a Rules,
+    pub(crate) rules: &'r Rules,
     pub(crate) headers: &'a Headers,
     pub(crate) key: &'a SessionKey,
     pub(crate) egress: Option<PortId>,
     pub(crate) now: Now,
     /// Unpredictable bits.
     pub(crate) random: u64,
-    /// The packet's inside end, hashed for the table of mappings, where that was done.
-    pub(crate) inside: Option<Probe>,
-    /// A port that is held for it.
-    pub(crate) held: Cell<Option<Ahead>>,
+    /// What was prepared for the packet.
+    pub(crate) prepared: Prepared<'a, 'r>,
+    /// Whether the packet came in from outside.
+    inbound: bool,
 }
+
+/// What was prepared for a packet of a batch.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Prepared<'a, 'r> {
+    /// Its inside end, hashed for the table of mappings, where that was done.
+    pub(crate) inside: Option<&'a Probe>,
+    /// A port that may be held for it.
+    pub(crate) ahead: Option<&'a Ahead<'r>>,
+}
+
+/// What a packet's source becomes by a rule with a pool: the rule with its number, and the pool.
+pub(crate) type Early<'r> = (u16, &'r SourceRule, &'r Arc<Pool>);
 
 /// Which source rule a packet has, and what its source becomes.
 pub(crate) enum Source<'a> {
@@ -57,14 +68,34 @@ pub(crate) enum Source<'a> {
     Of(u16, &'a SourceRule, &'a Arc<Pool>),
 }
 
-impl<'a> Planner<'a> {
+impl<'a, 'r> Planner<'a, 'r> {
+    /// A plan for a packet of these headers, with this key and perhaps an egress, that was received at `now`. `random`: unpredictable
+    /// bits, for ports.
+    #[inline]
+    pub(crate) fn new(
+        shared: &'a Shared,
+        rules: &'r Rules,
+        (headers, key): (&'a Headers, &'a SessionKey),
+        egress: Option<PortId>,
+        (now, random): (Now, u64),
+        prepared: Prepared<'a, 'r>,
+    ) -> Planner<'a, 'r> {
+        let inbound = rules.outside.contains(&headers.ingress());
+        Planner { shared, rules, headers, key, egress, now, random, prepared, inbound }
+    }
+
     /// Whether the packet came in from outside.
     pub(crate) fn is_inbound(&self) -> bool {
-        self.rules.outside.contains(&self.headers.ingress())
+        self.inbound
+    }
+
+    /// The port that is held for the packet, if it was taken by this rule: it is the caller's now.
+    fn held_by(&self, rule: &SourceRule) -> Option<&'a Ahead<'r>> {
+        self.prepared.ahead.filter(|ahead| std::ptr::eq(ahead.by.1, rule) && ahead.is_held.replace(false))
     }
 
     /// The destination rule of the packet, with its number.
-    pub(crate) fn destination_rule(&self) -> Option<(u16, &'a DestinationRule)> {
+    pub(crate) fn destination_rule(&self) -> Option<(u16, &'r DestinationRule)> {
         if !self.is_inbound() && !self.rules.hairpin {
             return None;
         }
@@ -72,7 +103,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What the source becomes; `turned`: the destination was translated, so the packet need not leave.
-    pub(crate) fn source_rule(&self, turned: bool) -> Result<Source<'a>, DropReason> {
+    pub(crate) fn source_rule(&self, turned: bool) -> Result<Source<'r>, DropReason> {
         // A packet that leaves by another interface than the outside ones is none of ours.
         let stays = self.egress.is_some_and(|egress| !self.rules.outside.contains(&egress));
         if self.is_inbound() || (stays && !turned) {
@@ -100,7 +131,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans; `None`: the packet is none of ours.
-    pub(crate) fn plan(&self) -> Result<Option<Plan>, DropReason> {
+    pub(crate) fn plan(&self) -> Result<Option<Plan<'a>>, DropReason> {
         let destination = self.destination_rule();
         let called = match destination {
             Some(_) => None,
@@ -108,7 +139,10 @@ impl<'a> Planner<'a> {
             None => None,
         };
         let turned = destination.is_some() || called.is_some();
-        let source = self.source_rule(turned)?;
+        let source = match self.prepared.ahead {
+            Some(Ahead { by: (number, rule, pool), .. }) if !turned => Source::Of(*number, rule, pool),
+            _ => self.source_rule(turned)?,
+        };
         if !turned && matches!(source, Source::Same) {
             return self.stray();
         }
@@ -131,15 +165,15 @@ impl<'a> Planner<'a> {
     }
 
     /// Gives back what was taken for a plan.
-    pub(crate) fn abandon(&self, plan: &Plan) {
+    pub(crate) fn abandon(&self, plan: &Plan<'_>) {
         let keys = [*self.key, plan.translated.reversed()];
         self.shared.give_back(&keys, &plan.session, true, self.now);
     }
 
     fn fill(
         &self,
-        plan: &mut Plan,
-        destination: Option<(u16, &'a DestinationRule)>,
+        plan: &mut Plan<'a>,
+        destination: Option<(u16, &'r DestinationRule)>,
         called: Option<SessionKey>,
         source: &Source<'_>,
     ) -> Result<(), DropReason> {
@@ -195,7 +229,7 @@ impl<'a> Planner<'a> {
     }
 
     /// A packet that is not translated: dropped if it would come to nobody.
-    pub(crate) fn stray(&self) -> Result<Option<Plan>, DropReason> {
+    pub(crate) fn stray(&self) -> Result<Option<Plan<'a>>, DropReason> {
         if self.is_inbound()
             && let Some(pool) = self.rules.pool_with(self.headers.destination())
         {
@@ -211,7 +245,7 @@ impl<'a> Planner<'a> {
     }
 
     /// To the host inside that has the outside end, if it lets the packet in.
-    fn call(&self, plan: &mut Plan, outside: &SessionKey) -> Result<(), DropReason> {
+    fn call(&self, plan: &mut Plan<'a>, outside: &SessionKey) -> Result<(), DropReason> {
         let shared = self.shared;
         let (id, filtering) = shared.join(outside, false, self.now).ok_or(DropReason::NatFiltered)?;
         // Who sends is known to the called host by its outside address (RFC 4787, REQ-9a).
@@ -246,7 +280,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Counts the session for its host inside.
-    fn count(&self, plan: &mut Plan) -> Result<(), DropReason> {
+    fn count(&self, plan: &mut Plan<'a>) -> Result<(), DropReason> {
         let Some(limit) = self.rules.sessions_per_host else { return Ok(()) };
         let inbound = self.is_inbound();
         let host = if inbound { &plan.translated.destination } else { &self.key.source };
@@ -261,7 +295,12 @@ impl<'a> Planner<'a> {
     }
 
     /// The outside end for an inside one: the one it has, or a new one.
-    fn take_source(&self, plan: &mut Plan, rule: &SourceRule, pool: &Arc<Pool>) -> Result<(), DropReason> {
+    fn take_source(
+        &self,
+        plan: &mut Plan<'a>,
+        rule: &SourceRule,
+        pool: &Arc<Pool>,
+    ) -> Result<(), DropReason> {
         if !has_ports(self.key.protocol) {
             // Told apart by addresses alone: one host inside for each address outside (RFC 5382, RFC 4787 say nothing of these).
             let address = pool.address_for(self.headers.source()).ok_or(DropReason::NatNoPort)?;
@@ -314,13 +353,13 @@ impl<'a> Planner<'a> {
     /// The mapping for the packet's source, counted up, with its outside end, and whether it is new.
     fn mapping(
         &self,
-        plan: &mut Plan,
+        plan: &mut Plan<'a>,
         rule: &SourceRule,
         pool: &Arc<Pool>,
     ) -> Result<(SessionId, SessionKey, bool), DropReason> {
         let (shared, key, now) = (self.shared, self.key, self.now);
-        let known = self.inside.filter(|_| rule.mapping == Mapping::EndpointIndependent);
-        let probe = known.unwrap_or_else(|| shared.mappings.probe(self.inside_of(rule)));
+        let known = self.prepared.inside.filter(|_| rule.mapping == Mapping::EndpointIndependent);
+        let probe = known.copied().unwrap_or_else(|| shared.mappings.probe(self.inside_of(rule)));
         // Twice at most: another worker may map the same inside end between our look and our insertion.
         for _ in 0..2 {
             if let Some((id, _)) = shared.join(&probe, true, now)
@@ -330,8 +369,8 @@ impl<'a> Planner<'a> {
             }
             let (address, port, outside) = match self.held_by(rule) {
                 Some(held) => {
-                    plan.answers = Some(held.answers);
-                    (held.address, held.port, held.outside)
+                    plan.answers = Some(&held.answers);
+                    (Arc::clone(held.address), held.port, held.outside)
                 }
                 None => {
                     let taken = pool.take(&self.wanted(rule)).map_err(|_| DropReason::NatNoPort)?;

@@ -149,15 +149,16 @@ impl Refusal {
 fn free_port(address: &Address, wanted: &Wanted, ranges: &[RangeInclusive<u16>]) -> Option<u16> {
     let Wanted { protocol, parity, random, now, .. } = *wanted;
     let preferred = wanted.preferred.filter(|port| ranges.iter().any(|range| range.contains(port)));
-    if let Some(port) = preferred
-        && address.take(protocol, port, now)
-    {
-        return Some(port);
-    }
-    ranges.iter().find_map(|range| {
-        let of = |parity| address.take_in(protocol, range.clone(), parity, random, now);
-        // Parity is recommended, a port is needed (RFC 4787, REQ-4).
-        of(parity).or_else(|| if parity == Parity::Any { None } else { of(Parity::Any) })
+    // Under one lock: the one that is preferred is often somebody else's.
+    address.take(protocol, |ports| {
+        if let Some(port) = preferred.filter(|port| ports.take(*port, now)) {
+            return Some(port);
+        }
+        ranges.iter().find_map(|range| {
+            let mut of = |parity| ports.take_in(range.clone(), parity, random, now);
+            // Parity is recommended, a port is needed (RFC 4787, REQ-4).
+            of(parity).or_else(|| if parity == Parity::Any { None } else { of(Parity::Any) })
+        })
     })
 }
 
@@ -276,19 +277,33 @@ impl Pool {
         })
     }
 
-    /// Whether [`Pool::take_early`] ever gives one.
+    /// Whether [`Pool::take_early`] ever gives one: not where blocks are computed.
     pub(crate) fn gives_early(&self) -> bool {
-        self.blocks.is_none() && self.usable >= MANY
+        (self.blocks.is_none() || self.keeps_blocks()) && self.usable >= MANY
     }
 
-    /// The port that [`Pool::take`] would give, unless ports are short or hosts have blocks: for whoever may give it back at once.
-    pub(crate) fn take_early(&self, wanted: &Wanted) -> Option<(Arc<Address>, u16)> {
+    /// The port that [`Pool::take`] would give, unless ports are short or the host would get a block for it: for whoever may give it
+    /// back at once.
+    pub(crate) fn take_early(&self, wanted: &Wanted) -> Option<(&Arc<Address>, u16)> {
+        if !self.gives_early() {
+            return None;
+        }
+        if let Some(blocks) = &self.blocks {
+            let mut ask = |at: usize, ports: RangeInclusive<u16>| self.ask(at, &ports, wanted);
+            let (at, port) = blocks.take_early(wanted.inside, &mut ask)?;
+            return Some((self.addresses.get(at)?, port));
+        }
         let address = self.addresses.get(self.choices(wanted.inside, false).next()?)?;
-        if !self.gives_early() || address.in_use(wanted.protocol) * 2 > self.usable {
+        if address.in_use(wanted.protocol) * 2 > self.usable {
             return None;
         }
         let port = free_port(address, wanted, &self.either_side(wanted.random))?;
-        Some((Arc::clone(address), port))
+        Some((address, port))
+    }
+
+    /// A port of these of an address.
+    fn ask(&self, at: usize, ports: &RangeInclusive<u16>, wanted: &Wanted) -> Option<u16> {
+        free_port(self.addresses.get(at)?, wanted, std::slice::from_ref(ports))
     }
 
     /// The address of an outside end.
@@ -298,9 +313,7 @@ impl Pool {
     }
 
     fn try_take(&self, wanted: &Wanted) -> Result<Taken, Refusal> {
-        let mut ask = |at: usize, ports: RangeInclusive<u16>| {
-            free_port(self.addresses.get(at)?, wanted, std::slice::from_ref(&ports))
-        };
+        let mut ask = |at: usize, ports: RangeInclusive<u16>| self.ask(at, &ports, wanted);
         let (at, port, ports) = match (&self.blocks, &self.config.blocks) {
             (Some(_), Some(config)) if !config.hosts.is_empty() => {
                 let Computed { address, ports } = self.computed(wanted.inside).ok_or(Refusal::NoAddress)?;

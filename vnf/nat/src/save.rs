@@ -208,7 +208,7 @@ impl Reader<'_> {
         let pool = pools.find(|pool| pool.rejoin(inside, outside, port)).ok_or(Lost::Block)?;
         let address = shared.addresses().get(outside);
         let leave = || pool.leave(inside, port, now.0);
-        if !address.take(protocol, port, now.0) {
+        if address.take(protocol, |ports| ports.take(port, now.0).then_some(port)).is_none() {
             leave();
             return Err(Lost::Port);
         }

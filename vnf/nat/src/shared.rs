@@ -10,7 +10,7 @@
 //! A *peer* is an address outside that a mapping has sent to and that may therefore send to it (address-dependent filtering). It
 //! lives as long as the sessions that sent there. Most mappings have one: the first is kept with the mapping, only others in a table.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -569,12 +569,12 @@ pub(crate) fn outside_key(packet: &SessionKey) -> SessionKey {
 
 /// The unspecified address of the same family: keys of IPv4 alone take less room and time than those of both families.
 fn nobody(of: &[u8; 16]) -> [u8; 16] {
-    if is_ipv4(of) { octets(Ipv4Addr::UNSPECIFIED.into()) } else { [0; 16] }
+    (if is_ipv4(of) { 0xffff << 32 } else { 0u128 }).to_be_bytes()
 }
 
 /// Whether an address is an IPv4 one, in its mapped form.
-pub(crate) fn is_ipv4(address: &[u8; 16]) -> bool {
-    Ipv6Addr::from(*address).to_ipv4_mapped().is_some()
+pub(crate) const fn is_ipv4(address: &[u8; 16]) -> bool {
+    u128::from_be_bytes(*address) >> 32 == 0xffff
 }
 
 /// An address that may send to the outside end that packets with this key are sent to.

@@ -15,7 +15,11 @@ pub(crate) const CELLS: usize = 10;
 /// Words with tags: four each; the last has two, and in its upper half the way to the next bucket.
 const TAGS: usize = 3;
 const LAST: usize = TAGS - 1;
+/// Where that way lies in its word.
+const UPPER: u64 = 0xffff_ffff << 32;
 const LOW: u64 = 0x7fff_7fff_7fff_7fff;
+/// One in each 16 bits.
+const EACH: u64 = 0x0001_0001_0001_0001;
 /// No next bucket.
 const NONE: u32 = 0;
 
@@ -78,7 +82,7 @@ impl Bucket {
     /// The cells with this tag; 0 finds those that are vacant.
     #[inline]
     fn cells(&self, tag: u16) -> Cells {
-        let pattern = u64::from(tag) * 0x0001_0001_0001_0001;
+        let pattern = u64::from(tag) * EACH;
         let equal = |word: usize| {
             let differing = self.0[word].load(Ordering::Acquire) ^ pattern;
             // The top bit of each 16 that are all zero, exactly.
@@ -90,7 +94,26 @@ impl Bucket {
     /// Whether no entry has this tag, and none lies in another bucket: nearly always so for a key that is not there.
     #[inline]
     pub(crate) fn is_without(&self, tag: u16) -> bool {
-        self.cells(tag).0 == 0 && self.next().is_none()
+        let pattern = u64::from(tag) * EACH;
+        // The top bit of some 16 if any are all zero, not always of the right ones (A. Mycroft, 1987).
+        let zero = |differing: u64| differing.wrapping_sub(EACH) & !differing & !LOW;
+        let word = |word: usize| self.0[word].load(Ordering::Acquire);
+        let last = word(LAST);
+        // In the upper half of the last word nothing is all zero, as it is not looked at.
+        let some = zero(word(0) ^ pattern) | zero(word(1) ^ pattern) | zero((last ^ pattern) | UPPER);
+        some == 0 && last & UPPER == 0
+    }
+
+    /// A vacant cell.
+    #[inline]
+    pub(crate) fn vacant(&self) -> Option<usize> {
+        self.cells(0).next()
+    }
+
+    /// One more vacant cell beside that of [`Bucket::vacant`].
+    #[inline]
+    pub(crate) fn second_vacant(&self) -> Option<usize> {
+        self.cells(0).nth(1)
     }
 
     /// The entries with this tag.
@@ -108,13 +131,20 @@ impl Bucket {
     /// Leads to another bucket or to none. The shard's lock must be held, as for all that changes a bucket.
     pub(crate) fn lead(&self, next: Option<u32>) {
         let next = u64::from(next.map_or(NONE, |number| number + 1));
-        self.change(LAST, u64::from(u32::MAX) << 32, next << 32);
+        self.change(LAST, UPPER, next << 32);
     }
 
     /// Puts an entry into a vacant cell; says whether there was one.
     #[inline]
     pub(crate) fn put(&self, tag: u16, entry: Entry) -> bool {
-        let Some(cell) = self.cells(0).next() else { return false };
+        let Some(cell) = self.vacant() else { return false };
+        self.put_at(cell, tag, entry);
+        true
+    }
+
+    /// Puts an entry into a cell that is vacant.
+    #[inline]
+    pub(crate) fn put_at(&self, cell: usize, tag: u16, entry: Entry) {
         self.change(
             TAGS + cell / 2,
             u64::from(u32::MAX) << half(cell),
@@ -122,7 +152,6 @@ impl Bucket {
         );
         // The tag last: who sees it sees the entry.
         self.tag(cell, tag);
-        true
     }
 
     /// Takes an entry out; says whether it was there.

@@ -25,7 +25,13 @@ impl<T, const CHUNK: u32> Chunks<T, CHUNK> {
     }
 
     /// A cell below the limit, whose chunk is made if need be.
+    #[inline]
     pub(crate) fn ensure(&self, cell: u32, empty: impl Fn() -> T) -> Option<&T> {
+        self.get(cell).or_else(|| self.make(cell, empty))
+    }
+
+    #[cold]
+    fn make(&self, cell: u32, empty: impl Fn() -> T) -> Option<&T> {
         let number = cell / CHUNK;
         let chunk = self.chunks.get(number as usize)?.get_or_init(|| {
             let cells = CHUNK.min(self.limit.saturating_sub(number * CHUNK));

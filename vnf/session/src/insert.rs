@@ -1,15 +1,16 @@
 //! Making sessions.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use throughway_vnf::Now;
 
-use crate::bucket::Entry;
+use crate::bucket::{Bucket, Entry};
 use crate::key::{Keyed, SessionKey, Side, Words};
 use crate::quota::{Class, QuotaFull};
 use crate::session::{Reason, Removed, SessionId};
-use crate::shard::{Address, Locks};
-use crate::sync::Ordering;
+use crate::shard::{Address, Locks, Shard};
+use crate::sync::{Ordering, lock};
 use crate::table::{SessionTable, WhenFull};
 use crate::time::{tick, ticks};
 
@@ -70,20 +71,90 @@ impl<S> SessionTable<S> {
         &self,
         new: NewSession<S, K>,
         now: Now,
+        gone: impl FnMut(Removed<S>),
+    ) -> Result<SessionId, InsertError> {
+        let (forward, reverse) = (&new.forward, &new.reverse);
+        let mut fresh = Fresh {
+            words: [forward.session_key().words(), reverse.session_key().words()],
+            addresses: [
+                self.address(forward.hash_with(&self.seed)),
+                self.address(reverse.hash_with(&self.seed)),
+            ],
+            class: new.class,
+            timeout: ticks(new.timeout),
+            state: Some(new.state),
+        };
+        let [there, back] = &fresh.words;
+        if there.tail() == back.tail() && there == back {
+            return Err(InsertError::SameKey);
+        }
+        if let Some(id) = self.at_once(&mut fresh, now) {
+            return Ok(id);
+        }
+        self.insert_with_obstacles(fresh, now, gone)
+    }
+
+    /// What nearly every insertion is: neither key is there, their buckets have room, and the shard of the forward key has a vacant
+    /// slot. `None`, and nothing has changed, where it is not so.
+    #[inline]
+    fn at_once(&self, fresh: &mut Fresh<S>, now: Now) -> Option<SessionId> {
+        let [there, back] = fresh.addresses;
+        let (shard, other) = (self.shards.get(there.shard)?, self.shards.get(back.shard)?);
+        let (first, second) = (shard.at(there.bucket)?, other.at(back.bucket)?);
+        // Side by side, before the first lock makes each wait for the one before.
+        black_box(first.touch() ^ second.touch() ^ shard.touch_next());
+        let low = (back.shard < there.shard).then(|| lock(&other.slab));
+        let mut slab = lock(&shard.slab);
+        let _others = low.or_else(|| (there.shard < back.shard).then(|| lock(&other.slab)));
+        let [forward, reverse] = &fresh.words;
+        let taken = |shard: &Shard<S>, bucket: &Bucket, words: &Words, address: Address| {
+            !bucket.is_without(address.tag) && self.find_among(shard, words, address).is_some()
+        };
+        if taken(shard, first, forward, there) || taken(other, second, reverse, back) {
+            return None;
+        }
+        let cell = first.vacant()?;
+        let other_cell =
+            if std::ptr::eq(first, second) { first.second_vacant()? } else { second.vacant()? };
+        if !slab.slots.any() || self.counts.enter(fresh.class).is_err() {
+            return None;
+        }
+        let Some((slot, card)) = shard.vacant(&mut slab) else {
+            self.counts.leave(fresh.class);
+            return None;
+        };
+        let written = card.write(&fresh.words, fresh.class, fresh.timeout, || shard.spare_cell(&mut slab));
+        debug_assert!(written.is_some(), "there are as many spare cells as slots");
+        if written.is_none() {
+            shard.free(&mut slab, slot);
+            self.counts.leave(fresh.class);
+            return None;
+        }
+        self.list(there.shard, &mut slab);
+        let index = self.index(there.shard, slot);
+        first.put_at(cell, there.tag, Entry { index, side: Side::Forward });
+        second.put_at(other_cell, back.tag, Entry { index, side: Side::Reverse });
+        *slab.place(slot)? = fresh.state.take();
+        let seen = tick(now);
+        shard.file(&mut slab, slot, fresh.class, seen.saturating_add(fresh.timeout));
+        shard.census.add(fresh.class);
+        shard.counters.inserted.add_locked();
+        // From here on both keys find it.
+        Some(SessionId { index, generation: card.begin(seen) })
+    }
+
+    /// Whatever stands in the way of a new session, or does not.
+    #[cold]
+    fn insert_with_obstacles(
+        &self,
+        mut fresh: Fresh<S>,
+        now: Now,
         mut gone: impl FnMut(Removed<S>),
     ) -> Result<SessionId, InsertError> {
         const ROUNDS: usize = 16;
-        let NewSession { forward, reverse, class, timeout, state } = new;
-        let words = [forward.session_key().words(), reverse.session_key().words()];
-        if words[0] == words[1] {
-            return Err(InsertError::SameKey);
-        }
-        let addresses =
-            [self.address(forward.hash_with(&self.seed)), self.address(reverse.hash_with(&self.seed))];
-        self.touch(addresses);
+        let (class, addresses) = (fresh.class, fresh.addresses);
         let home = addresses[0].shard;
         let counters = &self.shards[home].counters;
-        let mut fresh = Fresh { words, addresses, class, timeout: ticks(timeout), state: Some(state) };
         // A shard with a vacant slot, when those of the keys have none.
         let mut elsewhere = None;
         let mut error = InsertError::Full;

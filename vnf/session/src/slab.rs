@@ -110,7 +110,15 @@ impl<S> Slab<S> {
     }
 
     /// Makes the states' places up to and with this one.
+    #[inline]
     pub(crate) fn grow(&mut self, slot: u32, limit: u32) {
+        if self.states.len() as u32 * CHUNK <= slot {
+            self.make(slot, limit);
+        }
+    }
+
+    #[cold]
+    fn make(&mut self, slot: u32, limit: u32) {
         while self.states.len() as u32 * CHUNK <= slot {
             let begun = self.states.len() as u32 * CHUNK;
             let cells = CHUNK.min(limit.saturating_sub(begun)).max(1);

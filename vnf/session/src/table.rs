@@ -177,6 +177,15 @@ impl<S> SessionTable<S> {
     /// Fetches what lookups of these keys will need into the processor's cache, all at once: a batch waits for memory
     /// about as long as a single packet. Changes nothing and takes no lock. For up to some hundred keys: the cache is finite.
     pub fn prepare(&self, probes: &[Probe]) {
+        self.fetch_all(probes, true);
+    }
+
+    /// [`SessionTable::prepare`] for the reverse keys of sessions that are to be made: their slots lie with their forward keys.
+    pub fn prepare_reverse(&self, probes: &[Probe]) {
+        self.fetch_all(probes, false);
+    }
+
+    fn fetch_all(&self, probes: &[Probe], slots: bool) {
         let address = |probe: &Probe| self.address(probe.hash);
         // The loads of each round do not depend on each other, so they overlap.
         let mut fetched = 0;
@@ -187,16 +196,16 @@ impl<S> SessionTable<S> {
         }
         for probe in probes {
             let Address { shard, bucket, tag } = address(probe);
-            let Some(bucket) = self.shards.get(shard).and_then(|shard| shard.at(bucket)) else { continue };
-            let mut known = false;
+            let Some(shard) = self.shards.get(shard) else { continue };
+            let Some(bucket) = shard.at(bucket) else { continue };
+            if bucket.is_without(tag) {
+                fetched ^= if slots { shard.touch_next() } else { 0 };
+                continue;
+            }
             for Entry { index, .. } in bucket.entries(tag) {
-                known = true;
                 let (number, slot) = self.locate(index);
                 let card = self.shards.get(number).and_then(|shard| shard.cards.get(slot));
                 fetched ^= card.map_or(0, |card| u64::from(card.life().seen));
-            }
-            if !known {
-                fetched ^= self.shards.get(shard).map_or(0, |shard| shard.touch_next());
             }
         }
         black_box(fetched);
@@ -381,7 +390,12 @@ impl<S> SessionTable<S> {
     }
 
     /// [`SessionTable::find`] where there is something with the same tag, or more than one bucket.
-    fn find_among(&self, shard: &Shard<S>, words: &Words, address: Address) -> Option<(Found, Standing)> {
+    pub(crate) fn find_among(
+        &self,
+        shard: &Shard<S>,
+        words: &Words,
+        address: Address,
+    ) -> Option<(Found, Standing)> {
         for bucket in shard.chain(address.bucket) {
             for Entry { index, side } in bucket.entries(address.tag) {
                 let (number, slot) = self.locate(index);
@@ -424,17 +438,6 @@ impl<S> SessionTable<S> {
         // Shard, bucket and tag are of different bits.
         let tag = ((hash >> 48) as u16).max(1);
         Address { shard, bucket: self.shards[shard].bucket(hash as u32), tag }
-    }
-
-    /// Fetches both keys' buckets and the slot for a session at once.
-    #[inline]
-    pub(crate) fn touch(&self, addresses: [Address; 2]) {
-        let word = |address: Address| {
-            let bucket = self.shards.get(address.shard).and_then(|shard| shard.at(address.bucket));
-            bucket.map_or(0, |bucket| bucket.touch())
-        };
-        let next = self.shards.get(addresses[0].shard).map_or(0, |shard| shard.touch_next());
-        black_box(word(addresses[0]) ^ word(addresses[1]) ^ next);
     }
 
     /// Brings the list of shards with vacant slots in line with a shard that is locked.
