@@ -26,13 +26,12 @@ pub(crate) fn ipv4(packet: &mut Packet4, tcp: Option<&mut TcpRest>, found: &Foun
         sum += word(!version, !class) + word(version, new);
         packet.first = u32::from_ne_bytes([version, new, l0, l1]);
     }
-    let [hops, protocol, c0, c1] = packet.third.to_ne_bytes();
-    // Not more than there are: that was looked at.
-    let new = hops - template.hops;
-    sum += word(!hops, !protocol) + word(new, protocol);
-    sum += word(!c0, !c1);
+    // Not more hops than there are: that was looked at. So nothing is borrowed, and the word changes by as much as its first byte.
+    let third = packet.third - u32::from_ne_bytes([template.hops, 0, 0, 0]);
+    let [hops, protocol, c0, c1] = third.to_ne_bytes();
+    sum += word(!template.hops, !0) + word(!c0, !c1);
     let [c0, c1] = (!fold(sum)).to_ne_bytes();
-    packet.third = u32::from_ne_bytes([new, protocol, c0, c1]);
+    packet.third = u32::from_ne_bytes([hops, protocol, c0, c1]);
     if template.edits & COVERED == 0 {
         return;
     }
@@ -109,7 +108,9 @@ fn upper(upper: &mut Upper, tcp: Option<&mut TcpRest>, found: &Found) {
 /// The new checksum field after what it covers changed by `delta`; both as they lie in the packet.
 #[inline(always)]
 fn update(checksum: u16, delta: u16) -> u16 {
-    !fold(u32::from(!checksum) + u32::from(delta))
+    // Two words leave one carry at most, and adding that leaves none.
+    let sum = u32::from(!checksum) + u32::from(delta);
+    !((sum + (sum >> 16)) as u16)
 }
 
 /// A word of two bytes as they lie in the packet.
