@@ -305,7 +305,7 @@ fn told(table: &Table, flows: usize) {
         let fast = FastFlows::in_memory(flows as u32 * 5 / 4);
         bench.worker.offload(Offload::new(fast, vec![FastPath::Auto; 2], egress));
         let traffic = packets(true, 0..flows as u32);
-        for _ in 0..4 {
+        for _ in 0..8 {
             for some in traffic.chunks(1 << 14) {
                 bench.pass(some);
                 // Flows are handed over when nothing comes.
