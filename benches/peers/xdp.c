@@ -1,4 +1,4 @@
-/* Two bare XDP programs, the limit of what staying in the driver can give: no parsing beyond what they need, no counters.
+/* Bare XDP programs, the limit of what staying in the driver can give: no parsing beyond what they need, no counters.
  * OUT is the index of the device to leave by, SINK the MAC address of the next hop. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -12,8 +12,8 @@
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int len, __u32 flags) = (void *)BPF_FUNC_fib_lookup;
 
-/* Every packet, with another destination, out of the other device. */
-SEC("xdp/redirect") int redirect(struct xdp_md *ctx)
+/* With another destination, out of the other device. */
+static inline __attribute__((always_inline)) int away(struct xdp_md *ctx)
 {
 	unsigned char *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	const unsigned char sink[6] = { SINK };
@@ -24,6 +24,23 @@ SEC("xdp/redirect") int redirect(struct xdp_md *ctx)
 	for (int i = 0; i < 6; i++)
 		data[i] = sink[i];
 	return bpf_redirect(OUT, 0);
+}
+
+/* Every packet. */
+SEC("xdp/redirect") int redirect(struct xdp_md *ctx)
+{
+	return away(ctx);
+}
+
+/* As that, of IPv4 only: address resolution is the kernel's. */
+SEC("xdp/forward") int forward(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+
+	if ((void *)(eth + 1) > end || eth->h_proto != __constant_htons(ETH_P_IP))
+		return XDP_PASS;
+	return away(ctx);
 }
 
 /* IPv4 by the kernel's forwarding table: route, neighbour, TTL. */
@@ -53,6 +70,18 @@ SEC("xdp/fib") int fib(struct xdp_md *ctx)
 	__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
 	return bpf_redirect(fib.ifindex, 0);
+}
+
+/* Every packet over IPv4 is dropped, when its source was read: the least that a list of sources can cost. */
+SEC("xdp/drop") int drop(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = data + sizeof(*eth);
+
+	if ((void *)(ip + 1) > end || eth->h_proto != __constant_htons(ETH_P_IP) || ip->saddr == 0)
+		return XDP_PASS;
+	return XDP_DROP;
 }
 
 char _license[] SEC("license") = "GPL";

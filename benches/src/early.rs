@@ -1,5 +1,5 @@
 //! How fast packets of listed sources are dropped: Throughway's sets with `early` beside nftables' sets, at its ingress hook and in
-//! its `prerouting`, with the same addresses, on one core. What is counted is what the device got through: that all of it was
+//! its `prerouting`, with the same addresses, on one core; and a bare XDP program that reads the source and drops: no list at all. What is counted is what the device got through: that all of it was
 //! dropped is checked by the counters of either.
 
 use std::fmt::Write;
@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::command::run;
 use crate::error::{BenchError, Result};
 use crate::generator::{Generator, Rate, Traffic};
-use crate::namespaces::{Cores, IN_DEVICE, Namespaces, OUT_DEVICE, Place, Placement};
-use crate::peers::{Running, ours};
+use crate::namespaces::{Cores, IN_DEVICE, Namespaces, OUT_DEVICE, Place, Placement, SINK_MAC};
+use crate::peers::{Running, ours, xdp};
 
 /// Who drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,19 +20,22 @@ pub enum Dropper {
     Ingress,
     /// nftables, where most rulesets have it (family `ip`, `prerouting`, priority `raw`).
     Prerouting,
+    /// An XDP program that drops everything, for comparison.
+    Bare,
     /// Throughway, sets with `early`.
     Early,
 }
 
 impl Dropper {
     /// All, in the order in which they take turns.
-    pub const ALL: [Dropper; 3] = [Dropper::Ingress, Dropper::Prerouting, Dropper::Early];
+    pub const ALL: [Dropper; 4] = [Dropper::Ingress, Dropper::Prerouting, Dropper::Bare, Dropper::Early];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Dropper::Ingress => "nftables, netdev ingress",
             Dropper::Prerouting => "nftables, prerouting",
+            Dropper::Bare => "bare XDP drop",
             Dropper::Early => "Throughway, early",
         }
     }
@@ -114,6 +117,10 @@ fn start(at: &Namespaces, dropper: Dropper, wanted: &Wanted<'_>) -> Result<Runni
             );
             return ours::serve(at, wanted.binary, &text, false);
         }
+        Dropper::Bare => {
+            xdp::attach(at, IN_DEVICE, "xdp/drop", OUT_DEVICE, SINK_MAC)?;
+            return Ok(Running::default());
+        }
         Dropper::Ingress => ("netdev", format!("type filter hook ingress device {IN_DEVICE} priority -500")),
         Dropper::Prerouting => ("ip", "type filter hook prerouting priority raw".to_owned()),
     };
@@ -145,6 +152,7 @@ fn dropped(at: &Namespaces, dropper: Dropper, binary: &str) -> Result<u64> {
     let family = match dropper {
         Dropper::Ingress => "netdev",
         Dropper::Prerouting => "ip",
+        Dropper::Bare => return received(at),
         Dropper::Early => {
             let socket = at.directory().join(ours::SOCKET);
             let text = run(&[binary, "show", "sets", "--json", "--api", &socket.to_string_lossy()])?;

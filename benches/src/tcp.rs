@@ -1,4 +1,5 @@
-//! Real TCP through the box: iperf3 over Throughway's fast path beside the kernel's own forwarding, in the same namespaces.
+//! Real TCP through the box: iperf3 over Throughway's fast path beside the kernel's own forwarding and a bare XDP redirect, in the same
+//! namespaces.
 //!
 //! Over veth the kernel forwards frames of 64 KiB that no wire carries, as long as both hosts leave segmentation to a device that is
 //! not there. XDP sees single packets. So each is measured with the hosts' offloads as they are by default (with Throughway, the
@@ -12,11 +13,36 @@ use crate::error::{BenchError, Result};
 use crate::namespaces::{
     Cores, DESTINATION, IN_DEVICE, Namespaces, OUT_ADDRESS, OUT_DEVICE, Place, SINK_DEVICE, SOURCE_DEVICE,
 };
-use crate::peers::{Running, ours};
+use crate::peers::{Running, ours, xdp};
 
 /// The source's address, and the box's on its link.
 const SOURCE: &str = "10.255.0.2";
 const GATEWAY: &str = "10.255.0.1";
+
+/// Who forwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarder {
+    /// The kernel.
+    Kernel,
+    /// A bare XDP program on either device, which sends all to the other side.
+    Redirect,
+    /// Throughway's fast path.
+    Ours,
+}
+
+impl Forwarder {
+    /// All, in the order in which they take turns.
+    pub const ALL: [Forwarder; 3] = [Forwarder::Kernel, Forwarder::Redirect, Forwarder::Ours];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Forwarder::Kernel => "kernel",
+            Forwarder::Redirect => "bare XDP redirect",
+            Forwarder::Ours => "Throughway",
+        }
+    }
+}
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +51,8 @@ pub struct Wanted<'a> {
     pub binary: &'a str,
     /// The worker's core.
     pub cores: Cores,
-    /// By Throughway's fast path, instead of the kernel.
-    pub ours: bool,
+    /// Who forwards.
+    pub by: Forwarder,
     /// Segmentation and GRO off in both hosts.
     pub single: bool,
     /// TCP connections at once.
@@ -44,7 +70,7 @@ pub fn trial(at: &Namespaces, wanted: &Wanted<'_>) -> Result<f64> {
     let _running = start(at, wanted)?;
     let offloads = |on: &'static str| ["tso", "gso", "gro"].into_iter().flat_map(move |what| [what, on]);
     for (place, device) in [(Place::Source, SOURCE_DEVICE), (Place::Sink, SINK_DEVICE)] {
-        if wanted.ours {
+        if wanted.by != Forwarder::Kernel {
             at.run(place, &["ethtool", "-K", device, "tx", "off"])?;
         }
         if wanted.single {
@@ -90,10 +116,28 @@ fn address(at: &Namespaces) -> Result<()> {
     Ok(())
 }
 
+fn mac(at: &Namespaces, place: Place, device: &str) -> Result<String> {
+    let text = at.run(place, &["cat", &format!("/sys/class/net/{device}/address")])?;
+    Ok(text.trim().to_owned())
+}
+
 fn start(at: &Namespaces, wanted: &Wanted<'_>) -> Result<Running> {
-    if !wanted.ours {
+    if wanted.by != Forwarder::Ours {
+        // Address resolution passes to the kernel, by which the ends know its addresses.
         at.run(Place::Device, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
-        return Ok(Running::default());
+    }
+    match wanted.by {
+        Forwarder::Kernel => return Ok(Running::default()),
+        Forwarder::Redirect => {
+            xdp::attach(at, IN_DEVICE, "xdp/forward", OUT_DEVICE, &mac(at, Place::Sink, SINK_DEVICE)?)?;
+            xdp::attach(at, OUT_DEVICE, "xdp/forward", IN_DEVICE, &mac(at, Place::Source, SOURCE_DEVICE)?)?;
+            // Frames sent by XDP are lost at an end without NAPI.
+            for (place, device) in [(Place::Source, SOURCE_DEVICE), (Place::Sink, SINK_DEVICE)] {
+                at.run(place, &["ethtool", "-K", device, "gro", "on"])?;
+            }
+            return Ok(Running::default());
+        }
+        Forwarder::Ours => {}
     }
     let text = format!(
         "interfaces:\n  lan: {{ device: {IN_DEVICE}, fast-path: eager }}\n  wan: {{ device: {OUT_DEVICE}, fast-path: eager }}\n\

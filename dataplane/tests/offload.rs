@@ -212,6 +212,83 @@ fn many_flows_are_handed_over_though_packets_never_end_and_all_counts_arrive_in_
     );
 }
 
+/// A data plane with room for so many flows in the driver, and that many flows there or as many as there is room for; and a frame of each.
+fn crowded(flows: u32, cached: u32, room: u32) -> (Fast, Vec<Vec<u8>>) {
+    let mut fast = Fast::of(&format!("{CONFIG}workers: {{ flows: {cached} }}"), FastPath::Eager, room);
+    let frames: Vec<Vec<u8>> = (0..flows)
+        .map(|number| {
+            let [_, a, b, c] = number.to_be_bytes();
+            let builder =
+                PacketBuilder::ipv4([10, a, b, c], [10, 2, 0, 10]).ethernet([2, 0, 0, 0, 0, 0], HOST_LAN);
+            builder.udp(1000, 53).payload(&[7; 20]).finish()
+        })
+        .collect();
+    // No time goes by, so that nothing is told yet.
+    let begun = fast.bench.now;
+    for frames in frames.chunks(64) {
+        frames.iter().for_each(|frame| assert!(fast.bench.worker.io().inject(LAN, frame)));
+        for _ in 0..3 {
+            fast.bench.now = begun;
+            fast.bench.round();
+            fast.bench.sent(WAN);
+        }
+    }
+    (fast, frames)
+}
+
+/// Packets of these frames that the program executes.
+fn execute(fast: &Fast, frames: &[Vec<u8>]) -> u64 {
+    let table = fast.bench.worker.offloaded().unwrap().table();
+    let executed = frames.iter().filter(|frame| {
+        let headers = parse(frame, LAN).unwrap();
+        let words = (*fast.words).as_ref();
+        table.pretend(&headers.key, headers.packet_len(), fast.bench.now.0, words).is_some()
+    });
+    executed.count() as u64
+}
+
+/// Packets of all flows, as the cache tells them.
+fn shown(fast: &Fast, flows: usize) -> u64 {
+    let (answer, found) = crossbeam::channel::bounded(1);
+    let mut next = Some(Inspection::new(FlowFilter::default(), flows, answer));
+    while let Some(inspection) = next {
+        next = fast.bench.worker.inspect(inspection, fast.bench.now);
+    }
+    found.recv().unwrap().iter().map(|found| found.flow.packets).sum()
+}
+
+#[test]
+fn a_flow_that_is_driven_out_takes_no_count_with_it() {
+    // So many that not all are told in each turn, and more than there is room for: the lightest have to go.
+    let (mut fast, frames) = crowded(72_000, 100_000, 68_000);
+    fast.bench.now.0 += 3 * SECOND / 2;
+    let executed = execute(&fast, &frames);
+    assert!(executed > 66_000, "{executed}");
+    fast.wait(throughway_vnf::credit::FIGURES);
+    assert!(fast.bench.stats.fast.driven_out.get() > 1000, "{}", fast.bench.stats.fast.driven_out.get());
+    assert_eq!(fast.bench.stats.fast.packets.get(), executed);
+    assert_eq!(shown(&fast, frames.len()), executed);
+}
+
+#[test]
+fn a_worker_does_not_sleep_while_flows_are_due() {
+    // Many for a cache so small, of which a few buckets are due.
+    let (mut fast, frames) = crowded(7000, 8192, 8192);
+    assert!(execute(&fast, &frames) > 6900);
+    let mut visits = 0;
+    for _ in 0..50 {
+        fast.bench.now.0 += SECOND / 50;
+        fast.bench.round();
+        visits += 64;
+        while fast.bench.worker.is_behind() {
+            fast.bench.round();
+            visits += 64;
+        }
+    }
+    // All of them once in a second, and as many again for the places between them.
+    assert!(visits > 7500, "{visits}");
+}
+
 #[test]
 fn a_change_brings_a_flow_back_and_it_is_handed_over_again_by_its_next_packet() {
     let mut fast = Fast::new(FastPath::Auto, 64);

@@ -82,8 +82,16 @@ fn under_load(scene: &mut Scene, rate: Option<u64>, from: usize, change: Option<
         }
         Some(change) => {
             change(scene, 1 - from);
-            // What was under way arrives before this.
-            std::thread::sleep(Duration::from_millis(20));
+            // What was under way arrives before this, however long workers and rings take: then the first server gets nothing more while
+            // the other gets what there is.
+            let mut last = [from, 1 - from].map(|server| received(scene, SERVERS[server]));
+            eventually("what was under way has arrived", SOON, || {
+                let now = [from, 1 - from].map(|server| received(scene, SERVERS[server]));
+                if now[0] > last[0] + CHATTER {
+                    last = now;
+                }
+                (now[1] >= last[1] + enough / 4).then_some(())
+            });
             let (told, executed_before) = (received(scene, SERVERS[from]), executed(scene));
             let until = received(scene, SERVERS[1 - from]) + enough;
             eventually("the other server has all of it, by the XDP program", SOON, || {

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::generator::Generator;
 use crate::method::Figure;
 use crate::namespaces::Namespaces;
-use crate::tcp;
+use crate::tcp::{self, Forwarder};
 
 pub(super) fn early(machine: &Machine, elements: u32, flows: u32, seconds: f64, runs: usize) -> Result<()> {
     super::prepare(machine)?;
@@ -31,7 +31,7 @@ pub(super) fn early(machine: &Machine, elements: u32, flows: u32, seconds: f64, 
     }
     say(&format!("\n{elements} addresses, {} of them send; medians of {runs}:", wanted.flows));
     let figures = rates.map(|rates| Figure::of(&rates).unwrap_or_default());
-    let [_, _, ours] = figures;
+    let [.., ours] = figures;
     for (dropper, figure) in Dropper::ALL.into_iter().zip(figures) {
         say(&format!(
             "{:<28} {:>7.3} Mpps ({:.3} to {:.3}); Throughway {:.2} times that",
@@ -54,27 +54,27 @@ pub(super) fn tcp(machine: &Machine, streams: &[u32], seconds: f64, runs: usize)
     let duration = Duration::from_secs_f64(seconds);
     for &streams in streams {
         for single in [false, true] {
-            let mut rates = [const { Vec::new() }; 2];
+            let mut rates = [const { Vec::new() }; Forwarder::ALL.len()];
             for _ in 0..runs {
-                for (ours, rates) in [false, true].into_iter().zip(&mut rates) {
+                for (by, rates) in Forwarder::ALL.into_iter().zip(&mut rates) {
                     let at = Namespaces::up(&machine.prefix, machine.nice)?;
                     let (binary, cores) = (machine.throughway.as_str(), machine.cores);
-                    let wanted = tcp::Wanted { binary, cores, ours, single, streams, duration };
+                    let wanted = tcp::Wanted { binary, cores, by, single, streams, duration };
                     rates.push(tcp::trial(&at, &wanted)?);
                 }
             }
-            let [kernel, ours] = rates.map(|rates| Figure::of(&rates).unwrap_or_default());
+            let figures = rates.map(|rates| Figure::of(&rates).unwrap_or_default());
             let offloads = if single { "one packet a frame" } else { "offloads as by default" };
-            let text = |figure: Figure| {
+            say(&format!("{streams} streams, {offloads}:"));
+            let [.., ours] = figures;
+            for (by, figure) in Forwarder::ALL.into_iter().zip(figures) {
                 let [median, least, most] = [figure.median, figure.least, figure.most].map(|rate| rate / 1e9);
-                format!("{median:>6.2} Gbit/s ({least:.2} to {most:.2})")
-            };
-            say(&format!(
-                "{streams:>4} streams, {offloads:<22}  kernel {}  Throughway {}  ratio {:.2}",
-                text(kernel),
-                text(ours),
-                ours.median / kernel.median.max(1.0)
-            ));
+                say(&format!(
+                    "  {:<20} {median:>6.2} Gbit/s ({least:.2} to {most:.2}); Throughway {:.2} times that",
+                    by.name(),
+                    ours.median / figure.median.max(1.0)
+                ));
+            }
         }
     }
     Ok(())

@@ -77,6 +77,7 @@ impl Early {
         tracing::info!(
             sets = self.rows.len(),
             prefixes = self.maps.len(),
+            in_tries = self.maps.in_tries(),
             milliseconds = begun.elapsed().as_millis(),
             "the XDP program has the sets that are dropped early"
         );

@@ -137,7 +137,7 @@ impl Service {
         // What cannot be built fails before anything is touched.
         let plan = Plan::of(&config)?;
         let fast = fastpath::wanted(&config);
-        let mut steering = fast.map_or_else(Steering::load, Steering::load_fast)?;
+        let mut steering = Steering::load_for(fast, plan.room())?;
         // Where the XDP program reads them too.
         let shared = steering.fast_generations().and_then(|words| Generations::over(words));
         let generations = Arc::new(shared.unwrap_or_default());

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use throughway_config::{Config, EarlyAt, FunctionId, FunctionKind, Set};
 use throughway_shared::steer::MAX_EARLY_SETS;
-use throughway_xdp::MOST_EARLY_PREFIXES;
+use throughway_xdp::{EarlyRoom, MOST_EARLY_PREFIXES};
 
 /// A set that is matched early.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,6 +122,12 @@ impl Plan {
     /// At which interfaces anything is dropped early.
     pub fn interfaces(&self) -> u64 {
         self.sets.iter().fold(0, |mask, set| mask | set.interfaces)
+    }
+
+    /// For how many prefixes the XDP program is to have room in memory.
+    pub fn room(&self) -> EarlyRoom {
+        let ipv4 = self.prefixes.iter().filter(|prefix| prefix.address.is_ipv4()).count();
+        EarlyRoom::of(ipv4, self.prefixes.len() - ipv4)
     }
 
     /// The set that packets from `source` are counted for, if they are dropped at the interface of that number.

@@ -6,13 +6,16 @@ use throughway_flow::Settled;
 use throughway_io::PacketIo;
 use throughway_vnf::{BATCH, Credit, Now, Seen};
 
+use super::offload::Offload;
 use super::{Engine, Worker};
 use crate::chain::Program;
 
 impl<I: PacketIo> Worker<I> {
-    /// Whether more of the flow cache is due already than the last round could do.
+    /// Whether more of the flow cache, or of the flows that the XDP program executes, is due already than the last round could do.
     pub fn is_behind(&self) -> bool {
-        self.engine.flows.is_some() && (self.engine.pace.is_behind() || self.engine.marking.is_behind())
+        let Engine { flows, pace, marking, offload, .. } = &self.engine;
+        let offload = || offload.as_ref().is_some_and(Offload::is_behind);
+        flows.is_some() && (pace.is_behind() || marking.is_behind() || offload())
     }
 }
 

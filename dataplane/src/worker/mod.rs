@@ -13,7 +13,7 @@
 //! * [`limit`]: how many of them, to whom.
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
-//! * [`offload`]: flows that the XDP program executes by itself.
+//! * [`offload`]: flows that the XDP program executes by itself; `shadow`: what is remembered of each.
 //! * `singles`: flows whose packets are judged one by one, for output.
 //! * `house`: going through the flow cache, for what functions have to be told.
 //! * [`idle`]: what is done without packets.
@@ -36,6 +36,7 @@ pub mod offload;
 pub mod own;
 mod pace;
 pub mod progress;
+mod shadow;
 mod singles;
 pub mod uses;
 

@@ -26,17 +26,17 @@ use arrayvec::ArrayVec;
 use throughway_config::FastPath;
 use throughway_flow::absorb::{Absorbed, Candidate};
 use throughway_flow::entry::Flow;
-use throughway_flow::{Credits, Epoch, FlowCache, Settled};
+use throughway_flow::{Epoch, FlowCache, Settled};
 use throughway_packet::{Action, FlowKey, PortId, Rewrite, edits};
 use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
-use throughway_shared::flow::FAMILY_IPV4;
 use throughway_shared::tunnel::kind;
-use throughway_vnf::{BATCH, DropReason, Now};
+use throughway_vnf::{BATCH, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
 use super::house::{tell, tell_all};
 use super::pace::Pace;
+use super::shadow::{Shadow, Volume};
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
 
@@ -57,9 +57,11 @@ const RUN: u64 = 50_000_000;
 const SLICE: usize = BATCH;
 /// Up to so many flows are gone through once a second, which costs a hundredth of a core at most; more as slowly as functions allow.
 const FEW: usize = 1 << 13;
-/// With more flows than this the cache is told of each in every other turn only: what it has of a flow is far from what functions have of
-/// it, and in no processor's cache. Functions are told in every turn.
+/// Of so many flows functions and cache are told the figures in every turn; of twice as many in every other one, and so on. What they have
+/// of a flow are some cache lines here and there. That a session lives takes one of them, and is told in every turn.
 const MANY: usize = 1 << 16;
+/// But in one of so many turns at least: figures are no older than [`FIGURES`](throughway_vnf::credit::FIGURES).
+const RAREST: usize = 5;
 /// Places that a sweep looks at for one flow that it may visit.
 const PLACES: usize = 16;
 /// At most so large a part of the flows is taken back in one turn for being too light.
@@ -124,26 +126,6 @@ impl Stays {
     }
 }
 
-/// What is known of a flow that the program executes, by the number of its place.
-#[derive(Clone, Copy, Debug, Default)]
-struct Shadow {
-    /// What was taken over so far.
-    packets: u64,
-    bytes: u64,
-    /// Of these, packets and bytes that the cache was not told of yet.
-    untold: (u64, u64),
-    credits: Credits,
-    /// Since when it is there (ns).
-    since: u64,
-    ingress: u16,
-    egress: u16,
-    /// The drop reason and one; zero: it is forwarded.
-    drop: u8,
-    judged: u8,
-    /// Bytes before the packet, as it comes and as it leaves.
-    head: (u8, u8),
-}
-
 /// The flows of one worker that the XDP program executes.
 #[derive(Debug)]
 pub struct Offload {
@@ -159,6 +141,7 @@ pub struct Offload {
     leaving: VecDeque<(FastPlace, u64)>,
     pace: Pace,
     turn: Turn,
+    lap: Lap,
 }
 
 /// One time through the table.
@@ -172,8 +155,35 @@ struct Turn {
     spare: usize,
     /// Packets that a flow must send in a turn to stay.
     bar: u64,
-    /// Which places the cache is told of in this turn, of many flows: the odd ones, or the others.
-    odd: bool,
+}
+
+/// Once round all places: each flow is visited once in it.
+#[derive(Debug)]
+struct Lap {
+    /// Counted up.
+    number: usize,
+    /// The place that was visited last.
+    last: u32,
+    /// In one of so many laps functions and cache are told the figures of a flow.
+    rhythm: usize,
+}
+
+/// A flow in a slice.
+struct Visited {
+    place: FastPlace,
+    token: u32,
+    count: FastCount,
+    /// Functions and cache are told its figures.
+    is_told: bool,
+}
+
+/// How much of what was counted is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    /// Of each flow the figures when it is its turn, else that it lives.
+    InTurn,
+    /// All.
+    All,
 }
 
 /// The longest packet of a flow for the driver. The kernel lets frames of the device's MTU, an Ethernet header and one tag
@@ -226,8 +236,9 @@ impl Offload {
             waiting: VecDeque::with_capacity(WAITING),
             looked: 0,
             leaving: VecDeque::new(),
-            pace: Pace::of_harvest(),
+            pace: Pace::of_many(SLICE as u64),
             turn: Turn::default(),
+            lap: Lap { number: 0, last: 0, rhythm: 1 },
         }
     }
 
@@ -256,7 +267,7 @@ impl Offload {
         // The pace is one of three seconds.
         let times = if self.table.used() <= FEW { 3 } else { 1 };
         let due = self.pace.due(beside.now, times * self.whole());
-        self.visit(flows, beside, due);
+        self.visit(flows, beside, due, Told::InTurn);
         for place in flows.nominees() {
             if self.waiting.len() < WAITING {
                 self.waiting.push_back((place, now));
@@ -311,12 +322,12 @@ impl Offload {
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
     pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole().min(LAST_TURN));
+        self.visit(flows, beside, self.whole().min(LAST_TURN), Told::All);
     }
 
     /// Takes over all that was counted up to here, also of flows that were taken back a moment ago.
     pub(super) fn end(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole());
+        self.visit(flows, beside, self.whole(), Told::All);
         self.leaving.iter_mut().for_each(|(_, due)| *due = 0);
         self.bury(beside);
     }
@@ -324,6 +335,11 @@ impl Offload {
     /// Whether flows wait to be handed over.
     pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether more flows are due already than the last round could visit.
+    pub(super) fn is_behind(&self) -> bool {
+        self.pace.is_behind()
     }
 
     /// How many visits go through the whole table: one for each flow, and where few flows are far apart one for so many places.
@@ -368,19 +384,7 @@ impl Offload {
             Stays::Refused(refusal)
         })?;
         if let Some(shadow) = self.shadows.get_mut(at.number() as usize) {
-            let action = &flow.rewrite.action;
-            *shadow = Shadow {
-                packets: 0,
-                bytes: 0,
-                untold: (0, 0),
-                credits: flow.credits,
-                since: now,
-                ingress: flow.key.ingress,
-                egress: action.egress,
-                drop: if action.has(edits::DROP) { action.drop.saturating_add(1) } else { 0 },
-                judged: action.judged,
-                head: heads(&flow.key, &flow.rewrite),
-            };
+            *shadow = Shadow::new(flow, now);
         }
         Ok(at.number())
     }
@@ -399,73 +403,79 @@ impl Offload {
         while let Some(&(place, _)) = self.leaving.front().filter(|(_, due)| *due <= beside.now.0) {
             self.leaving.pop_front();
             let count = self.table.read(place);
-            let (_, settled) = self.take_over(place, &count, beside);
-            let _ = settled.map(|settled| tell(beside.program, &settled));
+            if let Some(shadow) = self.shadows.get_mut(place.number() as usize) {
+                let new = shadow.take_over(&count);
+                Volume { way: shadow.way, packets: new.packets, bytes: new.bytes }.count(beside);
+                if let Some(settled) = shadow.figures(count.last.min(beside.now.0)) {
+                    tell(beside.program, &settled);
+                }
+            }
             beside.stats.fast.removed.add(1);
         }
     }
 
     /// Takes over what was counted of the next `due` flows.
-    fn visit(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, due: usize) {
+    fn visit(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, due: usize, told: Told) {
         let mut left = due;
+        let mut volume = Volume::default();
         while left > 0 {
-            let mut seen: ArrayVec<(FastPlace, u32, FastCount), SLICE> = ArrayVec::new();
-            let budget = left.min(SLICE);
+            let mut seen: ArrayVec<Visited, SLICE> = ArrayVec::new();
+            let (budget, used) = (left.min(SLICE), self.table.used());
+            let lap = &mut self.lap;
             self.table.sweep(budget, |place, token, count| {
-                let _ = seen.try_push((place, token, count));
+                // Always counted, so that it is known where the lap stands.
+                let is_told = lap.visits(place, used) || told == Told::All;
+                let _ = seen.try_push(Visited { place, token, count, is_told });
             });
             left -= budget;
-            let (many, odd) = (self.table.used() > MANY, self.turn.odd);
-            let is_told = |place: FastPlace| !many || (place.number() & 1 == 1) == odd;
-            let foreseen = seen.iter().filter(|(place, ..)| is_told(*place));
-            flows.foresee(foreseen.map(|(_, token, _)| *token));
-            let mut told: ArrayVec<Settled, BATCH> = ArrayVec::new();
-            for (place, token, count) in seen {
-                let (new, settled) = self.take_over(place, &count, beside);
-                let _ = settled.map(|settled| told.try_push(settled));
-                let is_told = is_told(place);
-                if is_told {
-                    self.tell_cache(flows, place, token, new.last, beside);
+            // Those whose figures are told, and those that only live.
+            let whose = |told| seen.iter().filter(move |seen| seen.is_told == told).map(|seen| seen.token);
+            flows.foresee(whose(true));
+            flows.foresee_stamps(whose(false));
+            let mut settled: ArrayVec<Settled, BATCH> = ArrayVec::new();
+            for Visited { place, token, count, is_told } in seen {
+                let Some(shadow) = self.shadows.get_mut(place.number() as usize) else { continue };
+                let (new, last) = (shadow.take_over(&count), count.last.min(beside.now.0));
+                volume.add(shadow.way, &new, beside);
+                let figures = if is_told { shadow.figures(last) } else { None };
+                if let Some(figures) = &figures {
+                    tell_cache(flows, place, token, figures, beside);
+                } else if new.packets > 0 {
+                    flows.seen_elsewhere(token, place.number(), last, beside.now.0);
                 }
-                self.weigh(flows, place, token, (new.packets, is_told), beside);
+                let lives = || Settled { packets: 0, bytes: 0, ..shadow.settled(last) };
+                if let Some(told) = figures.or_else(|| (new.packets > 0).then(lives)) {
+                    let _ = settled.try_push(told);
+                }
+                self.weigh(flows, (place, token), (new.packets, is_told), last, beside);
             }
-            tell_all(beside.program, &mut told);
+            tell_all(beside.program, &mut settled);
         }
+        volume.count(beside);
     }
 
-    /// Tells the cache what was counted of a flow since it was told last; the last packet was seen at `last`.
-    fn tell_cache(
-        &mut self,
-        flows: &mut FlowCache,
-        place: FastPlace,
-        token: u32,
-        last: u64,
-        beside: &Beside<'_>,
-    ) {
-        let Some(shadow) = self.shadows.get_mut(place.number() as usize) else { return };
-        let (packets, bytes) = std::mem::take(&mut shadow.untold);
-        let seen = Absorbed { packets, bytes, last };
-        if packets > 0
-            && let Some(made_from) = flows.absorb(token, place.number(), &seen, beside.now.0)
-        {
-            beside.stats.uses.mark(&made_from);
-        }
-    }
-
-    /// Takes a flow back that is too light to stay, by the packets of this turn, or, where the cache `is_told`, no longer true; and sets
-    /// the bar when the turn ends.
+    /// Takes a flow back that is too light to stay, by the packets of this turn, the last of which came at `last`, or, where the cache
+    /// `is_told`, no longer true; and sets the bar when the turn ends.
     fn weigh(
         &mut self,
         flows: &mut FlowCache,
-        place: FastPlace,
-        token: u32,
+        (place, token): (FastPlace, u32),
         (packets, is_told): (u64, bool),
-        beside: &Beside<'_>,
+        last: u64,
+        beside: &mut Beside<'_>,
     ) {
         let now = beside.now.0;
-        let since = self.shadows.get(place.number() as usize).map_or(now, |shadow| shadow.since);
         let light = packets < self.turn.bar || is_told && !flows.renew(token, beside.epoch);
-        if self.turn.spare > 0 && light && now.saturating_sub(since) >= FAIR {
+        if self.turn.spare > 0
+            && light
+            && let Some(shadow) = self.shadows.get_mut(place.number() as usize)
+            && shadow.age(now) >= FAIR
+        {
+            // The cache takes no figures of a flow that is not elsewhere.
+            if let Some(figures) = shadow.figures(last) {
+                tell_cache(flows, place, token, &figures, beside);
+                tell(beside.program, &figures);
+            }
             self.turn.spare -= 1;
             self.table.remove(place, now);
             flows.returned(token, place.number());
@@ -476,33 +486,6 @@ impl Offload {
         if self.turn.left == 0 {
             self.turn.end(self.table.used(), self.table.capacity());
         }
-    }
-
-    /// Adds to the statistics what the program counted of a flow since the last time, and returns that, with what functions are to be told
-    /// of it, if there is anything.
-    fn take_over(
-        &mut self,
-        place: FastPlace,
-        count: &FastCount,
-        beside: &Beside<'_>,
-    ) -> (Absorbed, Option<Settled>) {
-        let Some(shadow) = self.shadows.get_mut(place.number() as usize) else {
-            return (Absorbed::default(), None);
-        };
-        let new = Absorbed {
-            packets: count.packets.saturating_sub(shadow.packets),
-            bytes: count.bytes.saturating_sub(shadow.bytes),
-            last: count.last.min(beside.now.0),
-        };
-        if new.packets == 0 {
-            return (new, None);
-        }
-        (shadow.packets, shadow.bytes) = (count.packets, count.bytes);
-        shadow.untold = (shadow.untold.0 + new.packets, shadow.untold.1 + new.bytes);
-        shadow.count(&new, beside);
-        let Absorbed { packets, bytes, last } = new;
-        let settled = Settled { key: FlowKey::default(), credits: shadow.credits, packets, bytes, last };
-        (new, Some(settled))
     }
 
     /// Why a flow that is in the cache is not executed by the program.
@@ -543,67 +526,29 @@ impl Turn {
             self.spare = (capacity / SHARE).max(1);
         }
         self.left = used;
-        self.odd = !self.odd;
     }
 }
 
-impl Shadow {
-    /// Adds to the statistics what they would have counted had the packets come through the worker.
-    fn count(&self, new: &Absorbed, beside: &Beside<'_>) {
-        let Beside { program, stats, .. } = beside;
-        // Of short frames the padding is not counted.
-        let (packets, (before, behind)) = (new.packets, self.head);
-        let bytes = new.bytes + u64::from(before) * packets;
-        let left = new.bytes + u64::from(behind) * packets;
-        let ingress = PortId(self.ingress);
-        if let Some(port) = stats.ports.get(ingress.index()) {
-            port.received.add(packets, bytes);
+impl Lap {
+    /// The next place is visited, of a table with so many flows. Whether it is the lap in which functions and cache are told the
+    /// figures of the flow there.
+    fn visits(&mut self, place: FastPlace, used: usize) -> bool {
+        let place = place.number();
+        if place <= self.last {
+            self.number = self.number.wrapping_add(1);
+            self.rhythm = used.div_ceil(MANY).clamp(1, RAREST);
         }
-        stats.fast.packets.add(packets);
-        stats.fast.bytes.add(bytes);
-        let forwarded = self.drop == 0;
-        if forwarded {
-            if let Some(port) = stats.ports.get(usize::from(self.egress)) {
-                port.sent.add(packets, left);
-            }
-        } else {
-            let reason = DropReason::ALL.get(usize::from(self.drop) - 1).copied();
-            stats.dropped_many(ingress, reason.unwrap_or(DropReason::NoEgress), packets);
-        }
-        let Some(chain) = program.chain_of(ingress).and_then(|chain| program.chains.get(chain)) else {
-            return;
-        };
-        chain.stats.entered.add(packets, bytes);
-        if forwarded {
-            chain.stats.left.add(packets, left);
-        }
-        let judged = usize::from(self.judged);
-        for (depth, &function) in chain.run.iter().enumerate().take(judged) {
-            if let Some(function) = program.functions.get(function) {
-                function.stats.packets.add(packets);
-                if !forwarded && depth + 1 == judged {
-                    function.stats.dropped.add(packets);
-                }
-            }
-        }
+        self.last = place;
+        (place as usize).wrapping_add(self.number).is_multiple_of(self.rhythm)
     }
 }
 
-/// Bytes before the packets of a flow, as they come and as they leave: Ethernet header, tags, outer headers.
-fn heads(key: &FlowKey, Rewrite { action, tunnel }: &Rewrite) -> (u8, u8) {
-    let tags = |outer: u16, inner: u16| 4 * (u8::from(outer != 0) + u8::from(outer != 0 && inner != 0));
-    let before = 14 + tags(key.outer_vlan, key.inner_vlan);
-    let behind = if action.has(edits::TAGS) {
-        14 + tags(action.outer_tag & VLAN_MASK, action.inner_tag & VLAN_MASK)
-    } else {
-        before
-    };
-    let outer = match (action.has(edits::ENCAPSULATE), tunnel.family) {
-        (false, _) => 0,
-        (true, FAMILY_IPV4) => 20,
-        (true, _) => 40,
-    };
-    (before, behind + outer + if outer > 0 && tunnel.kind == kind::GUE { 8 } else { 0 })
+/// Tells the cache what was counted of a flow.
+fn tell_cache(flows: &mut FlowCache, place: FastPlace, token: u32, figures: &Settled, beside: &Beside<'_>) {
+    let seen = Absorbed { packets: figures.packets, bytes: figures.bytes, last: figures.last };
+    if let Some(made_from) = flows.absorb(token, place.number(), &seen, beside.now.0) {
+        beside.stats.uses.mark(&made_from);
+    }
 }
 
 impl FastStats {

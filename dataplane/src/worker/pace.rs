@@ -28,17 +28,24 @@ pub(super) struct Pace {
     last: Option<Now>,
     /// What the last slices were short of, in buckets × nanoseconds.
     rest: u64,
+    /// The least that a round may go through.
+    least: u64,
 }
 
 impl Pace {
     /// For what functions are to be told.
     pub(super) const fn of_harvest() -> Pace {
-        Pace { cycle: CYCLE, last: None, rest: 0 }
+        Pace { cycle: CYCLE, last: None, rest: 0, least: SLICE }
+    }
+
+    /// For what functions are to be told, where a round goes through `least` as well as through one: flows that are looked at together.
+    pub(super) const fn of_many(least: u64) -> Pace {
+        Pace { least, ..Pace::of_harvest() }
     }
 
     /// For the marks of what is in use.
     pub(super) const fn of_marking() -> Pace {
-        Pace { cycle: MARKING, last: None, rest: 0 }
+        Pace { cycle: MARKING, ..Pace::of_harvest() }
     }
 
     /// How many of `buckets` this round, which begins at `now`, has to go through: never more than all, as no more is owed than a part
@@ -49,7 +56,7 @@ impl Pace {
         let elapsed = now.0.saturating_sub(last.0).min(self.cycle);
         let owed = self.rest + elapsed * buckets;
         let due = owed / self.cycle;
-        let slice = (ROUND * buckets / self.cycle).max(SLICE).max(due.saturating_sub(buckets / OWED));
+        let slice = (ROUND * buckets / self.cycle).max(self.least).max(due.saturating_sub(buckets / OWED));
         let due = due.min(slice);
         self.rest = owed - due * self.cycle;
         due as usize

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use throughway_shared::steer::{EARLY, Interface, first_socket};
-use throughway_xdp::{EarlyPrefix, Steering};
+use throughway_xdp::{EarlyPrefix, EarlyRoom, Steering};
 
 /// Where test runs come in: the loopback device.
 const INGRESS: u32 = 1;
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         (0..count).map(|_| host(Ipv4Addr::from_bits(random(&mut state) as u32 | 1 << 31).into())).collect();
     let ipv6: Vec<_> =
         (0..count).map(|_| host(Ipv6Addr::from_bits(u128::from(random(&mut state)) << 64).into())).collect();
-    let mut steering = Steering::load()?;
+    let mut steering = Steering::load_for(None, EarlyRoom::of(count, count))?;
     let interface = Interface {
         number: 0,
         first_socket: first_socket(0),
@@ -89,7 +89,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let memory = memory()?.saturating_sub(before) >> 20;
         writeln!(
             out,
-            "{count} {what}: loaded in {loaded:.2?}, a hundredth taken out in {changed:.2?}, {memory} MiB charged"
+            "{count} {what}: loaded in {loaded:.2?}, a hundredth taken out in {changed:.2?}, {memory} MiB more charged, {} in tries",
+            early.in_tries()
         )?;
     }
     early.replace(ipv4.iter().copied())?;

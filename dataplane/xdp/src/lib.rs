@@ -35,7 +35,7 @@ mod trial;
 pub use attach::{AttachError, Attachment, Granted, Mode, Refusal, detach_leftover};
 pub use claims::{AddressChanges, LocalAddresses, Recipient};
 pub use counters::Counters;
-pub use early::{EarlyPrefix, EarlySets, MOST_EARLY_PREFIXES};
+pub use early::{EarlyPrefix, EarlyRoom, EarlySets, MOST_EARLY_PREFIXES};
 pub use fast::{
     FastConfig, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal, NotExecutable, SharedWords, Word,
 };

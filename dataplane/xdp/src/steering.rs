@@ -13,13 +13,13 @@ use aya::{
     util::nr_cpus,
 };
 use throughway_shared::steer::{
-    self, EARLY_DROPS, EARLY4, EARLY6, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES,
-    NEAR, Near, PROGRAM, Reason, SOCKETS, STEERED, VLANS, Vlan, VlanKey,
+    self, INTERFACES, Interface, LOCAL_ADDRESSES, MAX_INTERFACES, MAX_QUEUES, NEAR, Near, PROGRAM, Reason,
+    SOCKETS, STEERED, VLANS, Vlan, VlanKey,
 };
 
 use crate::{
     AttachError, Attachment, Counters, LocalAddresses, Mode, attach, counters,
-    early::EarlySets,
+    early::{EarlyPlan, EarlyRoom, EarlySets},
     fast::{FastConfig, FastFlows, FastMaps, FastPlan, SharedWords},
 };
 
@@ -130,35 +130,50 @@ impl Steering {
         Self::load_object(OBJECT, None)
     }
 
-    /// Loads the program that is part of this binary, with a fast path.
+    /// Loads the program that is part of this binary, with a fast path if one is wanted, and with this room for early sets.
     ///
     /// # Errors
     ///
     /// As [`Steering::load`], and when more workers or flows are asked for than there can be, or more memory than there is.
-    pub fn load_fast(fast: FastConfig) -> Result<Self, SteeringError> {
-        Self::load_object(OBJECT, Some(fast))
+    pub fn load_for(fast: Option<FastConfig>, early: EarlyRoom) -> Result<Self, SteeringError> {
+        Self::load_sized(OBJECT, fast, early)
     }
 
-    /// Loads the program in `object`, an ELF file with the program and maps of `throughway_shared::steer` and, for a fast path,
-    /// `throughway_shared::fast`.
+    /// Loads the program in `object`, an ELF file with the program and maps of `throughway_shared::steer`, `throughway_shared::early` and, for
+    /// a fast path, `throughway_shared::fast`.
     ///
     /// # Errors
     ///
-    /// As [`Steering::load_fast`], and when `object` lacks the program or a map.
+    /// As [`Steering::load_for`], and when `object` lacks the program or a map.
     pub fn load_object(object: &[u8], fast: Option<FastConfig>) -> Result<Self, SteeringError> {
-        let fast = fast.map(FastPlan::new).transpose()?;
+        Self::load_sized(object, fast, EarlyRoom::LEAST)
+    }
+
+    /// As [`Steering::load_object`], with room for early sets.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn load_sized(
+        object: &[u8],
+        fast: Option<FastConfig>,
+        early: EarlyRoom,
+    ) -> Result<Self, SteeringError> {
+        let (fast, early) = (fast.map(FastPlan::new).transpose()?, EarlyPlan::new(early));
         let types = Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader.btf(types.as_ref());
         if let Some(plan) = &fast {
             plan.tell(&mut loader);
         }
+        early.tell(&mut loader);
         let mut bpf = loader.load(object)?;
         let program =
             bpf.program_mut(PROGRAM).ok_or(SteeringError::Missing { kind: "program", name: PROGRAM })?;
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
         let fast = fast.map(|plan| FastMaps::take(&mut bpf, &plan)).transpose()?;
+        let early = EarlySets::take(&mut bpf, &early)?;
         let mut take = |name| bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name });
         Ok(Steering {
             interfaces: take(INTERFACES)?.try_into().map_err(in_map(INTERFACES))?,
@@ -172,11 +187,7 @@ impl Steering {
             ),
             sockets: take(SOCKETS)?.try_into().map_err(in_map(SOCKETS))?,
             steered: take(STEERED)?.try_into().map_err(in_map(STEERED))?,
-            early: Some(EarlySets::new(
-                take(EARLY4)?.try_into().map_err(in_map(EARLY4))?,
-                take(EARLY6)?.try_into().map_err(in_map(EARLY6))?,
-                take(EARLY_DROPS)?.try_into().map_err(in_map(EARLY_DROPS))?,
-            )),
+            early: Some(early),
             fast,
             program: bpf,
         })

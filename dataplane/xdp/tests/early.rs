@@ -7,11 +7,11 @@
     reason = "a test that cannot go on has failed"
 )]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use common::{ifindex, in_namespace, ip, load};
+use common::{ifindex, in_namespace, ip, object};
 use throughway_shared::steer::{self, EARLY, Interface, MAX_EARLY_SETS, Reason};
-use throughway_xdp::{EarlyPrefix, EarlySets, Steering};
+use throughway_xdp::{EarlyPrefix, EarlyRoom, EarlySets, Steering};
 
 mod common;
 
@@ -26,10 +26,14 @@ struct Bench {
 
 impl Bench {
     fn new(flags: u32) -> Bench {
+        Bench::with(flags, EarlyRoom::LEAST)
+    }
+
+    fn with(flags: u32, room: EarlyRoom) -> Bench {
         ip("link add in0 type veth peer name in0p");
         ip("link set dev in0 up");
         ip("link set dev in0p up");
-        let mut steering = load();
+        let mut steering = Steering::load_sized(&object(), None, room).unwrap();
         let ingress = ifindex("in0");
         let interface =
             Interface { number: 1, first_socket: steer::first_socket(1), flags, mac: MAC, reserved: [0; 2] };
@@ -144,6 +148,78 @@ fn sources_in_the_sets_are_dropped_and_counted() {
         assert!(!bench.drops(&frame("198.51.100.8", 0, MAC)) && !bench.drops(&frame("2001:db8::1", 0, MAC)));
         bench.early.replace([]).unwrap();
         assert!(bench.early.is_empty() && !bench.drops(&frame("198.51.100.7", 0, MAC)));
+    });
+}
+
+/// Prefixes of all lengths within each other, and sources in and about them: what the longest of them says.
+#[test]
+fn the_longest_prefix_decides_wherever_it_lies() {
+    let mut state = 1u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    // Few bits are set, so that many have beginnings in common.
+    let mut address = |narrow: bool| -> IpAddr {
+        let few = (0..3).fold(0u128, |bits, _| bits | 1 << random(if narrow { 32 } else { 128 }));
+        if narrow {
+            Ipv4Addr::from_bits(0x0a00_0000 ^ few as u32).into()
+        } else {
+            Ipv6Addr::from_bits(0x2001_0db8 << 96 ^ few).into()
+        }
+    };
+    let lists: Vec<Vec<EarlyPrefix>> = (0..4)
+        .map(|list| {
+            let many = [600, 600, 40, 0][list];
+            (0..many)
+                .map(|number| {
+                    let address = address(number % 2 == 0);
+                    let most = if address.is_ipv4() { 32 } else { 128 };
+                    // Lengths that tables have, and others; both interfaces, one, or the other.
+                    let length = [most, 8 + number as u8 % (most - 7), 24, 16][number / 2 % 4];
+                    at(&address.to_string(), length, number as u32 % 7, [0b11, 0b01, 0b10][number % 3])
+                })
+                .collect()
+        })
+        .collect();
+    let sources: Vec<IpAddr> = (0..400).map(|number| address(number % 2 == 0)).collect();
+    let says = |list: &[EarlyPrefix], source: IpAddr| {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let within = |prefix: &&EarlyPrefix| {
+            prefix.address.is_ipv4() == source.is_ipv4()
+                && (bits(prefix.address) ^ bits(source)).leading_zeros() >= prefix.length.into()
+        };
+        // Of the same twice the last.
+        let longest = list.iter().filter(within).max_by_key(|prefix| prefix.length);
+        longest.filter(|prefix| prefix.interfaces & 0b10 != 0).map(|prefix| prefix.set as usize)
+    };
+    in_namespace(move || {
+        // Room for all, and for hardly any: the rest is in the tries.
+        for room in [EarlyRoom::LEAST, EarlyRoom { ipv4: 16, ipv6: 16 }, EarlyRoom { ipv4: 0, ipv6: 0 }] {
+            let mut bench = Bench::with(EARLY, room);
+            let (mut dropped, mut in_tries) = (0, 0);
+            for list in &lists {
+                bench.early.replace(list.iter().copied()).unwrap();
+                in_tries = in_tries.max(bench.early.in_tries());
+                // And each prefix's own first address.
+                let mut counted = bench.early.drops().unwrap();
+                for source in sources.iter().copied().chain(list.iter().map(|prefix| prefix.address)) {
+                    let wanted = says(list, source);
+                    let told = bench.drops(&frame(&source.to_string(), 0, MAC));
+                    assert_eq!(told, wanted.is_some(), "{source} of {}, {room:?}", list.len());
+                    if let Some(set) = wanted {
+                        counted[set] += 1;
+                        dropped += 1;
+                    }
+                }
+                assert_eq!(bench.early.drops().unwrap(), counted, "each for its set, {room:?}");
+            }
+            assert!(dropped > 700 && bench.early.in_tries() == 0 && in_tries > 50, "{dropped} {in_tries}");
+            ip("link del in0");
+        }
     });
 }
 

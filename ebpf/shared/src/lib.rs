@@ -2,6 +2,7 @@
 //!
 //! * [`steer`]: how the XDP program is told what is ours, and how it counts what it decides alone.
 //! * [`fast`]: the flows that the XDP program executes by itself, in memory shared with the workers.
+//! * [`early`]: the sources that it drops before anything else.
 //! * [`flow`]: the key of a flow.
 //! * [`action`]: what a chain does to a packet, as a plain value.
 //! * [`tunnel`]: the outer header that an action may put before a packet.
@@ -13,6 +14,7 @@
 
 pub mod action;
 pub mod checksum;
+pub mod early;
 pub mod fast;
 pub mod flow;
 pub mod steer;

@@ -7,7 +7,8 @@
 //! * [`VLANS`]: [`VlanKey`] → [`Vlan`]: the tagged frames that are ours; others pass to the kernel.
 //! * [`LOCAL_ADDRESSES`]: [`LocalAddress`] → `u32` flags ([`CLAIMED`]): the host's own addresses.
 //! * [`SOCKETS`]: `interface.first_socket + queue` → AF_XDP socket of that queue.
-//! * [`EARLY4`], [`EARLY6`]: source prefix → [`early_value`]: what is dropped before anything else, and where.
+//! * [`EARLY4`], [`EARLY6`]: source prefix → [`early_value`]: what is dropped before anything else, and where, as far as the tables of
+//!   [`early`](crate::early) have no room for it.
 //! * [`EARLY_DROPS`]: number of a set → count, per CPU.
 //! * [`STEERED`]: [`Reason`] → count, per CPU, per interface: see [`counter`].
 
@@ -55,11 +56,17 @@ pub const MAX_EARLY: u32 = 1 << 21;
 pub const MAX_EARLY_SETS: u32 = 256;
 
 /// Value of [`EARLY4`] and [`EARLY6`]: at which interfaces (the bit of each number) packets from the prefix are dropped, in two
-/// words, the lower one first; and the number of the set that they are counted for. Words of 32 bits: the trie aligns values no
-/// better.
+/// words, the lower one first; and the number of the set that they are counted for, with the length of the prefix above it. Words of 32
+/// bits: the trie aligns values no better.
 #[inline]
-pub const fn early_value(interfaces: u64, set: u32) -> [u32; 3] {
-    [interfaces as u32, (interfaces >> 32) as u32, set]
+pub const fn early_value(interfaces: u64, set: u32, length: u8) -> [u32; 3] {
+    [interfaces as u32, (interfaces >> 32) as u32, set & 0xffff | (length as u32) << 16]
+}
+
+/// The length of the prefix that `value` is of.
+#[inline(always)]
+pub const fn early_length(value: &[u32; 3]) -> u32 {
+    value[2] >> 16
 }
 
 /// Whether `value` is for interface `number`.

@@ -1,18 +1,16 @@
 //! The maps: what user space tells the program, and what the program counts.
 //!
-//! Their names and layouts are in `throughway_shared::steer`. The flows that are executed here are in [`crate::flows`].
+//! Their names and layouts are in `throughway_shared::steer`. The flows that are executed here are in [`crate::flows`], what is dropped
+//! early in [`crate::early`].
 
 use aya_ebpf::{
     bindings::xdp_action,
     macros::map,
-    maps::{
-        Array, DevMap, HashMap, PerCpuArray, XskMap,
-        lpm_trie::{Key, LpmTrie},
-    },
+    maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
 };
 use throughway_shared::steer::{
-    self, COUNTERS, FAIL_CLOSED, Interface, MAX_EARLY, MAX_EARLY_SETS, MAX_INTERFACES, MAX_LOCAL_ADDRESSES,
-    NEARS, Near, Reason, SOCKET_SLOTS, Vlan,
+    self, COUNTERS, FAIL_CLOSED, Interface, MAX_INTERFACES, MAX_LOCAL_ADDRESSES, NEARS, Near, Reason,
+    SOCKET_SLOTS, Vlan,
 };
 
 use crate::classify::Address;
@@ -34,15 +32,6 @@ static SOCKETS: XskMap = XskMap::with_max_entries(SOCKET_SLOTS, 0);
 
 #[map]
 static STEERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
-
-#[map]
-static EARLY4: LpmTrie<u32, [u32; 3]> = LpmTrie::with_max_entries(MAX_EARLY, 0);
-
-#[map]
-static EARLY6: LpmTrie<[u64; 2], [u32; 3]> = LpmTrie::with_max_entries(MAX_EARLY, 0);
-
-#[map]
-static EARLY_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_EARLY_SETS, 0);
 
 #[map]
 static FAST_EGRESS: DevMap = DevMap::with_max_entries(MAX_INTERFACES, 0);
@@ -90,29 +79,6 @@ pub(crate) fn redirect(interface: &Interface, queue: u32) -> u32 {
     match SOCKETS.redirect(interface.first_socket + queue, otherwise.into()) {
         Ok(action) | Err(action) => action,
     }
-}
-
-/// Whether packets from an IPv4 source are dropped at interface `number` before anything else; counts those that are. The
-/// address as it lies in the packet.
-#[inline(always)]
-pub(crate) fn is_early4(source: u32, number: u32) -> bool {
-    count_early(EARLY4.get(Key::new(32, source)), number)
-}
-
-/// As [`is_early4`], of IPv6.
-#[inline(always)]
-pub(crate) fn is_early6(source: Address, number: u32) -> bool {
-    count_early(EARLY6.get(Key::new(128, source)), number)
-}
-
-#[inline(always)]
-fn count_early(found: Option<&[u32; 3]>, number: u32) -> bool {
-    let Some(value) = found.filter(|value| steer::is_early_at(value, number)) else { return false };
-    if let Some(counter) = EARLY_DROPS.get_ptr_mut(value[2]) {
-        // SAFETY: as in `count`.
-        unsafe { *counter += 1 }
-    }
-    true
 }
 
 /// The device that frames to a port of the data plane may be sent to from here, if there is one.

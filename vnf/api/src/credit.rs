@@ -17,6 +17,10 @@
 /// the flow and its sessions, so a shorter time is paid for by every packet of a large table.
 pub const HARVEST: u64 = 4_000_000_000;
 
+/// Within this time (ns) of a packet functions are told how many there were, where flows are so many that they are told only of life
+/// signs within [`HARVEST`]: counters of rules and sessions lag, sessions do not die of it.
+pub const FIGURES: u64 = 5 * HARVEST;
+
 /// An answer that depends on a session is not repeated after a silence of this (ns), whatever the session's timeout: sessions
 /// whose state changes get shorter timeouts, and the caches of other workers need not hear of it.
 pub const LONGEST_SESSION_SILENCE: u64 = 5_000_000_000;
@@ -93,7 +97,7 @@ impl Credits {
 /// What the flow cache saw of a flow since it last told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
-    /// Packets.
+    /// Packets; zero: some, which are told of later.
     pub packets: u64,
     /// Bytes of their IP packets.
     pub bytes: u64,

@@ -68,7 +68,8 @@ pub trait Function {
 
     /// Is told what the flow cache saw of a flow for which the function left the credit `id`: sessions live on, counters add
     /// up. Called between batches, from any worker's cache, at the latest [`credit::HARVEST`] after the packets; possibly after
-    /// what `id` stood for is gone.
+    /// what `id` stood for is gone. Without packets it only says when the last one was seen, and they are told of later, within
+    /// [`credit::FIGURES`]: of very many flows that the XDP program executes.
     fn settle(&mut self, id: u64, seen: &Seen) {
         let _ = (id, seen);
     }

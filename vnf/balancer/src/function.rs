@@ -367,6 +367,7 @@ impl Function for Balancer {
     fn settle(&mut self, credit: u64, seen: &Seen) {
         let connections = &self.shared.connections;
         if connections.keep_alive_credit(credit, seen.last)
+            && seen.packets > 0
             && let Some(id) = connections.credited(credit)
         {
             connections.read(id, |remembered, _| {

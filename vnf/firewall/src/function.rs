@@ -448,7 +448,9 @@ impl Function for Firewall {
 
     fn settle(&mut self, id: u64, seen: &Seen) {
         let (id, side) = from_credit(id);
-        self.shared.sessions.with(id, |tracked, _| tracked.count(side, seen.packets, seen.bytes));
+        if seen.packets > 0 {
+            self.shared.sessions.with(id, |tracked, _| tracked.count(side, seen.packets, seen.bytes));
+        }
         self.shared.sessions.keep_alive(id, seen.last);
     }
 

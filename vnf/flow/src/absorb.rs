@@ -6,7 +6,7 @@
 //!
 //! 1. takes the [nominees](FlowCache::nominees): flows that have proven themselves and still come to the worker;
 //! 2. asks what is to be executed ([`FlowCache::candidate`]) and says under which number it does ([`FlowCache::moved`]);
-//! 3. tells regularly what it saw ([`FlowCache::absorb`]);
+//! 3. tells regularly what it saw ([`FlowCache::absorb`]), or at least that it did ([`FlowCache::seen_elsewhere`]);
 //! 4. stops executing the numbers that have [ended](FlowCache::ended): their flow was forgotten, driven out, or judged anew.
 //!
 //! A flow that is judged anew was worth it before: it is a nominee again at once.
@@ -177,6 +177,31 @@ impl FlowCache {
             fetched ^= self.cold.told(place as usize).0;
         }
         self.fetched ^= fetched;
+    }
+
+    /// Fetches what [`FlowCache::seen_elsewhere`] will touch of the flows at these places.
+    pub fn foresee_stamps(&mut self, places: impl Iterator<Item = u32>) {
+        let mut fetched = 0;
+        for place in places.map(|place| place as usize) {
+            fetched ^= self.elsewhere.at(place).map_or(0, u64::from);
+            fetched ^= self.buckets.get(place / WAYS).map_or(0, |bucket| u64::from(bucket.stamps[0]));
+        }
+        self.fetched ^= fetched;
+    }
+
+    /// The flow at a place, which is executed elsewhere under this number, was seen there at `last`: it does not age. How much was seen
+    /// [`FlowCache::absorb`] is told later. Stamps are written anew when half of the time is over for which a flow is protected, so
+    /// that [`FlowCache::harvest`] and others that look for flows which were seen need not come each time.
+    pub fn seen_elsewhere(&mut self, place: u32, number: u32, last: u64, now: u64) {
+        let (place, half) = (place as usize, self.protect / 2);
+        if self.elsewhere.at(place) == Some(number)
+            && let Some(bucket) = self.buckets.get_mut(place / WAYS)
+        {
+            let (stamp, last) = (&mut bucket.stamps[place % WAYS], tick(last.min(now)));
+            if (half..=TICK / 2).contains(&elapsed(*stamp, last)) {
+                *stamp = *stamp & !TICK | last;
+            }
+        }
     }
 
     /// Takes over what was seen elsewhere, up to `now` (ns), of the flow at a place that is executed under this number: it

@@ -135,12 +135,12 @@ impl FastMaps {
     }
 }
 
-fn take(bpf: &mut Ebpf, name: &'static str) -> Result<Map, SteeringError> {
+pub(crate) fn take(bpf: &mut Ebpf, name: &'static str) -> Result<Map, SteeringError> {
     bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name })
 }
 
 /// The words of a map, which outlive the map's own file descriptor.
-fn mapped<W: Word>(
+pub(crate) fn mapped<W: Word>(
     bpf: &mut Ebpf,
     name: &'static str,
     words: usize,

@@ -25,7 +25,7 @@ mod tests;
 
 pub use flow::{FastCount, FastFlow, FastRefusal, NotExecutable};
 pub use flows::{FastFlows, FastPlace};
-pub(crate) use maps::{FastMaps, FastPlan};
+pub(crate) use maps::{FastMaps, FastPlan, mapped, take};
 pub use memory::{SharedWords, Word};
 
 /// How much of a fast path there is to be.
