@@ -307,13 +307,24 @@ fn size() -> u32 {
     std::env::var("THROUGHWAY_FULL_TABLE").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
 }
 
+/// For how long a process was on a processor.
+fn on_processor(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(of).sum())
+}
+
 #[test]
 fn a_full_table_through_bird_is_followed_and_withdrawn() {
     if !privileged() {
         return;
     }
     let size = size();
-    let scene = Scene::running(&Config::default());
+    let mut scene = Scene::running(&Config::default());
+    let service = scene.service().process().pid();
     let (own, peer) = (WAN.box_ipv4(), WAN.host_ipv4());
     scene.run(Host::ServerA, &["ip", "address", "add", "20.0.1.1/32", "dev", "lo"]);
     let mut table = String::new();
@@ -322,7 +333,7 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
         let address = std::net::Ipv4Addr::from_bits(0x1400_0000 + (number << 8));
         let _ = writeln!(table, "route {address}/24 blackhole;");
     }
-    let _box = bird(
+    let daemon = bird(
         &scene,
         Host::Box,
         &format!(
@@ -339,6 +350,19 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
     let peer_guard = bird(&scene, Host::ServerA, &text);
     let patience = Duration::from_secs(120 + u64::from(size / 5000));
     let count = || scene.page().sum("throughway_router_prefixes", &[("family", "ipv4")]);
+    // Where the time goes: of BIRD, of us, and how often news was lost.
+    let spent = |what: &str| {
+        let figure = |name: &str| scene.page().sum(name, &[]);
+        say(&format!(
+            "{what}: BIRD has been on a processor for {:?}, the service for {:?}; {} news, {} overruns, {} rebuilds, {} prefixes looked at",
+            on_processor(daemon.pid()),
+            on_processor(service),
+            figure("throughway_kernel_notifications_total"),
+            figure("throughway_kernel_overruns_total"),
+            figure("throughway_kernel_rebuilds_total"),
+            figure("throughway_router_updates_total"),
+        ));
+    };
     let begun = Instant::now();
     eventually("the first routes", patience, || (count() > 100.0).then_some(()));
     let first = Instant::now();
@@ -348,6 +372,7 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
         first - begun,
         first.elapsed()
     ));
+    spent("loaded");
     assert!(scene.pings(Host::Client, "20.0.1.1", 3));
     // Asked for one address, it answers from a full table as from an empty one.
     let begun = Instant::now();
@@ -361,5 +386,6 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
     let begun = Instant::now();
     eventually("all routes are withdrawn", patience, || (count() < 100.0).then_some(()));
     say(&format!("withdrawn in {:?}", begun.elapsed()));
+    spent("withdrawn");
     assert!(scene.pings(Host::Client, "10.2.0.10", 3), "the rest goes on");
 }

@@ -185,7 +185,6 @@ fn a_route_of_the_kernels_moves_all_flows_of_either_family() {
     ipv4(&scene, 0);
     ipv6(&scene, 0);
     moves("route", &mut scene, FLOWS, |scene, server| ipv4(scene, server));
-    // From where the first ended: each change is to the other server.
     moves("IPv6 route", &mut scene, FLOWS6, |scene, server| ipv6(scene, server));
 }
 
