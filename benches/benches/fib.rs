@@ -6,11 +6,13 @@
 //! lookup after another within one view; `batch of 64` is what the router does.
 //!
 //! Runs are short, a few hundred microseconds, and there are many: the least is nearest to what the machine does when it is
-//! not shared. With `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` the tables lie in huge pages where the kernel allows it.
+//! not shared. As in the systemd unit, `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` is set, so that the tables lie in huge pages where
+//! the kernel allows it: unless the variable has another value (`GLIBC_TUNABLES=` is small pages). The first line says what it is.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
+    clippy::panic,
     missing_docs,
     reason = "a program to be run by hand"
 )]
@@ -18,6 +20,8 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -154,7 +158,17 @@ fn family(name: &str, prefixes: &[Prefix]) {
     });
 }
 
+/// What the systemd unit sets.
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
 fn main() {
+    let Some(tunables) = std::env::var_os(TUNABLES.0) else {
+        // It is read when a program starts.
+        let own = std::env::current_exe().unwrap();
+        panic!("{}", Command::new(own).args(std::env::args_os().skip(1)).env(TUNABLES.0, TUNABLES.1).exec());
+    };
+    let kernel = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    println!("{}={}; transparent huge pages: {}", TUNABLES.0, tunables.display(), kernel.trim());
     family("IPv4", &internet::ipv4(1_000_000, 1));
     family("IPv6", &internet::ipv6(250_000, 2));
 }

@@ -316,3 +316,18 @@ fn messages_do_not_carry_control_characters_to_the_terminal() {
     let errors = Config::parse("a.yaml", &text).unwrap_err();
     assert!(!errors.to_string().contains('\u{1b}'), "{errors}");
 }
+
+#[test]
+fn mss_is_a_word_or_a_number_of_bytes() {
+    for (written, expected) in
+        [("", Mss::Off), ("mss: off", Mss::Off), ("mss: clamp", Mss::Clamp), ("mss: 1360", Mss::Bytes(1360))]
+    {
+        let text = format!(
+            "interfaces: {{ lan: {{ device: lan0 }} }}\nfunctions: {{ core: {{ router: {{ {written} }} }} }}\n\
+             chains: {{ all: {{ from: lan, run: [core] }} }}\n"
+        );
+        let (config, _) = Config::parse("test.yaml", &text).unwrap();
+        let FunctionKind::Router(router) = &config.functions[0].kind else { panic!("{config:?}") };
+        assert_eq!(router.mss, expected, "{written}");
+    }
+}

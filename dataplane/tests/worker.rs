@@ -271,7 +271,7 @@ fn without_frames_for_all_fragments_none_is_sent() {
 
 const OPTIONS: &str = "\
 interfaces: { lan: { device: lan0 }, wan: { device: wan0 }, dmz: { device: dmz0 } }
-functions: { core: { router: { urpf: strict, mss: auto } } }
+functions: { core: { router: { urpf: strict, mss: clamp } } }
 chains: { all: { from: [lan, wan, dmz], run: [core] } }
 ";
 
@@ -311,7 +311,7 @@ fn connections_agree_on_what_both_links_take() {
 
 #[test]
 fn an_mss_that_the_file_names_is_the_most_that_is_announced() {
-    let mut bench = Bench::new(&OPTIONS.replace("mss: auto", "mss: 1200"), &facts());
+    let mut bench = Bench::new(&OPTIONS.replace("mss: clamp", "mss: 1200"), &facts());
     let announced = |frame: &[u8]| {
         assert_sound(frame);
         let headers = parse(frame, LAN).unwrap();

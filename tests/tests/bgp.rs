@@ -99,6 +99,88 @@ fn bgp_across_the_box_and_ospf_and_bgp_of_the_box_itself() {
     }
 }
 
+/// The other way about: BIRD drives the box, with OSPF for both families and BGP, and its peers are FRR's.
+#[test]
+fn ospf_of_both_families_and_bgp_of_the_box_with_bird() {
+    if !privileged() {
+        return;
+    }
+    let scene = Scene::running(&Config::default());
+    let (wan, a, b) = (WAN.box_ipv4(), Host::ServerA.ipv4(), Host::ServerB.ipv4());
+    scene.run(Host::ServerA, &["ip", "address", "add", "10.99.1.1/24", "dev", "lo"]);
+    scene.run(Host::ServerB, &["ip", "address", "add", "10.99.2.1/24", "dev", "lo"]);
+    scene.run(Host::ServerB, &["ip", "address", "add", "fd99:2::1/64", "dev", "lo"]);
+    let ospf = |version: &str, family: &str| {
+        format!(
+            "protocol kernel kernel_{family} {{ {family} {{ export where source != RTS_DEVICE; import none; }}; }}\n\
+             protocol ospf {version} area0_{family} {{ {family} {{ import all; export none; }};\n\
+             area 0 {{ interface \"dmz0\" {{ type ptp; hello 1; dead 4; }}; }}; }}\n"
+        )
+    };
+    let session = format!(
+        "protocol bgp session {{ local {wan} as 65001; neighbor {a} as 65002; hold time 6; connect retry time 1;\n\
+         connect delay time 1; ipv4 {{ import all; export none; }}; }}\n"
+    );
+    let (v2, v3) = (ospf("v2", "ipv4"), ospf("v3", "ipv6"));
+    let _box = bird(&scene, Host::Box, &format!("router id {wan};\n{BIRD_COMMON}{v2}{v3}{session}"));
+    let ospfd = format!(
+        "interface eth0\n ip ospf network point-to-point\n ip ospf hello-interval 1\n ip ospf dead-interval 4\n\
+         router ospf\n ospf router-id {b}\n network {b}/24 area 0\n network 10.99.2.0/24 area 0\n"
+    );
+    let ospf6d = format!(
+        "interface eth0\n ipv6 ospf6 area 0.0.0.0\n ipv6 ospf6 network point-to-point\n ipv6 ospf6 hello-interval 1\n \
+         ipv6 ospf6 dead-interval 4\ninterface lo\n ipv6 ospf6 area 0.0.0.0\n ipv6 ospf6 passive\n\
+         router ospf6\n ospf6 router-id {b}\n"
+    );
+    let b_routes = Frr::start(&scene, Host::ServerB, &[("ospfd", &ospfd), ("ospf6d", &ospf6d)]);
+    let bgp = format!(
+        "router bgp 65002\n bgp router-id {a}\n no bgp ebgp-requires-policy\n neighbor {wan} remote-as 65001\n \
+         neighbor {wan} timers 2 6\n neighbor {wan} timers connect 1\n address-family ipv4 unicast\n  network 10.99.1.0/24\n"
+    );
+    let _a = Frr::start(&scene, Host::ServerA, &[("bgpd", &bgp)]);
+
+    let patience = Duration::from_secs(60);
+    let neighbours = || {
+        birdc(&scene, Host::Box, &["show", "ospf", "neighbors"])
+            + &birdc(&scene, Host::Box, &["show", "ospf", "neighbors", "area0_ipv6"])
+    };
+    let full = |command: &str| b_routes.vtysh(&scene, Host::ServerB, command).contains("Full");
+    eventually("both OSPF adjacencies", patience, || {
+        (full("show ip ospf neighbor") && full("show ipv6 ospf6 neighbor")).then_some(())
+    });
+    eventually("the box's BGP session", patience, || {
+        is_up(&scene, Host::Box, "session", "Established").then_some(())
+    });
+    for (address, what) in [
+        ("10.99.1.1", "BGP's route"),
+        ("10.99.2.1", "OSPF's route"),
+        ("fd99:2::1", "OSPFv3's route, by a link-local next hop"),
+    ] {
+        eventually(what, patience, || scene.pings(Host::Client, address, 1).then_some(()));
+        let told = scene.show(&format!("routes --lookup {address}"));
+        let from = told[0]["candidates"][0]["from"].as_str().unwrap_or("none").to_owned();
+        assert!(from.starts_with("kernel: bird, table main"), "{what}: {from}");
+    }
+    // Longer than every hold and dead time, with the data plane in between; and packets all the while.
+    for _ in 0..8 {
+        for address in ["10.99.1.1", "10.99.2.1", "fd99:2::1"] {
+            assert!(scene.pings(Host::Client, address, 1), "{address}");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(full("show ip ospf neighbor") && full("show ipv6 ospf6 neighbor"), "{}", neighbours());
+    assert!(is_up(&scene, Host::Box, "session", "Established"));
+    // What is withdrawn is followed, too.
+    scene.run(Host::ServerB, &["ip", "address", "del", "10.99.2.1/24", "dev", "lo"]);
+    scene.run(Host::ServerB, &["ip", "address", "del", "fd99:2::1/64", "dev", "lo"]);
+    for address in ["10.99.2.1", "fd99:2::1"] {
+        eventually("OSPF's withdrawal", patience, || {
+            let told = scene.show(&format!("routes --lookup {address}"));
+            (told[0]["does"] == "no route").then_some(())
+        });
+    }
+}
+
 /// Three routers, each with a session to both others: the box and server a with BIRD, server b with FRR. A and b announce the same
 /// prefix, and the box prefers a's.
 #[test]
@@ -225,13 +307,24 @@ fn size() -> u32 {
     std::env::var("THROUGHWAY_FULL_TABLE").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
 }
 
+/// For how long a process was on a processor.
+fn on_processor(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(of).sum())
+}
+
 #[test]
 fn a_full_table_through_bird_is_followed_and_withdrawn() {
     if !privileged() {
         return;
     }
     let size = size();
-    let scene = Scene::running(&Config::default());
+    let mut scene = Scene::running(&Config::default());
+    let service = scene.service().process().pid();
     let (own, peer) = (WAN.box_ipv4(), WAN.host_ipv4());
     scene.run(Host::ServerA, &["ip", "address", "add", "20.0.1.1/32", "dev", "lo"]);
     let mut table = String::new();
@@ -240,7 +333,7 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
         let address = std::net::Ipv4Addr::from_bits(0x1400_0000 + (number << 8));
         let _ = writeln!(table, "route {address}/24 blackhole;");
     }
-    let _box = bird(
+    let daemon = bird(
         &scene,
         Host::Box,
         &format!(
@@ -257,6 +350,19 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
     let peer_guard = bird(&scene, Host::ServerA, &text);
     let patience = Duration::from_secs(120 + u64::from(size / 5000));
     let count = || scene.page().sum("throughway_router_prefixes", &[("family", "ipv4")]);
+    // Where the time goes: of BIRD, of us, and how often news was lost.
+    let spent = |what: &str| {
+        let figure = |name: &str| scene.page().sum(name, &[]);
+        say(&format!(
+            "{what}: BIRD has been on a processor for {:?}, the service for {:?}; {} news, {} overruns, {} rebuilds, {} prefixes looked at",
+            on_processor(daemon.pid()),
+            on_processor(service),
+            figure("throughway_kernel_notifications_total"),
+            figure("throughway_kernel_overruns_total"),
+            figure("throughway_kernel_rebuilds_total"),
+            figure("throughway_router_updates_total"),
+        ));
+    };
     let begun = Instant::now();
     eventually("the first routes", patience, || (count() > 100.0).then_some(()));
     let first = Instant::now();
@@ -266,6 +372,7 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
         first - begun,
         first.elapsed()
     ));
+    spent("loaded");
     assert!(scene.pings(Host::Client, "20.0.1.1", 3));
     // Asked for one address, it answers from a full table as from an empty one.
     let begun = Instant::now();
@@ -279,5 +386,6 @@ fn a_full_table_through_bird_is_followed_and_withdrawn() {
     let begun = Instant::now();
     eventually("all routes are withdrawn", patience, || (count() < 100.0).then_some(()));
     say(&format!("withdrawn in {:?}", begun.elapsed()));
+    spent("withdrawn");
     assert!(scene.pings(Host::Client, "10.2.0.10", 3), "the rest goes on");
 }

@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 const CHATTER: u64 = 16;
 /// Where the generator sends to, and its flows.
 const FLOWS: &str = "--flows 64 --source 198.18.0.0/26 --destination 198.19.0.1 --destination-ports 9-9";
+const FLOWS6: &str = "--family ipv6 --size 84 --flows 64 --source 2001:2::/122 --destination 2001:2:0:1::1 --destination-ports 9-9";
 
 fn eager() -> Config {
     Config { fast_path: Some("eager"), ..Config::default() }
@@ -65,11 +66,17 @@ impl Shown {
 /// Sends; does `change`, which returns when it is told and moves all flows from one server to the other; sends on. Without a change
 /// it takes as long and shows what the machine loses by itself.
 #[track_caller]
-fn under_load(scene: &mut Scene, rate: Option<u64>, from: usize, change: Option<&mut Change<'_>>) -> Shown {
+fn under_load(
+    scene: &mut Scene,
+    flows: &str,
+    rate: Option<u64>,
+    from: usize,
+    change: Option<&mut Change<'_>>,
+) -> Shown {
     let overrun_before = overrun(scene);
     let sinks = SERVERS.map(|host| Sink::start(scene, host));
     let executed_before = executed(scene);
-    let generator = Generator::start(scene, rate, &format!("{FLOWS} --duration 60s"));
+    let generator = Generator::start(scene, rate, &format!("{flows} --duration 60s"));
     let enough = rate.unwrap_or(400_000) / 4;
     eventually("the XDP program executes", SOON, || {
         (executed(scene) >= executed_before + enough as f64).then_some(())
@@ -117,20 +124,22 @@ fn under_load(scene: &mut Scene, rate: Option<u64>, from: usize, change: Option<
 /// A change at the highest rate that the workers bear, as its flows are theirs for a moment; a loss is held against it only where the
 /// machine loses nothing without a change. Then one at the highest rate that there is, where what sockets have no room for is lost,
 /// and counted.
-fn moves(what: &str, scene: &mut Scene, mut change: impl FnMut(&mut Scene, usize)) {
+fn moves(what: &str, scene: &mut Scene, flows: &str, mut change: impl FnMut(&mut Scene, usize)) {
     for host in SERVERS {
-        eventually("the path", SOON, || scene.pings(Host::Client, &host.ipv4().to_string(), 1).then_some(()));
+        for address in [host.ipv4().to_string(), host.ipv6().to_string()] {
+            eventually("the path", SOON, || scene.pings(Host::Client, &address, 1).then_some(()));
+        }
     }
     let (mut rate, mut from, mut blamed) = (bearable_rate(), 0, 0);
     loop {
-        let shown = under_load(scene, Some(rate), from, Some(&mut change));
+        let shown = under_load(scene, flows, Some(rate), from, Some(&mut change));
         from = 1 - from;
         note(&format!("{what}, {rate} packets a second: {shown:?}"));
         assert!(shown.stale <= CHATTER && shown.duplicates == 0, "{what}: {shown:?}");
         if shown.lost() == 0 {
             break;
         }
-        let control = under_load(scene, Some(rate), from, None);
+        let control = under_load(scene, flows, Some(rate), from, None);
         if control.lost() == 0 {
             blamed += 1;
             assert!(blamed < 3, "{what} loses packets: {shown:?}");
@@ -139,7 +148,7 @@ fn moves(what: &str, scene: &mut Scene, mut change: impl FnMut(&mut Scene, usize
             assert!(rate >= 5_000, "{what}: not even {rate} packets a second are carried");
         }
     }
-    let shown = under_load(scene, None, from, Some(&mut change));
+    let shown = under_load(scene, flows, None, from, Some(&mut change));
     note(&format!("{what}, as many as there can be: {shown:?}"));
     assert!(shown.stale <= CHATTER && shown.duplicates == 0, "{what}: {shown:?}");
     assert_eq!(shown.lost(), shown.overrun, "{what}: nothing is lost that nobody counts: {shown:?}");
@@ -152,7 +161,7 @@ fn a_reload_moves_all_flows() {
     }
     bearable_rate();
     let mut scene = Scene::running(&to(0));
-    moves("reload", &mut scene, |scene, server| {
+    moves("reload", &mut scene, FLOWS, |scene, server| {
         scene.write(&to(server).yaml());
         let output = scene.reload();
         assert!(output.status.success(), "{}{}", output.stdout, output.stderr);
@@ -160,23 +169,31 @@ fn a_reload_moves_all_flows() {
 }
 
 #[test]
-fn a_route_of_the_kernels_moves_all_flows() {
+fn a_route_of_the_kernels_moves_all_flows_of_either_family() {
     if !privileged() {
         return;
     }
     bearable_rate();
     let mut scene = Scene::running(&eager());
-    let set = |scene: &Scene, server: usize| {
-        let via = SERVERS[server].ipv4().to_string();
-        scene.run(Host::Box, &["ip", "route", "replace", "198.19.0.0/16", "via", &via]);
+    let set = |scene: &Scene, prefix: &str, address: &str, via: &str| {
+        let family = if prefix.contains(':') { "-6" } else { "-4" };
+        scene.run(Host::Box, &["ip", family, "route", "replace", prefix, "via", via]);
         // The service says which route counts once it does.
         eventually("the route counts", SOON, || {
-            let said = scene.ask(&["show", "routes", "--lookup", "198.19.0.1"]).stdout;
-            said.contains(&via).then_some(())
+            let said = scene.ask(&["show", "routes", "--lookup", address]).stdout;
+            said.contains(via).then_some(())
         });
     };
-    set(&scene, 0);
-    moves("route", &mut scene, |scene, server| set(scene, server));
+    let ipv4 = |scene: &Scene, server: usize| {
+        set(scene, "198.19.0.0/16", "198.19.0.1", &SERVERS[server].ipv4().to_string());
+    };
+    let ipv6 = |scene: &Scene, server: usize| {
+        set(scene, "2001:2:0:1::/64", "2001:2:0:1::1", &SERVERS[server].ipv6().to_string());
+    };
+    ipv4(&scene, 0);
+    ipv6(&scene, 0);
+    moves("route", &mut scene, FLOWS, |scene, server| ipv4(scene, server));
+    moves("IPv6 route", &mut scene, FLOWS6, |scene, server| ipv6(scene, server));
 }
 
 #[test]
@@ -207,7 +224,7 @@ fn the_death_of_a_backend_moves_all_flows() {
     };
     live(&scene, 0);
     until(&scene, SERVERS[1], "down");
-    moves("backend", &mut scene, |scene, server| {
+    moves("backend", &mut scene, FLOWS, |scene, server| {
         live(scene, server);
         alive.borrow_mut()[1 - server] = None;
         until(scene, SERVERS[1 - server], "down");

@@ -14,6 +14,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("throughway_config_last_reload_successful", "gauge"),
     ("throughway_kernel_overruns_total", "counter"),
     ("throughway_kernel_notifications_total", "counter"),
+    ("throughway_kernel_rebuilds_total", "counter"),
     ("throughway_kernel_resyncs_total", "counter"),
     ("throughway_kernel_undecodable_total", "counter"),
     ("throughway_kernel_routes", "gauge"),

@@ -53,7 +53,7 @@ pub enum Mss {
     #[default]
     Off,
     /// To what fits the interfaces that the connection passes.
-    Auto,
+    Clamp,
     /// To so many bytes, 64 to 65495.
     Bytes(u16),
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Mss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mss::Off => f.write_str("off"),
-            Mss::Auto => f.write_str("auto"),
+            Mss::Clamp => f.write_str("clamp"),
             Mss::Bytes(bytes) => bytes.fmt(f),
         }
     }
@@ -79,13 +79,13 @@ impl std::str::FromStr for Mss {
     fn from_str(text: &str) -> Result<Self, Misread> {
         match text {
             "off" => Ok(Mss::Off),
-            "auto" => Ok(Mss::Auto),
+            "clamp" => Ok(Mss::Clamp),
             _ if text.bytes().all(|b| b.is_ascii_digit()) => {
                 let bytes = text.parse::<Number<SMALLEST_MSS, LARGEST_MSS>>()?.get();
                 Ok(Mss::Bytes(u16::try_from(bytes).unwrap_or(u16::MAX)))
             }
             _ => Err(Misread::new(format!("`{text}` is not a segment size"))
-                .help("expected `auto`, `off` or a number of bytes such as `1360`")),
+                .help("expected `clamp`, `off` or a number of bytes such as `1360`")),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Value for Mss {
     fn schema() -> serde_json::Value {
         serde_json::json!({
             "oneOf": [
-                { "enum": ["off", "auto"] },
+                { "enum": ["off", "clamp"] },
                 { "type": "integer", "minimum": SMALLEST_MSS, "maximum": LARGEST_MSS },
             ],
         })

@@ -17,7 +17,7 @@ pub(crate) struct Router {
     pub(crate) urpf: Option<Written<Urpf>>,
     /// Whether packets from and to reserved addresses (240.0.0.0/4, 100::/64, ::ffff:0:0/96) are forwarded. Default: false.
     pub(crate) forward_reserved: Option<Written<Flag>>,
-    /// To what the maximum segment size of TCP connections is lowered: what fits the interfaces (`auto`), or a number of bytes.
+    /// To what the maximum segment size of TCP connections is lowered: what fits the interfaces (`clamp`), or a number of bytes.
     /// Default: off.
     pub(crate) mss: Option<Written<Mss>>,
     /// Static routes.

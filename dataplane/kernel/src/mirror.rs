@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::DecodeError;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -26,6 +26,11 @@ use crate::store::{Family, Fit, Store};
 const RECEIVE_BUFFER: usize = 64 << 20;
 /// Datagrams read in one [`Mirror::wait`], so that a flood does not keep its caller from its other work.
 const DATAGRAMS: usize = 4096;
+/// After reading everything anew, news is followed for so many times as long as that took before it is done again: a flood that
+/// is faster than our reading must not keep us, and the kernel, at nothing else.
+const REPAIR_PAUSE: u32 = 2;
+/// But not for longer than this: so long the state may lack what was lost.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Datagrams thrown away before reading everything anew. Only a flood faster than our reading gets this far.
 const DISCARDED: usize = 1 << 20;
 
@@ -48,8 +53,10 @@ impl Default for Options {
 pub struct MirrorStats {
     /// Notifications read.
     pub notifications: u64,
-    /// Times the receive buffer overflowed, each followed by reading everything anew.
+    /// Times the receive buffer overflowed, each followed by reading everything anew; several in a row by doing that once.
     pub overruns: u64,
+    /// Times everything was read anew.
+    pub rebuilds: u64,
     /// Times the routes of one family were read anew, since a notification did not fit what was known.
     pub resyncs: u64,
     /// Times the routes over one interface were read anew, since the kernel alters them without a word.
@@ -69,9 +76,26 @@ pub struct Mirror {
     dumper: Dumper,
     store: Store,
     stats: MirrorStats,
-    /// The state is known to be out of date: an overrun whose repair has failed.
+    /// The state is known to be out of date: an overrun whose repair has failed, or waits for its time.
     stale: bool,
+    pace: Pace,
     work: Work,
+}
+
+/// When everything may be read anew.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace(Option<Instant>);
+
+impl Pace {
+    /// It was done, from `begun` to `ended`.
+    fn done(&mut self, begun: Instant, ended: Instant) {
+        let pause = (ended.saturating_duration_since(begun) * REPAIR_PAUSE).min(LONGEST_PAUSE);
+        self.0 = Some(ended + pause);
+    }
+
+    fn is_due(self, now: Instant) -> bool {
+        self.0.is_none_or(|due| now >= due)
+    }
 }
 
 /// What is left to do after a batch of notifications, for all that the kernel does without announcing it.
@@ -115,7 +139,7 @@ impl Mirror {
         let mut dumper = Dumper::open()?;
         let store = Store::new(dumper.everything()?);
         let stats = MirrorStats { receive_buffer, ..MirrorStats::default() };
-        Ok(Self { events, dumper, store, stats, stale: false, work: Work::default() })
+        Ok(Self { events, dumper, store, stats, stale: false, pace: Pace::default(), work: Work::default() })
     }
 
     /// The state, as of the last [`Mirror::wait`].
@@ -135,6 +159,9 @@ impl Mirror {
     /// Waits until there is news or `timeout` is over, brings the state up to date and tells what changed. Returns
     /// without changes when a signal arrives. Not all of a flood is read in one call; the next one goes on at once.
     ///
+    /// After an overrun everything is read anew: at once, unless that was done just before. Then what news there is is followed
+    /// on, and one reading makes up for all that was lost meanwhile: when it is quiet, or after a pause that is bounded.
+    ///
     /// What an interface's going up or down did to routes without a word is asked for in the next call, which does not
     /// wait: the kernel may need long for it, and who sends by that interface wants to know first.
     ///
@@ -148,11 +175,14 @@ impl Mirror {
                 return Ok(changes);
             }
         }
-        if !self.stale && !readable(self.events.socket(), timeout)? {
+        if !self.is_repair_due() && !readable(self.events.socket(), timeout)? {
+            if self.stale {
+                self.rebuild(&mut changes)?;
+            }
             return Ok(changes);
         }
         for _ in 0..DATAGRAMS {
-            if self.stale {
+            if self.is_repair_due() {
                 break;
             }
             let datagram = match self.events.receive(libc::MSG_DONTWAIT) {
@@ -162,9 +192,10 @@ impl Mirror {
                     Some(libc::EINTR) => continue,
                     Some(libc::ENOBUFS) => {
                         self.stats.overruns += 1;
-                        tracing::warn!("lost netlink notifications, reading the kernel's tables anew");
-                        self.stale = true;
-                        break;
+                        if !std::mem::replace(&mut self.stale, true) {
+                            tracing::warn!("lost netlink notifications, reading the kernel's tables anew");
+                        }
+                        continue;
                     }
                     _ => return Err(KernelError::Socket { action: "read", source: error }),
                 },
@@ -181,9 +212,10 @@ impl Mirror {
                 }
             }
         }
-        if self.stale {
+        // Who waits gets something, if only by this.
+        if self.is_repair_due() || (self.stale && changes.is_empty()) {
             self.rebuild(&mut changes)?;
-        } else if changes.links.is_empty() {
+        } else if changes.links.is_empty() && !self.stale {
             self.settle(&mut changes)?;
         }
         Ok(changes)
@@ -191,7 +223,11 @@ impl Mirror {
 
     /// Whether [`Mirror::wait`] has something to do before it waits.
     pub fn is_pending(&self) -> bool {
-        self.stale || !self.work.is_empty()
+        if self.stale { self.is_repair_due() } else { !self.work.is_empty() }
+    }
+
+    fn is_repair_due(&self) -> bool {
+        self.stale && self.pace.is_due(Instant::now())
     }
 
     /// Something that waits for news beside the mirror, for those who share it: see [`Waiter::wait`].
@@ -207,7 +243,9 @@ impl Mirror {
     /// must not be told after it.
     fn rebuild(&mut self, changes: &mut Changes) -> Result<(), KernelError> {
         changes.overrun = true;
+        self.stats.rebuilds += 1;
         self.work = Work::default();
+        let begun = Instant::now();
         for _ in 0..DISCARDED {
             match self.events.receive(libc::MSG_DONTWAIT) {
                 Ok(_) => {}
@@ -222,6 +260,7 @@ impl Mirror {
         changes.add_difference(self.store.state(), fresh.state());
         self.store = fresh;
         self.stale = false;
+        self.pace.done(begun, Instant::now());
         Ok(())
     }
 
@@ -452,5 +491,33 @@ fn put<K: Ord + Copy, V: PartialEq>(
 fn remove<K: Ord + Copy, V>(map: &mut std::collections::BTreeMap<K, V>, changed: &mut BTreeSet<K>, key: K) {
     if map.remove(&key).is_some() {
         changed.insert(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a flood that is never read to its end each reading of everything is followed by another overrun at once.
+    #[test]
+    fn a_flood_leaves_time_to_follow_it() {
+        for took in [Duration::from_millis(20), Duration::from_secs(1), Duration::from_secs(8)] {
+            let begun = Instant::now();
+            let (mut now, mut pace, mut reading, mut stale) = (begun, Pace::default(), Duration::ZERO, begun);
+            assert!(pace.is_due(now), "the first is at once");
+            while now < begun + Duration::from_secs(100) {
+                if pace.is_due(now) {
+                    assert!(now.duration_since(stale) <= LONGEST_PAUSE + Duration::from_millis(1));
+                    pace.done(now, now + took);
+                    now += took;
+                    (reading, stale) = (reading + took, now);
+                } else {
+                    now += Duration::from_millis(1);
+                }
+            }
+            let share = reading.as_secs_f64() / now.duration_since(begun).as_secs_f64();
+            let most = if took * REPAIR_PAUSE > LONGEST_PAUSE { 0.65 } else { 0.36 };
+            assert!(share < most, "{took:?}: {share} of the time is spent on reading everything anew");
+        }
     }
 }

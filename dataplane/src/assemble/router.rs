@@ -70,7 +70,7 @@ pub fn neighbours(facts: &HostFacts) -> Neighbours {
 pub fn options(config: &Router) -> Options {
     let mss = match config.mss {
         throughway_config::Mss::Off => Mss::Keep,
-        throughway_config::Mss::Auto => Mss::Links,
+        throughway_config::Mss::Clamp => Mss::Links,
         throughway_config::Mss::Bytes(bytes) => Mss::Bytes(bytes),
     };
     Options { mss }

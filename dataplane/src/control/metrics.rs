@@ -226,6 +226,11 @@ fn kernel(page: &mut Page, figures: &Figures) {
             "Times the netlink socket overflowed and the kernel's state was read anew.",
             mirror.overruns,
         ),
+        (
+            "rebuilds",
+            "Times the kernel's state was read anew as a whole: once for several overruns in a row.",
+            mirror.rebuilds,
+        ),
         ("notifications", "Netlink notifications read.", mirror.notifications),
         (
             "resyncs",

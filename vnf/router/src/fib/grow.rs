@@ -12,8 +12,8 @@ use super::memory::{LARGEST, Memory};
 use super::node::{Head, Run, cut, depth, leaf, paint, units, with_depth, word_of};
 use super::rib::Rib;
 use super::trie::{
-    BLOCK, HEAD, Key, LEAF, MARKS, MOST_BITS, MOST_RANGES, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE, is_ranges,
-    is_tall, place, ranges_of, stride,
+    BEHIND, BLOCK, HEAD, Key, LEAF, MARKS, MOST_BITS, MOST_RANGES, NODE, SLOTS, STRIDE, Trie, UNIT, VALUE,
+    is_ranges, is_tall, place, ranges_of, stride,
 };
 
 /// There is no memory for another node.
@@ -487,7 +487,7 @@ impl<K: Key> Grower<K> {
         if ranges {
             let (bits, units) = ranges_of(runs.len());
             let word = bits | block;
-            let start_of = |at: usize| runs.get(at).map_or(u32::MAX, |run| run.start);
+            let start_of = |at: usize| runs.get(at).map_or(BEHIND, |run| run.start);
             if is_tall(word) {
                 for leaf in 0..UNIT {
                     self.store(Place::Node(base + leaf), start_of(leaf * LEAF));

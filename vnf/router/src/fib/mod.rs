@@ -28,8 +28,8 @@ use throughway_vnf::{Prefix, Snapshot};
 
 use crate::route::Route;
 use routes::{RouteId, Routes, View};
-use together::{TOGETHER, Together};
-use trie::{Reader, Trie};
+use together::{Readers, TOGETHER};
+use trie::Trie;
 use writer::FibWriter;
 
 /// The forwarding information base: which route is the most specific for an address.
@@ -153,36 +153,6 @@ impl Fib {
     /// The memory that lookups walk through, in bytes.
     pub fn memory(&self) -> usize {
         self.ipv4.memory() + self.ipv6.memory()
-    }
-}
-
-/// Both tries, for one batch.
-#[derive(Clone, Copy)]
-struct Readers<'a> {
-    ipv4: Reader<'a, u32>,
-    ipv6: Reader<'a, u128>,
-}
-
-impl Readers<'_> {
-    #[inline]
-    fn find(self, address: IpAddr) -> RouteId {
-        match address {
-            IpAddr::V4(address) => RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
-            IpAddr::V6(address) => RouteId::ipv6(self.ipv6.lookup(address.to_bits())),
-        }
-    }
-
-    /// Looks up to [`TOGETHER`] addresses up. An IPv4 lookup is one load nearly always, and the processor overlaps as many
-    /// as it can hold; those of IPv6 are walked together.
-    fn walk(self, addresses: &[IpAddr], into: &mut [RouteId]) {
-        let mut together = Together::new(self.ipv6);
-        for (place, (address, id)) in (0..TOGETHER as u8).zip(addresses.iter().zip(into.iter_mut())) {
-            match address {
-                IpAddr::V4(address) => *id = RouteId::ipv4(self.ipv4.lookup(address.to_bits())),
-                IpAddr::V6(address) => together.begin(place, address.to_bits()),
-            }
-        }
-        together.end(addresses, into);
     }
 }
 

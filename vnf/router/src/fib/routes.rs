@@ -46,6 +46,7 @@ pub struct Routes {
     epoch: u64,
     /// The numbers of the default routes: IPv4, IPv6. Zero: none.
     defaults: [u32; DEFAULTS],
+    /// The first places, which are no route's number, hold the default routes once more: so that nothing has to be asked first.
     chunks: Vec<Arc<Chunk>>,
 }
 
@@ -68,33 +69,39 @@ impl Routes {
     pub(super) fn set_default(&mut self, family: usize, number: u32) {
         if let Some(default) = self.defaults.get_mut(family) {
             *default = number;
+            let route = self.place(number).filter(|_| number >= DEFAULTS as u32).cloned();
+            self.put(family, route);
         }
     }
 
     /// Gives `number` a meaning.
     pub(super) fn set(&mut self, number: u32, route: Arc<Route>) {
-        let (chunk, place) = (number as usize / CHUNK, number as usize % CHUNK);
+        for family in 0..DEFAULTS {
+            if self.defaults.get(family) == Some(&number) {
+                self.put(family, Some(Arc::clone(&route)));
+            }
+        }
+        self.put(number as usize, Some(route));
+    }
+
+    fn put(&mut self, place: usize, route: Option<Arc<Route>>) {
+        let (chunk, place) = (place / CHUNK, place % CHUNK);
         while self.chunks.len() <= chunk {
             self.chunks.push(Arc::new([const { None }; CHUNK]));
         }
         if let Some(chunk) = self.chunks.get_mut(chunk) {
-            Arc::make_mut(chunk)[place] = Some(route);
+            Arc::make_mut(chunk)[place] = route;
         }
     }
 
     #[inline]
-    pub(super) fn get(&self, number: u32) -> Option<&Route> {
-        self.chunks.get(number as usize / CHUNK)?.get(number as usize % CHUNK)?.as_deref()
+    fn place(&self, number: u32) -> Option<&Arc<Route>> {
+        self.chunks.get(number as usize / CHUNK)?.get(number as usize % CHUNK)?.as_ref()
     }
 
     #[inline]
-    fn resolve(&self, id: RouteId) -> Option<&Route> {
-        let number = match self.defaults.get(id.0 as usize) {
-            // No route has the number 0.
-            Some(&default) => default,
-            None => id.0,
-        };
-        self.get(number)
+    pub(super) fn get(&self, number: u32) -> Option<&Route> {
+        self.place(number).map(|route| &**route)
     }
 }
 
@@ -110,6 +117,6 @@ impl View {
     /// The route with this number, which must come from the lookup that gave this view; `None`: there is no route.
     #[inline]
     pub fn get(&self, id: RouteId) -> Option<&Route> {
-        self.0.resolve(id)
+        self.0.get(id.0)
     }
 }

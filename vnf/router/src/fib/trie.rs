@@ -24,9 +24,9 @@
 //! slots, searched by comparing. One of up to eight ranges is a single line, a leaf; a larger one has a line above its leaves:
 //!
 //! ```text
-//! word  0 .. 16   (not of a single leaf) where each leaf begins, all bits set behind the last
+//! word  0 .. 16   (not of a single leaf) where each leaf begins, [`BEHIND`] behind the last
 //!
-//! word  0 .. 8    of each leaf: where each range begins, all bits set behind the last
+//! word  0 .. 8    of each leaf: where each range begins, [`BEHIND`] behind the last
 //!       8 .. 16   the words, one for each range
 //! ```
 //!
@@ -82,8 +82,6 @@ pub(super) trait Key: Copy + Ord + Hash + Debug + Default {
     const FIRST: usize;
     /// Whether there are nodes of ranges.
     const HAS_RANGES: bool;
-    /// The first bit of the nodes of ranges that most keys lead to, and the first behind.
-    const USUAL: Option<(u8, u8)>;
 
     /// The slot of the first table, and how many bits are consumed then.
     fn first(self) -> (usize, u8);
@@ -111,7 +109,6 @@ impl Key for u32 {
     const WIDTH: u8 = 32;
     const FIRST: usize = 1 << 24;
     const HAS_RANGES: bool = false;
-    const USUAL: Option<(u8, u8)> = None;
 
     #[inline]
     fn first(self) -> (usize, u8) {
@@ -146,14 +143,22 @@ impl Key for u32 {
     }
 }
 
-/// What depth can tell: the most bits between two bounds.
-pub(super) const MOST_BITS: u8 = 31;
+/// The most bits between two bounds: depth can tell them, and [`BEHIND`] is behind all slots.
+pub(super) const MOST_BITS: u8 = 30;
+/// Where a range begins that is not there. Not the largest number, so that differences of starts have a sign: see [`begun`].
+pub(super) const BEHIND: u32 = i32::MAX as u32;
 
 /// Global unicast addresses, 2000::/3, go by bits 3 to 27, all others by the first 16.
 const GLOBAL: usize = 1 << 24;
 /// The bits that are consumed then, and the next bound.
-pub(super) const AFTER_GLOBAL: u8 = 27;
-pub(super) const SITE: u8 = BOUNDS[AFTER_GLOBAL as usize];
+const AFTER_GLOBAL: u8 = 27;
+const SITE: u8 = BOUNDS[AFTER_GLOBAL as usize];
+
+/// The slot of a global unicast address in a node of ranges below the first table; `high` are the address's first 64 bits.
+#[inline]
+pub(super) const fn site_slot(high: u64) -> u32 {
+    (high >> (64 - SITE)) as u32 & ((1 << (SITE - AFTER_GLOBAL)) - 1)
+}
 /// The bounds of IPv6 from every bit on. From 27 on: 56 and 80 (what providers give to sites and to hosts lies before), 104,
 /// 128. From 16 on: 40 and 56.
 const BOUNDS: [u8; 128] = {
@@ -175,7 +180,6 @@ impl Key for u128 {
     const WIDTH: u8 = 128;
     const FIRST: usize = GLOBAL + (1 << 16);
     const HAS_RANGES: bool = true;
-    const USUAL: Option<(u8, u8)> = Some((AFTER_GLOBAL, SITE));
 
     #[inline]
     fn first(self) -> (usize, u8) {
@@ -276,7 +280,8 @@ impl<K: Key> Trie<K> {
     /// Where a reader finds everything.
     #[inline]
     pub(super) fn reader(&self) -> Reader<'_, K> {
-        Reader { root: &self.root, lines: self.lines(), key: std::marker::PhantomData }
+        let global = self.root.get(..GLOBAL).unwrap_or_default();
+        Reader { root: &self.root, global, lines: self.lines(), key: std::marker::PhantomData }
     }
 
     /// Bytes in use.
@@ -289,7 +294,9 @@ impl<K: Key> Trie<K> {
 /// the trie, each look-up would ask again where table and nodes lie.
 #[derive(Debug)]
 pub(super) struct Reader<'a, K> {
-    pub(super) root: &'a [AtomicU32],
+    root: &'a [AtomicU32],
+    /// That part of the first table which is for global unicast addresses of IPv6.
+    global: &'a [AtomicU32],
     pub(super) lines: &'a [Line],
     key: std::marker::PhantomData<K>,
 }
@@ -302,21 +309,52 @@ impl<K> Clone for Reader<'_, K> {
 
 impl<K> Copy for Reader<'_, K> {}
 
-impl<K: Key> Reader<'_, K> {
+impl Reader<'_, u32> {
     /// The value of the longest prefix that contains `key`; 0: there is none.
     #[inline]
-    pub(super) fn lookup(self, key: K) -> u32 {
-        let (slot, mut offset) = key.first();
-        let mut word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
-        // What nearly all addresses need at most, without asking for each bit where it comes from.
-        if let Some((usual, next)) = K::USUAL
-            && is_ranges::<K>(word)
-            && offset == usual
-        {
-            word = step::<K>(self.lines, word, key.bits(usual, next - usual) as u32);
-            offset = next;
-        }
+    pub(super) fn lookup(self, key: u32) -> u32 {
+        let (slot, offset) = key.first();
+        let word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
+        if word & NODE == 0 { word & VALUE } else { self.lookup_longer(key, word, offset) }
+    }
+
+    /// Of a prefix longer than what the first table goes by: apart, so that loops over what is usual keep their registers.
+    #[inline(never)]
+    fn lookup_longer(self, key: u32, word: u32, offset: u8) -> u32 {
         follow(self.lines, key, word, offset)
+    }
+}
+
+impl<'a> Reader<'a, u128> {
+    /// The value of the longest prefix that contains `key`; 0: there is none.
+    #[inline]
+    pub(super) fn lookup(self, key: u128) -> u32 {
+        // What nearly all addresses need at most, without asking for each bit where it comes from.
+        let high = (key >> 64) as u64;
+        if let Some(word) = self.global(high) {
+            let above = word.load(Ordering::Acquire);
+            if is_ranges::<u128>(above) {
+                let word = step::<u128>(self.lines, above, site_slot(high));
+                if word & NODE == 0 {
+                    return word & VALUE;
+                }
+            }
+        }
+        self.lookup_unusual(key)
+    }
+
+    #[inline(never)]
+    fn lookup_unusual(self, key: u128) -> u32 {
+        let (slot, offset) = key.first();
+        let word = self.root.get(slot).map_or(0, |word| word.load(Ordering::Acquire));
+        follow(self.lines, key, word, offset)
+    }
+
+    /// The word of the first table for a global unicast address, of which `high` are the first 64 bits.
+    #[inline]
+    pub(super) fn global(self, high: u64) -> Option<&'a AtomicU32> {
+        // The three bits before the slot, 001, become 0: for all other addresses the number is too large.
+        self.global.get((high >> (64 - AFTER_GLOBAL)) as usize ^ GLOBAL)
     }
 }
 
@@ -371,7 +409,9 @@ pub(super) const fn is_tall(word: u32) -> bool {
 pub(super) fn begun<const N: usize>(line: &Line, halves: [usize; N], slot: u32) -> usize {
     let mut at = 0;
     for half in halves {
-        at += if line[(at + half) % UNIT].load(Ordering::Acquire) <= slot { half } else { 0 };
+        // The sign of a difference: cheaper than what becomes of a comparison.
+        let before = line[(at + half) % UNIT].load(Ordering::Acquire).wrapping_sub(slot + 1) >> 31;
+        at += half * before as usize;
     }
     at
 }
