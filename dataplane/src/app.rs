@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::Failure;
 use crate::control::{api, metrics};
 
+mod cores;
 pub mod devices;
 pub mod early;
 pub mod fastpath;
@@ -54,6 +55,13 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
     }
     let socket_path = overrides.api.clone().unwrap_or_else(|| config.api.socket.clone());
     let metrics_address = overrides.metrics.or_else(|| config.metrics.as_ref().map(|metrics| metrics.listen));
+
+    // Before any other thread is made: they run where this one may.
+    match cores::leave_to(&config.workers.cores) {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("all cores are workers': other threads of the service share them"),
+        Err(error) => tracing::warn!(%error, "threads of the service may run on workers' cores"),
+    }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -125,6 +133,14 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         lock(&service).stop(end.is_ok());
         end.map(|()| ExitCode::SUCCESS).map_err(|dead| dead.into())
     })
+}
+
+/// A file of a service's own: beside its API socket, and of its name, as several services may have theirs in one folder.
+fn beside(socket: &Path, what: &str) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    PathBuf::from(name)
 }
 
 fn lock(service: &Mutex<Service>) -> std::sync::MutexGuard<'_, Service> {

@@ -105,7 +105,8 @@ fn connections(scene: &Scene) -> [Connection; 2] {
 }
 
 fn file(scene: &mut Scene) -> PathBuf {
-    scene.service().socket().with_file_name("throughway-sessions")
+    let socket = scene.service().socket();
+    socket.with_file_name(format!("{}.sessions", socket.file_name().expect("a name").to_string_lossy()))
 }
 
 /// Stops the service and starts it with what may be another configuration; how long nobody was there.
