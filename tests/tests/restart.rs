@@ -394,3 +394,30 @@ fn a_start_that_fails_leaves_the_sessions_to_the_next_one() {
         connection.exchange().expect("it goes on");
     }
 }
+
+/// Whether the device takes VLAN tags out of received frames.
+fn takes_tags_out(scene: &Scene) -> bool {
+    let features = scene.run(Host::Box, &["ethtool", "-k", "lan0"]).stdout;
+    let line = features.lines().find(|line| line.starts_with("rx-vlan-offload:")).expect("a veth has it");
+    line.contains(": on")
+}
+
+#[test]
+fn offloads_come_back_when_the_interfaces_are_given_back_whoever_switched_them_off() {
+    if !privileged() {
+        return;
+    }
+    let mut scene = Scene::new();
+    assert!(takes_tags_out(&scene));
+    scene.start_with(&Setting::KEPT.yaml());
+    assert!(!takes_tags_out(&scene));
+    scene.stop();
+    assert!(!takes_tags_out(&scene), "the device is left as it is");
+    // One more that is to leave it, and is killed.
+    scene.start_with(&Setting::KEPT.yaml());
+    scene.kill();
+    scene.start_with(&Setting { at_stop: "{ program: remove, sessions: 0s }", ..Setting::KEPT }.yaml());
+    assert!(!takes_tags_out(&scene));
+    scene.stop();
+    assert!(takes_tags_out(&scene));
+}

@@ -164,7 +164,6 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     };
     let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
     let _ = setup.stats.sockets.set(figures);
-    let _ = ready.send(Ok(sockets));
     let mut worker = Worker::new(io, program, setup);
     worker.bound(xsk.frames as usize);
     if let Some(own) = own {
@@ -173,6 +172,8 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Result<Vec<Op
     if let Some(offload) = offload {
         worker.offload(offload);
     }
+    // From now on packets may come: the first round is next.
+    let _ = ready.send(Ok(sockets));
     run(worker, orders, Idle::new(busy, shared));
 }
 
