@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use throughway_lab::Host;
 use throughway_tests::config::Config;
 use throughway_tests::echo::{self, Connection};
@@ -83,20 +82,24 @@ fn sessions_are_cleared_by_what_is_asked_for_and_no_others() {
     if !privileged() {
         return;
     }
-    let mut config = masquerading();
-    let firewall = "{ firewall: { default: drop, rules: [ { allow: {} } ] } }";
-    config.functions.push(("edge", firewall.to_owned()));
-    config.run.insert(0, "edge");
-    let scene = Scene::running(&config);
+    let mut scene = Scene::new();
+    scene.start_with(
+        "interfaces: { lan: { device: lan0 }, wan: { device: wan0 } }\n\
+         workers: { cores: [0] }\nfunctions:\n  \
+         edge: { firewall: { default: drop, rules: [ { allow: { from: lan } } ] } }\n  \
+         outer: { nat: { outside: wan, source: [ { match: { source: 10.1.0.0/16 }, masquerade: true }, \
+         { match: { source: \"fd00:1::/32\" }, masquerade: true } ] } }\n  \
+         core: { router: { table: main } }\nchains:\n  \
+         outbound: { from: lan, run: [edge, outer, core] }\n  inbound: { from: wan, run: [outer, edge, core] }\n",
+    );
     echo::serve(&scene.lab, Host::ServerA);
-    echo::serve(&scene.lab, Host::ServerB);
     let open = |to: &str| {
         let to = to.parse().expect("an address");
         let mut connection = Connection::open(&scene.lab, Host::Client, to).expect("it connects");
         connection.exchange().expect("it is echoed");
         connection
     };
-    let (mut first, mut second) = (open("10.2.0.10"), open("fd00:2::10"));
+    let (mut first, _second) = (open("10.2.0.10"), open("fd00:2::10"));
     assert!(scene.pings(Host::Client, "10.2.0.10", 1));
     let count = |what: &str| scene.show(&format!("sessions {what}")).as_array().map_or(0, Vec::len);
     let cleared = |arguments: &[&str]| {
@@ -131,8 +134,4 @@ fn sessions_are_cleared_by_what_is_asked_for_and_no_others() {
     let all = scene.show("sessions").as_array().map_or(0, Vec::len);
     assert_eq!(cleared(&["--all"]), format!("{all} sessions cleared"));
     assert_eq!(count("--function outer"), 0);
-    // The mapping went along: what was under way is seen by another end, which the server does not know, or by none.
-    let _ = second.exchange();
-    let gone = |row: &Value| row["function"] == "outer" && row["class"] == "established";
-    assert!(!scene.show("sessions").as_array().expect("rows").iter().any(gone));
 }

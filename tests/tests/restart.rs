@@ -162,7 +162,7 @@ fn everything_goes_on(setting: Setting, changed: Setting) {
     });
     let fast = setting.fast_path != "off";
     for next in [setting, changed] {
-        let downloading = download(&scene, 5);
+        let downloading = download(&scene, 12);
         let datagrams = Datagrams::start(&scene.lab, Host::Client, Host::ServerA, server(), RATE);
         datagrams.let_pass(RATE);
         if fast {
@@ -209,9 +209,10 @@ fn everything_goes_on(setting: Setting, changed: Setting) {
             report.sent
         ));
         assert_eq!((report.duplicates, report.damaged), (0, 0));
-        // Without the fast path nobody forwards meanwhile: what was sent in that time is lost, and no more. With it, what is sent
-        // between the exchange of the programs and the first round of the new worker.
-        let most = gap.as_secs_f64() * RATE as f64 * if fast { 0.75 } else { 1.0 };
+        // Without the fast path nobody forwards meanwhile: what was sent in that time is lost, and no more. With it the driver does, until
+        // the new worker's sockets are in the new program's map: none is lost, unless the machine keeps the worker from its core for longer
+        // than there is room in its rings.
+        let most = if fast { RATE as f64 / 20.0 } else { gap.as_secs_f64() * RATE as f64 };
         assert!((lost as f64) < most, "{lost} of {most} at most");
         assert!(bytes > 10_000_000, "{said}");
     }
