@@ -32,6 +32,8 @@ pub struct Results {
     pub instructions: BTreeMap<String, f64>,
     /// What was planned and not measured for want of time.
     pub cut: Vec<String>,
+    /// What was tried and failed, with how it did.
+    pub failed: Vec<String>,
 }
 
 /// A microbenchmark of criterion's.
@@ -88,6 +90,8 @@ pub struct Line {
     pub unavailable: Option<String>,
     /// Its runs.
     pub runs: Vec<Run>,
+    /// How the others failed.
+    pub failures: Vec<String>,
 }
 
 impl Line {
@@ -101,6 +105,7 @@ impl Line {
             subject,
             unavailable: None,
             runs: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -151,8 +156,13 @@ pub struct Growth {
     pub dimension: Dimension,
     /// Who.
     pub name: String,
-    /// Size, and packets a second that arrived in each run.
-    pub points: Vec<(u32, Vec<f64>)>,
+    /// Size, and packets a second that arrived in each run, in their order; nothing where it failed.
+    pub points: Vec<(u32, Vec<Option<f64>>)>,
+}
+
+/// Median and spread of the runs that did not fail.
+pub fn of_those_measured(arrived: &[Option<f64>]) -> Option<Figure> {
+    Figure::of(&arrived.iter().flatten().copied().collect::<Vec<_>>())
 }
 
 impl Results {

@@ -77,6 +77,10 @@ impl Runner<'_> {
         for line in &results.cut {
             say(&format!("cut: {line}"));
         }
+        results.failed = failed(run, &results);
+        for line in &results.failed {
+            say(&format!("failed: {line}"));
+        }
         Ok(results)
     }
 
@@ -113,6 +117,7 @@ impl Runner<'_> {
                     {
                         line.unavailable = Some(first_line(&error));
                     }
+                    line.failures.push(first_line(&error));
                 }
             }
         }
@@ -210,10 +215,13 @@ impl Runner<'_> {
                     match result {
                         Ok(trial) => {
                             say(&format!("{what}: {:.3} Mpps", trial.arrived / 1e6));
-                            arrived.push(trial.arrived);
+                            arrived.push(Some(trial.arrived));
                         }
                         Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
-                        Err(error) => say(&format!("{what}: {}", first_line(&error))),
+                        Err(error) => {
+                            say(&format!("{what}: {}", first_line(&error)));
+                            arrived.push(None);
+                        }
                     }
                 }
             }
@@ -231,7 +239,7 @@ fn cut(plan: &Plan, runs: usize, results: &Results) -> Vec<String> {
     let fewer: Vec<&str> = results
         .subjects
         .iter()
-        .filter(|line| line.unavailable.is_none() && line.runs.len() < runs)
+        .filter(|line| line.unavailable.is_none() && line.runs.len() + line.failures.len() < runs)
         .map(|line| line.key.as_str())
         .collect();
     if !fewer.is_empty() {
@@ -246,6 +254,22 @@ fn cut(plan: &Plan, runs: usize, results: &Results) -> Vec<String> {
         cut.push(format!("growing tables were measured in {how_often} of {} runs", plan.scaling_runs));
     }
     cut
+}
+
+/// What was tried in `runs` runs and failed, by subject and by growing table. What never worked is in the tables as unavailable.
+fn failed(runs: usize, results: &Results) -> Vec<String> {
+    let lines = results.subjects.iter().filter(|line| line.unavailable.is_none());
+    let lines = lines.filter_map(|line| {
+        let (last, count) = (line.failures.last()?, line.failures.len());
+        Some(format!("{} in {count} of {runs} runs ({last})", line.key))
+    });
+    let growths = results.scaling.iter().filter_map(|growth| {
+        let all = || growth.points.iter().flat_map(|(_, arrived)| arrived);
+        let count = all().filter(|arrived| arrived.is_none()).count();
+        let (name, dimension, all) = (&growth.name, growth.dimension.name(), all().count());
+        (count > 0).then(|| format!("{name} with more {dimension} in {count} of {all} trials"))
+    });
+    lines.chain(growths).collect()
 }
 
 fn growths(scaling: &Scaling) -> Vec<Growth> {
@@ -274,7 +298,7 @@ mod tests {
         let growth = |runs: usize| Growth {
             dimension: Dimension::Rules,
             name: String::new(),
-            points: vec![(1, vec![1.0; runs]), (2, vec![1.0; 3])],
+            points: vec![(1, vec![Some(1.0); runs]), (2, vec![Some(1.0); 3])],
         };
         let all = line(Peer::Router, &[1e6; 5]);
         let mut results =
@@ -287,5 +311,16 @@ mod tests {
             ["fewer runs of stateful@one-core", "growing tables were measured in 1 to 3 of 3 runs"]
         );
         assert_eq!(cut(&plan, 4, &results)[0], "4 runs of 5 were made");
+        assert_eq!(failed(5, &results), Vec::<String>::new());
+        // What failed was not cut.
+        results.subjects[1].failures.push("no route".to_owned());
+        results.scaling = vec![growth(3)];
+        results.scaling[0].points[0].1[1] = None;
+        assert_eq!(cut(&plan, 5, &results), Vec::<String>::new());
+        let name = Peer::Stateful.on_one_core().key();
+        assert_eq!(
+            failed(5, &results),
+            [format!("{name} in 1 of 5 runs (no route)"), " with more rules in 1 of 6 trials".to_owned()]
+        );
     }
 }

@@ -94,7 +94,7 @@ fn main() {
     let bytes = path.metadata().expect("it was written").len();
     drop(states);
     let (states, _blueprint) = made(&config, &facts);
-    let report = tell("take them over", || restart::restore(&path, &config, &states));
+    let report = tell("take them over", || restart::restore(&path, &config, &states, || {}));
     println!("\n{:.1} MB, {:.1} bytes a session", bytes as f64 / 1e6, bytes as f64 / f64::from(there) / 2.0);
     for function in &report.functions {
         println!(

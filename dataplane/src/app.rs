@@ -1,7 +1,8 @@
 //! Start, reload, stop: in order.
 //!
 //! Start: configuration → kernel state → XDP program attached (the fail mode holds: the kernel's, or dropped) → workers and
-//! their sockets → sockets into the program's map, and packets come → ready. Stop is the reverse: the interfaces are given back
+//! their sockets → sockets into the program's map, and packets come → ready. Where the last instance has left its program, that is
+//! replaced once the sockets are in the map. Stop is the reverse: the interfaces are given back
 //! to the kernel, the program is detached, then the sockets close, and the sessions are written for the next instance. With `at-stop`
 //! the program stays, and the interfaces with it.
 
@@ -16,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::Failure;
 use crate::control::{api, metrics};
 
+mod cores;
 pub mod devices;
 pub mod early;
 pub mod fastpath;
@@ -55,6 +57,13 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
     let socket_path = overrides.api.clone().unwrap_or_else(|| config.api.socket.clone());
     let metrics_address = overrides.metrics.or_else(|| config.metrics.as_ref().map(|metrics| metrics.listen));
 
+    // Before any other thread is made: they run where this one may.
+    match cores::leave_to(&config.workers.cores) {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("all cores are workers': other threads of the service share them"),
+        Err(error) => tracing::warn!(%error, "threads of the service may run on workers' cores"),
+    }
+
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is touched: the second of two services must fail here.
@@ -87,6 +96,13 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!(config = %path.display(), "running");
 
+        // Beside the loop: a reload of large sets takes long, and meanwhile the watchdog and a stop must be heard.
+        let reloaded = Arc::clone(&service);
+        let reloads = tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                reload(&reloaded).await;
+            }
+        });
         let mut watchdog = tokio::time::interval(watchdog_period());
         // Ticks that were missed (the process was stopped, the machine was suspended) must not come at once: the workers could
         // not have done anything between them.
@@ -96,7 +112,6 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
-                _ = hangup.recv() => reload(&service).await,
                 _ = watchdog.tick() => {
                     // Not waited for: while a reload has it, signals must be heard. One of large sets takes long; one that
                     // hangs is not alive, and systemd is not told so.
@@ -116,6 +131,7 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
             }
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        reloads.abort();
         tracing::info!("stopping");
         if matches!(service.try_lock(), Err(TryLockError::WouldBlock)) {
             // A reload of large sets comes to its end first: killed before, the sessions would be lost.
@@ -125,6 +141,14 @@ pub fn run(path: &Path, overrides: Overrides) -> Result<ExitCode, Failure> {
         lock(&service).stop(end.is_ok());
         end.map(|()| ExitCode::SUCCESS).map_err(|dead| dead.into())
     })
+}
+
+/// A file of a service's own: beside its API socket, and of its name, as several services may have theirs in one folder.
+fn beside(socket: &Path, what: &str) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    PathBuf::from(name)
 }
 
 fn lock(service: &Mutex<Service>) -> std::sync::MutexGuard<'_, Service> {

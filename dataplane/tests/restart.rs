@@ -3,14 +3,19 @@
 
 mod common;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::{Bench, LAN, WAN, facts};
 use throughway::app::restart::{self, Report};
+use throughway::app::saved::{self, Stamp};
 use throughway::clock;
 use throughway_config::Config;
 use throughway_packet::build::PacketBuilder;
+use throughway_packet::headers::octets;
 use throughway_packet::{PortId, parse};
+use throughway_vnf::save::{Record, Sink};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -72,7 +77,7 @@ fn save(bench: &mut Bench, place: &Place, config: &str) {
 }
 
 fn restore(bench: &Bench, place: &Place, config: &str) -> Report {
-    restart::restore(&place.file(), &Config::parse("a.yaml", config).unwrap().0, &bench.states)
+    restart::restore(&place.file(), &Config::parse("a.yaml", config).unwrap().0, &bench.states, || {})
 }
 
 /// What comes out on all ports.
@@ -215,4 +220,33 @@ fn what_is_gone_is_counted_and_the_rest_goes_on() {
     assert_eq!(restore(&after, &place, &off).refused.map(|(label, _)| label), Some("unwanted"));
     save(&mut before, &place, &off);
     assert!(!place.file().exists());
+}
+
+/// A record of a NAT: a block of ports that a host has (`vnf/nat/src/save.rs`).
+const BLOCK: u8 = 2;
+
+#[test]
+fn however_many_blocks_do_not_come_back_each_is_told_of() {
+    const BLOCKS: u32 = 20_000;
+    let place = Place::new("blocks");
+    let address = |bits: u32| octets(IpAddr::V4(Ipv4Addr::from_bits(bits)));
+    // Of an address that no pool has any more.
+    let outside = address(u32::from_be_bytes([203, 0, 113, 77]));
+    let write = |sink: &mut dyn Sink| {
+        let mut record = Record::default();
+        for host in 0..BLOCKS {
+            record.begin(BLOCK).bytes(&address(0x0a01_0000 + host)).bytes(&outside);
+            record.number(1024u16).number(1087u16).span(Duration::ZERO);
+            assert!(sink.put(record.as_bytes()));
+        }
+    };
+    let stamp = Stamp::now().unwrap();
+    saved::save(&place.file(), &stamp, &[], |writer| writer.section("nat", "outer", write)).unwrap();
+    let next = instance(CONFIG);
+    let (events, mut told) = (next.states.events(), 0);
+    let config = Config::parse("a.yaml", CONFIG).unwrap().0;
+    let mut take = || told += std::iter::from_fn(|| events.take()).count();
+    restart::restore(&place.file(), &config, &next.states, &mut take);
+    take();
+    assert_eq!((told, events.lost()), (BLOCKS as usize, 0));
 }

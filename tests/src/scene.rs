@@ -65,10 +65,17 @@ impl Scene {
     /// Starts the service with a configuration of any kind and waits until it is ready.
     #[track_caller]
     pub fn start_with(&mut self, yaml: &str) {
+        self.start_in(yaml, &[]);
+    }
+
+    /// As [`Scene::start_with`], with these environment variables.
+    #[track_caller]
+    pub fn start_in(&mut self, yaml: &str, variables: &[(&str, &str)]) {
         self.write(yaml);
         self.started += 1;
         let name = format!("throughway-{}", self.started);
-        let service = Service::start_with(&self.lab, binary(), &self.config_path(), &name);
+        let how = (name.as_str(), variables);
+        let service = Service::start_again(&self.lab, binary(), &self.config_path(), "throughway", how);
         self.service = Some(service.unwrap_or_else(|error| panic!("{error}")));
     }
 

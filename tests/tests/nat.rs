@@ -76,3 +76,62 @@ fn a_new_address_outside_is_masqueraded_as() {
         scene.pings(Host::Client, "10.2.0.10", 1).then_some(())
     });
 }
+
+#[test]
+fn sessions_are_cleared_by_what_is_asked_for_and_no_others() {
+    if !privileged() {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.start_with(
+        "interfaces: { lan: { device: lan0 }, wan: { device: wan0 } }\n\
+         workers: { cores: [0] }\nfunctions:\n  \
+         edge: { firewall: { default: drop, rules: [ { allow: { from: lan } } ] } }\n  \
+         outer: { nat: { outside: wan, source: [ { match: { source: 10.1.0.0/16 }, masquerade: true }, \
+         { match: { source: \"fd00:1::/32\" }, masquerade: true } ] } }\n  \
+         core: { router: { table: main } }\nchains:\n  \
+         outbound: { from: lan, run: [edge, outer, core] }\n  inbound: { from: wan, run: [outer, edge, core] }\n",
+    );
+    echo::serve(&scene.lab, Host::ServerA);
+    let open = |to: &str| {
+        let to = to.parse().expect("an address");
+        let mut connection = Connection::open(&scene.lab, Host::Client, to).expect("it connects");
+        connection.exchange().expect("it is echoed");
+        connection
+    };
+    let (mut first, _second) = (open("10.2.0.10"), open("fd00:2::10"));
+    assert!(scene.pings(Host::Client, "10.2.0.10", 1));
+    let count = |what: &str| scene.show(&format!("sessions {what}")).as_array().map_or(0, Vec::len);
+    let cleared = |arguments: &[&str]| {
+        let output = scene.ask(&[&["sessions", "clear"], arguments].concat());
+        assert!(output.status.success(), "{}", output.stderr);
+        output.stdout.trim().to_owned()
+    };
+    // Each connection and the ping: a session in the NAT and one in the firewall.
+    let all = ["--function outer --protocol 6", "--function edge --protocol 6", "--protocol 1"].map(count);
+    assert_eq!(all, [2, 2, 2]);
+    // Without a word nothing goes.
+    let nothing = scene.ask(&["sessions", "clear"]);
+    assert_eq!(
+        (nothing.status.code(), all),
+        (
+            Some(2),
+            ["--function outer --protocol 6", "--function edge --protocol 6", "--protocol 1"].map(count)
+        )
+    );
+    assert!(nothing.stderr.contains("--all"), "{}", nothing.stderr);
+    assert_eq!(cleared(&["--function", "nobody"]), "0 sessions cleared");
+    // What all conditions hold for goes: one connection's session in one function.
+    assert_eq!(
+        cleared(&["--function", "outer", "--protocol", "6", "--address", "fd00:2::10"]),
+        "1 sessions cleared"
+    );
+    assert_eq!(count("--function outer --protocol 6"), 1);
+    assert_eq!(count("--function edge --protocol 6"), 2);
+    first.exchange().expect("the other connection goes on");
+    assert_eq!(cleared(&["--protocol", "1"]), "2 sessions cleared");
+    assert_eq!(count("--protocol 1"), 0);
+    let all = scene.show("sessions").as_array().map_or(0, Vec::len);
+    assert_eq!(cleared(&["--all"]), format!("{all} sessions cleared"));
+    assert_eq!(count("--function outer"), 0);
+}

@@ -105,7 +105,8 @@ fn connections(scene: &Scene) -> [Connection; 2] {
 }
 
 fn file(scene: &mut Scene) -> PathBuf {
-    scene.service().socket().with_file_name("throughway-sessions")
+    let socket = scene.service().socket();
+    socket.with_file_name(format!("{}.sessions", socket.file_name().expect("a name").to_string_lossy()))
 }
 
 /// Stops the service and starts it with what may be another configuration; how long nobody was there.
@@ -161,7 +162,7 @@ fn everything_goes_on(setting: Setting, changed: Setting) {
     });
     let fast = setting.fast_path != "off";
     for next in [setting, changed] {
-        let downloading = download(&scene, 5);
+        let downloading = download(&scene, 12);
         let datagrams = Datagrams::start(&scene.lab, Host::Client, Host::ServerA, server(), RATE);
         datagrams.let_pass(RATE);
         if fast {
@@ -208,9 +209,10 @@ fn everything_goes_on(setting: Setting, changed: Setting) {
             report.sent
         ));
         assert_eq!((report.duplicates, report.damaged), (0, 0));
-        // Without the fast path nobody forwards meanwhile: what was sent in that time is lost, and no more. With it, what is sent
-        // between the exchange of the programs and the first round of the new worker.
-        let most = gap.as_secs_f64() * RATE as f64 * if fast { 0.75 } else { 1.0 };
+        // Without the fast path nobody forwards meanwhile: what was sent in that time is lost, and no more. With it the driver does, until
+        // the new worker's sockets are in the new program's map: none is lost, unless the machine keeps the worker from its core for longer
+        // than there is room in its rings.
+        let most = if fast { RATE as f64 / 20.0 } else { gap.as_secs_f64() * RATE as f64 };
         assert!((lost as f64) < most, "{lost} of {most} at most");
         assert!(bytes > 10_000_000, "{said}");
     }
@@ -392,4 +394,31 @@ fn a_start_that_fails_leaves_the_sessions_to_the_next_one() {
     for mut connection in connections {
         connection.exchange().expect("it goes on");
     }
+}
+
+/// Whether the device takes VLAN tags out of received frames.
+fn takes_tags_out(scene: &Scene) -> bool {
+    let features = scene.run(Host::Box, &["ethtool", "-k", "lan0"]).stdout;
+    let line = features.lines().find(|line| line.starts_with("rx-vlan-offload:")).expect("a veth has it");
+    line.contains(": on")
+}
+
+#[test]
+fn offloads_come_back_when_the_interfaces_are_given_back_whoever_switched_them_off() {
+    if !privileged() {
+        return;
+    }
+    let mut scene = Scene::new();
+    assert!(takes_tags_out(&scene));
+    scene.start_with(&Setting::KEPT.yaml());
+    assert!(!takes_tags_out(&scene));
+    scene.stop();
+    assert!(!takes_tags_out(&scene), "the device is left as it is");
+    // One more that is to leave it, and is killed.
+    scene.start_with(&Setting::KEPT.yaml());
+    scene.kill();
+    scene.start_with(&Setting { at_stop: "{ program: remove, sessions: 0s }", ..Setting::KEPT }.yaml());
+    assert!(!takes_tags_out(&scene));
+    scene.stop();
+    assert!(takes_tags_out(&scene));
 }

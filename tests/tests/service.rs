@@ -1,9 +1,11 @@
 //! The systemd unit.
 
 use std::process::Command;
+use std::time::Duration;
 
+use throughway_tests::config::Config;
 use throughway_tests::privileged::say_skipped;
-use throughway_tests::{binary, repository};
+use throughway_tests::{Scene, binary, eventually, privileged, repository};
 
 /// `systemd-analyze`, or `None` (said aloud) where systemd is not installed.
 fn analyze(arguments: &[&str]) -> Option<(bool, String)> {
@@ -49,4 +51,65 @@ fn the_unit_is_hardened() {
     let arguments = ["security", "--offline=true", "--no-pager", "--threshold=40", &path.to_string_lossy()];
     let Some((fine, text)) = analyze(&arguments) else { return };
     assert!(fine, "systemd finds it more exposed than 4.0 of 10:\n{text}");
+}
+
+#[test]
+fn the_watchdog_hears_of_the_service_while_a_reload_of_a_large_set_goes_on() {
+    if !privileged() {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.start_in(&Config::default().yaml(), &[("WATCHDOG_USEC", "600000")]);
+    let elements: String =
+        (0..300_000u32).map(|n| format!("10.{}.{}.{}, ", n >> 16, n >> 8 & 255, n & 255)).collect();
+    let firewall = format!(
+        "{{ firewall: {{ default: drop, sets: {{ many: [ {elements} ] }}, rules: [ {{ drop: {{ source: \"@many\" }} }}, {{ allow: {{}} }} ] }} }}"
+    );
+    let mut config = Config::default();
+    config.functions.push(("edge", firewall));
+    config.run.insert(0, "edge");
+    scene.write(&config.yaml());
+    let pid = scene.service().process().pid();
+    scene.run(throughway_lab::Host::Box, &["kill", "-HUP", &pid.to_string()]);
+    let heard = |scene: &mut Scene| {
+        let notices = scene.service().notices();
+        let reload = notices.iter().skip_while(|notice| *notice != "RELOADING=1").cloned();
+        reload.collect::<Vec<_>>()
+    };
+    let notices = eventually("the reload comes to its end", Duration::from_secs(120), || {
+        let notices = heard(&mut scene);
+        notices.iter().any(|notice| notice == "READY=1").then_some(notices)
+    });
+    let during = notices.iter().take_while(|notice| *notice != "READY=1");
+    let alive = during.filter(|notice| *notice == "WATCHDOG=1").count();
+    assert!(alive >= 1, "{notices:?}");
+    let applied = scene.page().sum("throughway_config_reloads_total", &[("result", "applied")]);
+    assert_eq!(applied, 1.0, "it was loaded");
+}
+
+#[test]
+fn threads_of_the_service_keep_off_the_worker_s_core() {
+    if !privileged() {
+        return;
+    }
+    let mut scene = Scene::running(&Config::default());
+    let pid = scene.service().process().pid();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let tasks: Vec<(String, String)> = tasks
+        .filter_map(|task| {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+                Some(line.trim_start_matches(':').trim().to_owned())
+            };
+            Some((field("Name")?, field("Cpus_allowed_list")?))
+        })
+        .collect();
+    let cores = std::thread::available_parallelism().expect("it is known").get();
+    for (name, allowed) in &tasks {
+        let worker = name.starts_with("worker-");
+        let zero = allowed.split(',').any(|range| range == "0" || range.starts_with("0-"));
+        assert_eq!(zero, worker || cores == 1, "{name} may run on {allowed}");
+    }
+    assert!(tasks.iter().any(|(name, _)| name == "mirror"), "{tasks:?}");
 }

@@ -42,19 +42,24 @@ pub fn serve(at: &Namespaces, binary: &str, text: &str, fast_path: bool) -> Resu
     let (file, socket) = (file.to_string_lossy(), socket.to_string_lossy());
     let argv = [binary, "run", &file, "--api", &socket];
     let mut guard = at.spawn(Place::Device, None, &argv, LOG)?;
+    if !is_ready(binary, &socket, || guard.ended().is_some()) {
+        let log = std::fs::read_to_string(directory.join(LOG)).unwrap_or_default();
+        return Err(BenchError::Command { command: argv.join(" "), message: log });
+    }
+    let ask = [binary, "show", "workers", "--json", "--api", &socket].map(str::to_owned);
+    Ok(Running { guards: vec![guard], ask: fast_path.then(|| ask.to_vec()) })
+}
+
+/// Waits until the service with this API socket answers, unless it has `ended` or takes too long; says whether it does.
+pub(crate) fn is_ready(binary: &str, socket: &str, mut ended: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let up = run(&[binary, "show", "interfaces", "--json", "--api", &socket]);
-        if up.is_ok() {
-            let ask = [binary, "show", "workers", "--json", "--api", &socket].map(str::to_owned);
-            return Ok(Running { guards: vec![guard], ask: fast_path.then(|| ask.to_vec()) });
-        }
-        if guard.ended().is_some() || Instant::now() > deadline {
-            let log = std::fs::read_to_string(directory.join(LOG)).unwrap_or_default();
-            return Err(BenchError::Command { command: argv.join(" "), message: log });
+    while run(&[binary, "show", "interfaces", "--json", "--api", socket]).is_err() {
+        if ended() || Instant::now() > deadline {
+            return false;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }
 
 /// What a configuration is made of, beside the peer.

@@ -129,7 +129,11 @@ fn grown(results: &Results, dimension: Dimension, peer: Peer, from: u32, to: u32
     let growth =
         results.scaling.iter().find(|growth| growth.dimension == dimension && growth.name == peer.name())?;
     let at = |size| growth.points.iter().find(|(point, _)| *point == size).map(|(_, arrived)| arrived);
-    let each = at(from)?.iter().zip(at(to)?).filter(|(from, _)| **from > 0.0).map(|(from, to)| to / from);
+    // A run in which one of them failed makes no ratio.
+    let each = at(from)?.iter().zip(at(to)?).filter_map(|(from, to)| {
+        let from = from.filter(|from| *from > 0.0)?;
+        Some(to.as_ref()? / from)
+    });
     Figure::of(&each.collect::<Vec<_>>())
 }
 
@@ -148,7 +152,12 @@ mod tests {
         for run in &mut testpmd.runs {
             run.latency.as_mut().unwrap().p99 = 4e4;
         }
-        let points = vec![(1, vec![1e6, 2e6]), (10, vec![]), (100_000, vec![0.8e6, 1.9e6])];
+        // In the second run the small table failed, in the third the large one: neither is held against another run's.
+        let points = vec![
+            (1, vec![Some(1e6), None, Some(9e6), Some(2e6)]),
+            (10, vec![]),
+            (100_000, vec![Some(0.8e6), Some(9e6), None, Some(1.9e6)]),
+        ];
         let results = Results {
             subjects: vec![own, testpmd, line(Peer::KernelMasquerade, &[1e6, 2.5e6])],
             scaling: vec![Growth { dimension: Dimension::Flows, name: Peer::Stateful.name(), points }],

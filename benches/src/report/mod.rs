@@ -11,7 +11,7 @@ use crate::generator::Packets;
 use crate::method::Figure;
 use crate::namespaces::Placement;
 use crate::plan::Dimension;
-use crate::results::{Line, Results, Run};
+use crate::results::{Line, Results, Run, of_those_measured};
 use plot::{Axis, Chart, Series};
 
 /// Writes everything into `directory`.
@@ -62,6 +62,9 @@ pub fn markdown(results: &Results) -> String {
     );
     if !results.cut.is_empty() {
         let _ = writeln!(text, "**Cut for want of time:** {}.\n", results.cut.join("; "));
+    }
+    if !results.failed.is_empty() {
+        let _ = writeln!(text, "**Failed:** {}.\n", results.failed.join("; "));
     }
     text.push_str(
         "`own core`: the receive softirq runs on the generator's core; `one core`: one core pays for everything. `best` is the most at \
@@ -176,7 +179,7 @@ fn scaling(results: &Results, text: &mut String) {
         for growth in growths {
             let _ = write!(text, "| {} |", growth.name);
             for (_, arrived) in &growth.points {
-                let _ = write!(text, " {} |", mpps(Figure::of(arrived)));
+                let _ = write!(text, " {} |", mpps(of_those_measured(arrived)));
             }
             text.push('\n');
         }
@@ -270,8 +273,8 @@ fn latency_chart(results: &Results, packets: Packets) -> Option<(String, Chart)>
 fn scaling_chart(results: &Results, dimension: Dimension) -> (String, Chart) {
     let of_it = results.scaling.iter().filter(|growth| growth.dimension == dimension);
     let series = of_it.map(|growth| {
-        let median = |(size, arrived): &(u32, Vec<f64>)| {
-            Figure::of(arrived).map(|figure| (f64::from(*size), figure.median / 1e6))
+        let median = |(size, arrived): &(u32, Vec<Option<f64>>)| {
+            of_those_measured(arrived).map(|figure| (f64::from(*size), figure.median / 1e6))
         };
         Series {
             name: growth.name.clone(),
@@ -299,7 +302,7 @@ mod tests {
     fn results() -> Results {
         let mut missing = Line::new(Peer::KernelFlowtable.on_one_core());
         missing.unavailable = Some("this kernel has no flowtable".to_owned());
-        let points = vec![(1, vec![2e6]), (1000, vec![1e6])];
+        let points = vec![(1, vec![Some(2e6)]), (1000, vec![Some(1e6), None])];
         Results {
             subjects: vec![
                 line(Peer::KernelMasquerade, &[1e6, 1e6]),
@@ -316,6 +319,12 @@ mod tests {
         let text = markdown(&Results { cut: vec!["4 runs of 5 were made".to_owned()], ..results() });
         assert!(text.contains("**Cut for want of time:** 4 runs of 5 were made."), "{text}");
         assert!(!markdown(&results()).contains("Cut for"));
+        let failed = vec!["stateful@one-core in 1 of 5 runs (no route)".to_owned()];
+        let text = markdown(&Results { failed, ..results() });
+        assert!(
+            text.contains("**Failed:** stateful@one-core in 1 of 5 runs (no route).")
+                && !text.contains("Cut for")
+        );
     }
 
     #[test]

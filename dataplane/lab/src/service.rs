@@ -46,9 +46,21 @@ impl Service {
 
     /// As [`Service::start`], with another name for its log and sockets.
     pub fn start_with(lab: &Lab, binary: &Path, config: &Path, name: &str) -> Result<Service, LabError> {
+        Self::start_again(lab, binary, config, name, (name, &[]))
+    }
+
+    /// As [`Service::start_with`]: the same service once more, with a log of another name and more environment variables.
+    pub fn start_again(
+        lab: &Lab,
+        binary: &Path,
+        config: &Path,
+        name: &str,
+        (log_name, variables): (&str, &[(&str, &str)]),
+    ) -> Result<Service, LabError> {
         let directory = lab.directory();
         let socket = directory.join(format!("{name}.sock"));
-        let log = directory.join(format!("{name}.log"));
+        let log_file = format!("{log_name}.log");
+        let log = directory.join(&log_file);
         let notify = directory.join(format!("{name}.notify"));
         let notices = Notices::listen(&notify)?;
         let metrics = METRICS.to_string();
@@ -58,8 +70,8 @@ impl Service {
             ["setpriv", "--bounding-set", CAPABILITIES, "--inh-caps", CAPABILITIES, "--no-new-privs"];
         let run = [binary_text.as_str(), "run", &config_text, "--api", &socket_text, "--metrics", &metrics];
         let argv: Vec<&str> = confined.into_iter().chain(run).collect();
-        let env = [("NOTIFY_SOCKET", notify_text.as_str())];
-        let guard = lab.spawn_with(Host::Box, &argv, &format!("{name}.log"), &env)?;
+        let env = [&[("NOTIFY_SOCKET", notify_text.as_str())], variables].concat();
+        let guard = lab.spawn_with(Host::Box, &argv, &log_file, &env)?;
         let mut service =
             Service { guard, binary: binary.to_owned(), config: config.to_owned(), socket, log, notices };
         service.wait_ready(lab)?;

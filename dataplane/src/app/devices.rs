@@ -6,6 +6,8 @@ use throughway_kernel::device::{Devices, Saved, Switched, feature};
 use throughway_kernel::model::State;
 use throughway_shared::steer;
 
+use super::remembered::Remembered;
+
 /// A device that is ready to become ours. Dropping it restores the settings that were changed.
 #[derive(Debug)]
 pub struct Device {
@@ -124,10 +126,16 @@ pub enum DeviceError {
     },
 }
 
-/// Finds the devices of all interfaces and makes them ready; in the order of [`Config::devices`].
-pub fn prepare(config: &Config, state: &State) -> Result<Vec<Device>, DeviceError> {
+/// Finds the devices of all interfaces and makes them ready; in the order of [`Config::devices`]. What is switched, and what the last
+/// instance has left switched, is put back in the end, and until then `remembered`.
+pub fn prepare(
+    config: &Config,
+    state: &State,
+    remembered: &mut Remembered,
+) -> Result<Vec<Device>, DeviceError> {
     let mut devices = Devices::open().map_err(DeviceError::Netlink)?;
-    config.devices().map(|interface| prepare_one(&mut devices, config, interface, state)).collect()
+    let ready = |interface| prepare_one(&mut devices, config, interface, state, remembered);
+    config.devices().map(ready).collect()
 }
 
 /// Offloads that merge packets or take something off them before XDP sees them.
@@ -149,6 +157,7 @@ fn prepare_one(
     config: &Config,
     interface: &Interface,
     state: &State,
+    remembered: &mut Remembered,
 ) -> Result<Device, DeviceError> {
     let workers = config.workers.cores.len();
     let name = interface.name.to_string();
@@ -180,7 +189,7 @@ fn prepare_one(
         config.interfaces.iter().any(|other| other.device == interface.device && other.vlan.is_some());
     let filter: &[(&str, bool)] = if vlans { &OF_VLANS } else { &[] };
     let unfit = [unfit, filter].concat();
-    let saved = devices.switch(link.index, &unfit).map_err(kernel)?;
+    let mut saved = devices.switch(link.index, &unfit).map_err(kernel)?;
     for (offload, outcome) in &saved.outcomes {
         match outcome {
             Switched::Done => {
@@ -192,6 +201,46 @@ fn prepare_one(
             Switched::Already | Switched::NotSupported => {}
         }
     }
+    let before = take_over(&mut saved, remembered.offloads(link.index), &unfit);
+    if let Err(error) = devices.restore(&before) {
+        tracing::warn!(%error, %device, "an offload that the last instance had switched off stays off");
+    }
+    if let Err(error) = remembered.switched(link.index, &saved.before) {
+        tracing::warn!(%error, %device, "should this instance be killed, its offloads stay as they are now");
+    }
     let veth = super::fastpath::is_veth(link);
     Ok(Device { name: device, ifindex: link.index, mac, queues: found, veth, offloads: Some(saved) })
+}
+
+/// Adds to what is to be put back in the end what the last instance has left `switched`, as far as it is `unfit` still; returns the
+/// rest, to be put back now.
+fn take_over(saved: &mut Saved, switched: Vec<(String, bool)>, unfit: &[(&str, bool)]) -> Saved {
+    let mut now = Saved { ifindex: saved.ifindex, outcomes: Vec::new(), before: Vec::new() };
+    for (offload, on) in switched {
+        if !unfit.iter().any(|(name, _)| *name == offload) {
+            now.before.push((offload, on));
+        } else if !saved.before.iter().any(|(name, _)| *name == offload) {
+            saved.before.push((offload, on));
+        }
+    }
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_last_instance_left_switched_is_put_back_in_the_end_or_at_once() {
+        let named = |all: &[(&str, bool)]| -> Vec<(String, bool)> {
+            all.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect()
+        };
+        let left = named(&[(feature::RX_VLAN, true), (feature::RX_LRO, true), (feature::RX_GRO, true)]);
+        // Somebody has switched this one on since, and it was switched off again: before that counts.
+        let before = named(&[(feature::RX_LRO, false)]);
+        let mut saved = Saved { ifindex: 7, outcomes: Vec::new(), before };
+        let now = take_over(&mut saved, left, &UNFIT);
+        assert_eq!((now.ifindex, now.before), (7, named(&[(feature::RX_GRO, true)])));
+        assert_eq!(saved.before, named(&[(feature::RX_LRO, false), (feature::RX_VLAN, true)]));
+    }
 }

@@ -36,8 +36,9 @@ pub struct OfFunction {
     pub restored: Restored,
 }
 
-/// Takes over the sessions that the last instance has left beside its socket, and says so in the log.
-pub fn restore(path: &Path, config: &Config, states: &States) -> Report {
+/// Takes over the sessions that the last instance has left beside its socket, and says so in the log. `write` takes out the events that
+/// wait: functions tell of each block of ports that does not come back, of more than the queue has room for.
+pub fn restore(path: &Path, config: &Config, states: &States, mut write: impl FnMut()) -> Report {
     let begin = Instant::now();
     let within = config.at_stop.sessions.get();
     let taken = Stamp::now().map_err(Refusal::from).and_then(|stamp| Saved::take(path, &stamp, within));
@@ -53,7 +54,7 @@ pub fn restore(path: &Path, config: &Config, states: &States) -> Report {
     let port = |name: &String| config.interface_named(name).map(|id| PortId(id.0));
     let ports: Vec<Option<PortId>> = saved.interfaces.iter().map(port).collect();
     let moment = Moment { now: clock::now(), gap: saved.age, ports: &ports };
-    let functions = saved.sections().map(|section| one(&section, &moment, states)).collect();
+    let functions = saved.sections().map(|section| one(&section, &moment, states, &mut write)).collect();
     let report = Report { refused: None, age: Some(saved.age), took: begin.elapsed(), functions };
     for function in &report.functions {
         let OfFunction { kind, name, restored } = function;
@@ -94,10 +95,14 @@ impl Drop for Unused<'_> {
     }
 }
 
-fn one(section: &Section<'_>, moment: &Moment<'_>, states: &States) -> OfFunction {
+fn one(section: &Section<'_>, moment: &Moment<'_>, states: &States, write: &mut impl FnMut()) -> OfFunction {
     let Section { kind, name, .. } = *section;
-    let restore =
-        |function: &dyn throughway_vnf::save::Save| function.restore(&mut section.records(), moment);
+    let mut records = section.records().inspect(|_| {
+        if states.events().is_half_full() {
+            write();
+        }
+    });
+    let restore = |function: &dyn throughway_vnf::save::Save| function.restore(&mut records, moment);
     let restored = states.lasting(kind, name, restore).unwrap_or_else(|| {
         let mut restored = Restored::default();
         restored.lose(Lost::Function, section.sessions());

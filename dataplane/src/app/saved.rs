@@ -1,5 +1,5 @@
-//! Sessions between an orderly stop and the next start: a file beside the API socket (under systemd in the runtime directory, which
-//! a restart preserves and a reboot does not).
+//! Sessions between an orderly stop and the next start: a file beside the API socket, of its name (under systemd in the runtime directory,
+//! which a restart preserves and a reboot does not).
 //!
 //! ```text
 //! magic, version │ header │ section: kind and name of a function, its records, end │ … │ end │ checksum
@@ -103,7 +103,7 @@ impl Refusal {
 
 /// The file beside an API socket.
 pub fn path(socket: &Path) -> PathBuf {
-    socket.with_file_name("throughway-sessions")
+    super::beside(socket, "sessions")
 }
 
 /// Writes frames, counts and sums them up.

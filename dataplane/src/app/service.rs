@@ -1,46 +1,38 @@
 //! The running service: everything that must be started, reloaded and stopped together.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crossbeam::channel::bounded;
-use throughway_config::{Config, Poll, XdpMode, ZeroCopy};
+use throughway_config::Config;
 use throughway_flow::{Generations, Slot};
-use throughway_io::xsk::{XskConfig, XskPort, ZeroCopy as XskZeroCopy};
 use throughway_packet::PortId;
-use throughway_xdp::{Attachment, Mode, Recipient, Steering};
+use throughway_xdp::{Attachment, Recipient, Steering};
 
-use super::devices::{self, Device};
+use super::devices::Device;
 use super::early::{Early, EarlyView};
 use super::fastpath::{self, Pulse};
 use super::napi::NapiThreads;
 use super::remembered::Remembered;
-use super::restart::{self, Report};
+use super::restart::Report;
 use super::steered::Steered;
 use crate::assemble::balancer::Director;
 use crate::assemble::early::Plan;
 use crate::assemble::nat::NatSpec;
 use crate::assemble::state::States;
 use crate::assemble::{Blueprint, ChainFigures, Figures, FunctionFigures, RouterFigures};
-use crate::cli::Failure;
 use crate::control::events::Writer;
-use crate::control::health::{self, HealthHandle};
+use crate::control::health::HealthHandle;
 use crate::control::mirror::{self, MirrorHandle, Watcher};
 use crate::control::own::Keeper;
 use crate::host::HostFacts;
 use crate::stats::WorkerStats;
-use crate::worker::idle::Shared;
 use crate::worker::inspect::{FlowFilter, Found};
-use crate::worker::live::{self, Handle, Launch};
-use crate::worker::offload::{Egress, Offload};
+use crate::worker::live::{self, Handle};
 use crate::worker::progress::{Finding, Progress};
-use crate::worker::{PortSettings, Setup};
 
+mod start;
 mod stop;
-
-/// Neighbours that may be asked for at a time; more are asked for again later.
-const WANTED: usize = 1024;
 
 /// An interface as it runs.
 #[derive(Clone, Debug)]
@@ -128,170 +120,6 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts everything, in order; on an error, what was started is undone.
-    pub fn start(path: &Path, config: Config, mut remembered: Remembered) -> Result<Self, Failure> {
-        let opened = mirror::open(&config.interfaces)?;
-        let devices = devices::prepare(&config, opened.state())?;
-
-        let facts = Arc::clone(opened.facts());
-        // What cannot be built fails before anything is touched.
-        let plan = Plan::of(&config)?;
-        let fast = fastpath::wanted(&config);
-        let mut steering = Steering::load_for(fast, plan.room())?;
-        // Where the XDP program reads them too.
-        let shared = steering.fast_generations().and_then(|words| Generations::over(words));
-        let generations = Arc::new(shared.unwrap_or_default());
-        let states = Arc::new(States::new(seed(), Arc::clone(&generations)));
-        let blueprint = Blueprint::on(&config, opened.ground(), &states)?;
-        blueprint.publish(&states);
-        // Before sessions come back: what is the host's own is known, and events of blocks that do not come back have a reader.
-        let own = Keeper::start(Arc::clone(&states))?;
-        let events = Writer::start(Arc::clone(&states), names_of(&config))?;
-        // While a program that the last instance has left still executes what it knows.
-        let restored = restart::restore(&remembered.sessions(), &config, &states);
-        let unused = restart::Unused::new(&restored, remembered.sessions(), &config, &states);
-        steering.local_addresses().replace(local(&facts, &states))?;
-        // Known to the program before it is attached: until the sockets are there, the fail mode holds. So an interface that
-        // fails closed is never open, not even while the service of a dead one is taken over.
-        let mut early = Early::new(steering.take_early().ok_or("the XDP program has no early sets")?);
-        early.apply(&plan)?;
-        let steered = Arc::new(Steered::of(&config, &devices, early.at()));
-        steered.tell(&facts, &mut steering)?;
-        let mut attachments = Vec::new();
-        let mut by_device = Vec::new();
-        for (interface, device) in config.devices().zip(&devices) {
-            let mode = match interface.xdp {
-                XdpMode::Auto => Mode::Auto,
-                XdpMode::Native => Mode::Native,
-                XdpMode::Generic => Mode::Generic,
-            };
-            let known = remembered.program(device.ifindex);
-            let attachment = steering.attach_after(device.ifindex, &device.name, mode, known)?;
-            if let Err(error) = remembered.attached(device.ifindex, attachment.program_id()) {
-                tracing::warn!(%error, "should this instance be killed, the next one needs CAP_SYS_ADMIN to take over");
-            }
-            let view = InterfaceView {
-                name: interface.name.to_string(),
-                device: device.name.clone(),
-                xdp: attachment.mode().label().to_owned(),
-                xdp_fallback: attachment.fallback().map(str::to_owned),
-                zero_copy: String::new(),
-                zero_copy_fallback: None,
-                queues: device.queues,
-                on_failure: interface.on_failure.to_string(),
-                fast_path: String::new(),
-                fast_path_fallback: None,
-            };
-            if let Some(reason) = &view.xdp_fallback {
-                tracing::warn!(interface = %view.name, %reason, "native XDP was refused: running generic XDP, which is slower");
-            }
-            attachments.push(attachment);
-            by_device.push(view);
-        }
-        let device_numbers = config.device_numbers();
-        let mut interfaces = views(&config, &device_numbers, &by_device);
-        tell_of_vlans(&config, &facts);
-        let modes = fastpath::granted(&config, &interfaces);
-        for ((view, granted), interface) in interfaces.iter_mut().zip(&modes).zip(&config.interfaces) {
-            view.fast_path = granted.to_string();
-            view.fast_path_fallback = fastpath::fallback(&config, view, interface.fast_path);
-            if let Some(reason) = &view.fast_path_fallback {
-                tracing::warn!(interface = %view.name, %reason, "flows of this interface stay with the workers");
-            }
-        }
-        let egress = Arc::new(Egress::default());
-
-        let (wanted, wanted_from) = bounded(WANTED);
-        let mut figures = Figures::default();
-        let mut workers = Vec::new();
-        let mut handles = Vec::new();
-        let mut shared = Vec::new();
-        for (number, &core) in config.workers.cores.iter().enumerate() {
-            let stats = WorkerStats::new(config.interfaces.len());
-            let launch = Launch {
-                number,
-                core: core.into(),
-                xsk: xsk_config(&config, &devices, number),
-                busy: config.workers.poll == Poll::Busy,
-                shared: Shared::default(),
-                program: blueprint.program(number, &mut figures),
-                own: own.sender(),
-                setup: Setup {
-                    settings: PortSettings::of(&config),
-                    stats: Arc::clone(&stats),
-                    wanted: wanted.clone(),
-                    generations: Arc::clone(&generations),
-                    flows: config.workers.flows as usize,
-                    seed: seed(),
-                },
-                offload: steering
-                    .take_fast_flows(number as u32)
-                    .map(|table| Offload::new(table, modes.clone(), Arc::clone(&egress))),
-            };
-            shared.push((core, launch.shared.clone()));
-            let (handle, sockets) = live::start(launch)?;
-            handles.push(handle);
-            for socket in &sockets {
-                steering.register_socket(socket.port.0.into(), socket.queue, &socket.fd)?;
-            }
-            note_zero_copy(&mut interfaces, &device_numbers, &sockets);
-            workers.push(WorkerView { number, core, stats });
-        }
-        for view in
-            config.devices().filter_map(|first| interfaces.iter().find(|view| view.name == *first.name))
-        {
-            if let Some(reason) = &view.zero_copy_fallback {
-                tracing::info!(interface = %view.name, %reason, "zero copy was refused: packets are copied");
-            }
-        }
-
-        let health = health::start(Arc::clone(&states))?;
-        let steering = Arc::new(Mutex::new(steering));
-        let pulse = fast
-            .map(|_| Pulse::start(&config, &devices, Arc::clone(&steering), Arc::clone(&egress)))
-            .transpose()?;
-        let watcher = SteerWatcher {
-            steering: Arc::clone(&steering),
-            steered: Arc::clone(&steered),
-            states: Arc::clone(&states),
-            generations: Arc::clone(&generations),
-        };
-        let stats = workers.iter().map(|worker| Arc::clone(&worker.stats)).collect();
-        let mirror =
-            opened.follow(blueprint.routers(), wanted_from, stats, Arc::clone(&generations), watcher)?;
-        let progress = vec![Progress::new(Instant::now()); workers.len()];
-        let reloads = Reloads { applied: 0, refused: 0, last_applied: true };
-        // A worker that never sleeps would starve a nicer thread for ever.
-        let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive, shared);
-        napi.look(&devices, Instant::now());
-        unused.forget();
-        Ok(Service {
-            path: path.to_owned(),
-            config,
-            interfaces,
-            devices,
-            workers,
-            handles,
-            progress,
-            figures,
-            generations,
-            _events: events,
-            _own: own,
-            states,
-            health,
-            mirror,
-            steering,
-            steered,
-            early,
-            attachments,
-            pulse,
-            remembered,
-            reloads,
-            napi,
-            restored,
-        })
-    }
-
     /// Reads the configuration file again: checked whole, built beside the old one, put into force at a batch boundary of every
     /// worker. On any error nothing changes, and the error says why.
     pub fn reload(&mut self) -> Result<Reloaded, String> {
@@ -569,72 +397,6 @@ fn local(facts: &HostFacts, states: &States) -> impl Iterator<Item = (std::net::
         let claimed = claims.contains(address);
         (*address, if claimed { Recipient::Function } else { Recipient::Kernel })
     })
-}
-
-/// What is shown of every interface, from what its device was granted.
-fn views(config: &Config, numbers: &[usize], by_device: &[InterfaceView]) -> Vec<InterfaceView> {
-    let numbered = config.interfaces.iter().zip(numbers);
-    let views = numbered.filter_map(|(interface, number)| {
-        Some(InterfaceView { name: interface.name.to_string(), ..by_device.get(*number)?.clone() })
-    });
-    views.collect()
-}
-
-/// Says which VLANs the kernel has no device for: there it answers no ARP and resolves no neighbour.
-fn tell_of_vlans(config: &Config, facts: &HostFacts) {
-    for (interface, port) in config.interfaces.iter().zip(&facts.ports) {
-        if let Some(vlan) = interface.vlan.as_ref().filter(|_| port.ifindex == 0) {
-            tracing::info!(interface = %interface.name, device = %interface.device, %vlan,
-                "the kernel has no device for this VLAN: only addresses and neighbours of the configuration are known");
-        }
-    }
-}
-
-/// A seed that nobody outside can guess: the standard library's own, drawn from the system's randomness.
-fn seed() -> u128 {
-    use std::hash::{BuildHasher, RandomState};
-    let draw = || u128::from(RandomState::new().hash_one(0u8));
-    draw() << 64 | draw()
-}
-
-fn names_of(config: &Config) -> Vec<String> {
-    config.interfaces.iter().map(|interface| interface.name.to_string()).collect()
-}
-
-/// The sockets of worker `number`: queue q of every interface belongs to worker q modulo the number of workers.
-fn xsk_config(config: &Config, devices: &[Device], number: usize) -> XskConfig {
-    let workers = config.workers.cores.len();
-    let ports = config.devices().zip(devices).map(|(interface, device)| XskPort {
-        device: device.name.clone(),
-        queues: (0..device.queues).filter(|queue| *queue as usize % workers == number).collect(),
-        zero_copy: match interface.zero_copy {
-            ZeroCopy::Auto => XskZeroCopy::Auto,
-            ZeroCopy::Require => XskZeroCopy::Require,
-            ZeroCopy::Off => XskZeroCopy::Off,
-        },
-    });
-    XskConfig {
-        ports: ports.collect(),
-        frames: config.workers.frames,
-        busy_poll: config.workers.poll == Poll::Busy,
-        ..XskConfig::default()
-    }
-}
-
-fn note_zero_copy(interfaces: &mut [InterfaceView], numbers: &[usize], sockets: &[live::OpenSocket]) {
-    for (view, number) in interfaces.iter_mut().zip(numbers) {
-        for socket in sockets.iter().filter(|socket| socket.port.index() == *number) {
-            let granted = if socket.granted.zero_copy { "yes" } else { "no" };
-            view.zero_copy = match view.zero_copy.as_str() {
-                "" => granted.to_owned(),
-                known if known == granted => known.to_owned(),
-                _ => "partly".to_owned(),
-            };
-            if view.zero_copy_fallback.is_none() {
-                view.zero_copy_fallback.clone_from(&socket.granted.fallback_reason);
-            }
-        }
-    }
 }
 
 /// Keeps the steering program's maps true to the host.

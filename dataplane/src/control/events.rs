@@ -52,7 +52,8 @@ impl Drop for Writer {
     }
 }
 
-fn write(states: &States, interfaces: &[String]) {
+/// Writes what waits to be written. Events come out in their order, whoever takes them.
+pub fn write(states: &States, interfaces: &[String]) {
     let mut out = std::io::stdout().lock();
     while let Some(event) = states.events().take() {
         let function = states.name_of(event.function).unwrap_or_default();

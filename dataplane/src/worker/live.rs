@@ -176,7 +176,6 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Started>) {
     };
     let figures = sockets.iter().map(|socket| (socket.port, socket.queue, SocketStats::default())).collect();
     let _ = setup.stats.sockets.set(figures);
-    let _ = ready.send(Ok((nix::unistd::gettid(), sockets)));
     let mut worker = Worker::new(io, program, setup);
     worker.bound(xsk.frames as usize);
     if let Some(own) = own {
@@ -185,6 +184,8 @@ fn work(launch: Launch, orders: &Receiver<Command>, ready: &Sender<Started>) {
     if let Some(offload) = offload {
         worker.offload(offload);
     }
+    // From now on packets may come: the first round is next.
+    let _ = ready.send(Ok((nix::unistd::gettid(), sockets)));
     run(worker, orders, Idle::new(busy, shared));
 }
 

@@ -26,6 +26,22 @@ pub enum Mode {
     Generic,
 }
 
+impl Mode {
+    /// What is tried, in order.
+    const fn tried(self) -> &'static [Granted] {
+        match self {
+            Mode::Auto => &[Granted::Native, Granted::Generic],
+            Mode::Native => &[Granted::Native],
+            Mode::Generic => &[Granted::Generic],
+        }
+    }
+
+    /// A program in that layer is where it may be.
+    fn allows(self, layer: Layer) -> Option<Granted> {
+        self.tried().iter().copied().find(|mode| mode.layer() == layer)
+    }
+}
+
 /// Which way of attaching was granted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Granted {
@@ -310,7 +326,7 @@ fn refusal(mode: Granted, Refused { error, message }: Refused) -> Refusal {
 }
 
 /// An interface that is ours to change, with what an earlier instance left on it.
-struct Claim {
+pub struct Claim {
     interface: String,
     owner: Owner,
     link: Link,
@@ -319,8 +335,15 @@ struct Claim {
 }
 
 impl Claim {
-    /// Claims `ifindex`: no live instance has it, and no foreign program is on it. A program whose id is `known` is ours.
-    fn new(ifindex: u32, name: &str, known: Option<u32>) -> Result<Claim, AttachError> {
+    /// Claims the interface `ifindex`, called `name`, for [`Steering::attach_claimed`](crate::Steering::attach_claimed): nobody else has it
+    /// as long as the claim is there. Looked up in the network namespace of the calling thread. Where an earlier instance is known to have
+    /// attached the program with the id `known` ([`Attachment::program_id`]), it is taken over even where other programs cannot be
+    /// identified for want of CAP_SYS_ADMIN.
+    ///
+    /// # Errors
+    ///
+    /// When another live instance has the interface, or a foreign program is on it.
+    pub fn new(ifindex: u32, name: &str, known: Option<u32>) -> Result<Claim, AttachError> {
         let interface = name.to_owned();
         let system = |call| {
             let interface = interface.clone();
@@ -359,6 +382,17 @@ impl Claim {
         Ok(Claim { interface, owner, link, leftovers })
     }
 
+    /// Name of the interface.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// The mode of an earlier instance's program that will be replaced in one step when `mode` is asked for; `None`: there is no such
+    /// program.
+    pub fn replaces(&self, mode: Mode) -> Option<Granted> {
+        self.leftovers.iter().find_map(|(attached, _)| mode.allows(attached.layer))
+    }
+
     /// Takes a leftover program off.
     fn remove(&self, attached: Attached, program: Option<&ProgramFd>) -> Result<(), AttachError> {
         let mode = if attached.layer == Layer::Generic { Granted::Generic } else { Granted::Native };
@@ -391,32 +425,29 @@ fn system_error(error: ProgramError) -> io::Error {
     }
 }
 
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("interface", &self.interface).finish_non_exhaustive()
+    }
+}
+
 /// Attaches `program`, whose id is `id`.
 pub(crate) fn attach(
     program: &ProgramFd,
     id: u32,
-    ifindex: u32,
-    name: &str,
+    mut claim: Claim,
     mode: Mode,
-    known: Option<u32>,
 ) -> Result<Attachment, AttachError> {
-    let mut claim = Claim::new(ifindex, name, known)?;
     let program = program.try_clone().map_err(|source| AttachError::System {
         interface: claim.interface.clone(),
         call: "duplicate the program's descriptor",
         source,
     })?;
-    let modes: &[Granted] = match mode {
-        Mode::Auto => &[Granted::Native, Granted::Generic],
-        Mode::Native => &[Granted::Native],
-        Mode::Generic => &[Granted::Generic],
-    };
     let mut refusals = Vec::new();
     let mut granted = None;
     let took_over = !claim.leftovers.is_empty();
     for (attached, old) in std::mem::take(&mut claim.leftovers) {
-        let same = modes.iter().find(|mode| mode.layer() == attached.layer);
-        let Some(&mode) = same.filter(|_| granted.is_none()) else {
+        let Some(mode) = mode.allows(attached.layer).filter(|_| granted.is_none()) else {
             // Not where it is to be. The kernel allows one mode at a time, so this cannot be done in one step.
             claim.remove(attached, old.as_ref())?;
             continue;
@@ -433,7 +464,7 @@ pub(crate) fn attach(
     let mut fallback = (granted == Some(Granted::Generic) && mode == Mode::Auto)
         .then(|| "took over from an instance that ran in generic mode".to_owned());
     if granted.is_none() {
-        for &mode in modes {
+        for &mode in mode.tried() {
             match claim.link.change(mode.layer(), Change::Attach(program.as_fd())) {
                 Ok(()) => {
                     granted = Some(mode);

@@ -10,7 +10,8 @@
 //!
 //! 1. [`Steering::load`], then [`Steering::set_interface`] and the local addresses: an interface that the program does
 //!    not know passes everything to the kernel, fail closed or not.
-//! 2. [`Steering::attach`] *before* AF_XDP sockets are bound: attaching may reset the queues that sockets are bound to.
+//! 2. [`Steering::attach`] *before* AF_XDP sockets are bound: attaching may reset the queues that sockets are bound to. Replacing the program
+//!    of an earlier instance ([`Claim::replaces`]) does not: then sockets come first, and no packet is without one.
 //! 3. Bind the sockets, then [`Steering::register_socket`]: from now on frames reach the workers.
 //!
 //! At exit the other way round: detach *before* the sockets are closed, so that no frame is sent to a closed one.
@@ -32,7 +33,7 @@ mod owner;
 mod steering;
 mod trial;
 
-pub use attach::{AttachError, Attachment, Granted, Mode, Refusal, detach_leftover};
+pub use attach::{AttachError, Attachment, Claim, Granted, Mode, Refusal, detach_leftover};
 pub use claims::{AddressChanges, LocalAddresses, Recipient};
 pub use counters::Counters;
 pub use early::{EarlyPrefix, EarlyRoom, EarlySets, MOST_EARLY_PREFIXES};

@@ -18,7 +18,7 @@ use throughway_shared::steer::{
 };
 
 use crate::{
-    AttachError, Attachment, Counters, LocalAddresses, Mode, attach, counters,
+    AttachError, Attachment, Claim, Counters, LocalAddresses, Mode, attach, counters,
     early::{EarlyPlan, EarlyRoom, EarlySets},
     fast::{FastConfig, FastFlows, FastMaps, FastPlan, SharedWords},
 };
@@ -348,12 +348,21 @@ impl Steering {
         mode: Mode,
         known: Option<u32>,
     ) -> Result<Attachment, AttachError> {
+        self.attach_claimed(Claim::new(ifindex, name, known)?, mode)
+    }
+
+    /// As [`Steering::attach`], on an interface that is claimed already.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn attach_claimed(&self, claim: Claim, mode: Mode) -> Result<Attachment, AttachError> {
         let program = self.program().and_then(|program| Ok((program.fd()?, program.info()?.id())));
         let (program, id) = program.map_err(|source| AttachError::Program {
-            interface: name.to_owned(),
+            interface: claim.interface().to_owned(),
             source: Box::new(source),
         })?;
-        attach::attach(program, id, ifindex, name, mode, known)
+        attach::attach(program, id, claim, mode)
     }
 }
 

@@ -104,6 +104,11 @@ impl EventQueue {
         self.events.pop()
     }
 
+    /// Whether it is time to take some out: who tells many at once, and may wait, does.
+    pub fn is_half_full(&self) -> bool {
+        self.events.len() >= self.events.capacity().div_ceil(2)
+    }
+
     /// How many events were lost because the queue was full.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -151,12 +156,14 @@ mod tests {
         let (first, second) = (queue.of_function(1), queue.of_function(2));
         assert!(first.tell(Now(1), log(10)) && second.tell(Now(2), log(11)));
         assert!(!first.tell(Now(3), log(12)));
+        assert!(queue.is_half_full());
         assert_eq!(queue.lost(), 1);
         assert_eq!(queue.take(), Some(Event { at: Now(1), function: 1, what: log(10) }));
         assert!(first.tell(Now(4), log(13)));
         assert_eq!(queue.take().map(|event| event.function), Some(2));
         assert_eq!(queue.take().map(|event| event.at), Some(Now(4)));
         assert_eq!(queue.take(), None);
+        assert!(!queue.is_half_full());
         assert_eq!(queue.lost(), 1);
     }
 }

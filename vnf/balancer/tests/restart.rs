@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use throughway_balancer::save::Leaving;
 use throughway_balancer::{
-    Affinity, AllDown, Backend, Balancer, Connections, FULL_SHARE, Forward, Health, Options, Seat, Service,
+    Affinity, Backend, Balancer, Connections, FULL_SHARE, Forward, Health, Options, Seat, Service,
     ServiceConfig, Services, Shared,
 };
 use throughway_packet::build::PacketBuilder;
@@ -35,20 +35,11 @@ fn service(name: &str, forward: Forward, backends: &[u8]) -> ServiceConfig {
         Backend { seat, weight: 1, share: FULL_SHARE, backup: false, health: Health::Up }
     });
     ServiceConfig {
-        name: name.to_owned(),
         addresses: vec![ip(VIP)],
         protocols: vec![6, 17],
         ports: vec![80..=80],
-        forward,
-        sources: Vec::new(),
-        affinity: Affinity::Connection,
-        affinity_timeout: Duration::ZERO,
-        answer_ping: false,
-        all_down: AllDown::Reject,
         table_size: 251,
-        seed: 0,
-        backends: backends.collect(),
-        figures: Arc::default(),
+        ..ServiceConfig::new(name, forward, backends.collect())
     }
 }
 
