@@ -187,7 +187,7 @@ fn changes_of_routes_lose_no_packet_and_are_in_force_when_they_are_told() {
     let done = AtomicBool::new(false);
     // Neighbouring flows meet at different times of a round; many are in the flow cache, many not.
     let burst = |turn: u32| -> Vec<(u32, bool)> {
-        let flow = |at: u32| ((turn % 257 * 78 + at * 311) % PREFIXES, at % 2 == 0);
+        let flow = |at: u32| ((turn % 257 * 78 + at * 311) % PREFIXES, at.is_multiple_of(2));
         (0..BURST).map(flow).collect()
     };
     let (mut forwarded, mut by) = (0, [0; 3]);

@@ -93,13 +93,6 @@ impl Table {
         true
     }
 
-    /// The number of a prefix's verdict.
-    #[cfg(test)]
-    pub(super) fn get(&self, prefix: &Prefix) -> Option<u32> {
-        self.bit(prefix)?;
-        self.find(&self.wanted(prefix)).map(|place| verdict_of(self.load(place)))
-    }
-
     fn wanted(&self, prefix: &Prefix) -> Wanted {
         let (length, address) = (prefix.length.into(), prefix.wide());
         match self.family {
