@@ -6,7 +6,7 @@
 //!
 //! While it sleeps others get its core, and when packets come again it waits until they give it back: a scheduler's slice, some
 //! milliseconds, where they have much to do. So a worker with much to do is slow to sleep: beyond the while it looks again for as long as it
-//! had work, [a few milliseconds](PATIENCE) at a time, and so takes at most twice the time that its packets take.
+//! had work, a few milliseconds at a time, and so takes at most twice the time that its packets take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
