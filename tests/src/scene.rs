@@ -135,13 +135,13 @@ impl Scene {
         self.lab.run(host, argv).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Whether `count` pings from `host` to `to` are all answered. When some are and some are not, three times more: ping does not wait for those
+    /// Whether `count` pings from `host` to `to` are all answered. When some are and some are not, once more: ping does not wait for those
     /// that a busy machine answers late.
     #[track_caller]
     pub fn pings(&self, host: Host, to: &str, count: u32) -> bool {
         let count = count.to_string();
         let argv = ["ping", "-n", "-q", "-c", &count, "-i", "0.02", "-W", "1", to];
-        for _ in 0..4 {
+        for _ in 0..2 {
             let output = self.lab.exec(host, &argv).unwrap_or_else(|error| panic!("{error}"));
             if output.stdout.contains(" 0% packet loss") {
                 return true;

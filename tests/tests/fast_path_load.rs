@@ -14,6 +14,8 @@ use throughway_tests::{Scene, eventually, note, privileged};
 const SERVERS: [Host; 2] = [Host::ServerA, Host::ServerB];
 /// Within this time something happens, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
+/// What may be under way when a change returns: rings of ours and of the kernel's hold no more.
+const UNDER_WAY: u64 = 65_536;
 /// Frames that a server gets beside: neighbour discovery and the like.
 const CHATTER: u64 = 16;
 /// Where the generator sends to, and its flows.
@@ -92,6 +94,7 @@ fn under_load(
             // What was under way arrives before this, however long workers and rings take: then the first server gets nothing more while
             // the other gets what there is.
             let mut last = [from, 1 - from].map(|server| received(scene, SERVERS[server]));
+            let returned = last[0];
             eventually("what was under way has arrived", SOON, || {
                 let now = [from, 1 - from].map(|server| received(scene, SERVERS[server]));
                 if now[0] > last[0] + CHATTER {
@@ -100,6 +103,11 @@ fn under_load(
                 (now[1] >= last[1] + enough / 4).then_some(())
             });
             let (told, executed_before) = (received(scene, SERVERS[from]), executed(scene));
+            let late = told - returned;
+            assert!(
+                late <= UNDER_WAY.min(rate.unwrap_or(u64::MAX)),
+                "{late} packets went the old way after the change"
+            );
             let until = received(scene, SERVERS[1 - from]) + enough;
             eventually("the other server has all of it, by the XDP program", SOON, || {
                 let moved = received(scene, SERVERS[1 - from]) >= until;

@@ -78,16 +78,30 @@ fn iperf(scene: &Scene, to: IpAddr, options: &[&str]) -> Value {
     })
 }
 
-/// What was lost on the way to a server because somebody had no processor time: frames that found no room in a ring or queue of ours, datagrams
-/// that found none in the server's socket (RFC 4113, udpInErrors).
-fn counted(scene: &Scene, server: Host) -> f64 {
-    let page = scene.page();
-    let ours = ["rx_dropped", "rx_ring_full", "tx_dropped"];
-    let ours: f64 = ours.iter().map(|name| page.sum(&format!("throughway_xsk_{name}_total"), &[])).sum();
+/// Datagrams that found no room in a socket of the server's, or were broken (RFC 4113, udpInErrors): not lost by us.
+fn refused(scene: &Scene, server: Host) -> f64 {
     let text = scene.run(server, &["nstat", "--zeros", "--ignore", "--noupdate", "--json"]).stdout;
     let kernel: Value = serde_json::from_str(&text).expect("nstat speaks JSON");
     let of = |name: &str| kernel["kernel"][name].as_f64().expect("the kernel counts this");
-    ours + of("UdpInErrors") + of("Udp6InErrors")
+    of("UdpInErrors") + of("Udp6InErrors")
+}
+
+/// A second of UDP at 20 Mbit/s, of which less than one per cent is lost on the way: in one of three, on a machine that may be kept from its work for
+/// a moment.
+fn datagrams(scene: &Scene, server: Host, to: IpAddr) {
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let before = refused(scene, server);
+        let end = iperf(scene, to, &["--udp", "--bitrate", "20M", "--length", "1200"]);
+        let (lost, all) = (end["sum"]["lost_packets"].as_f64(), end["sum"]["packets"].as_f64());
+        let (lost, all) = (lost.expect("a count"), all.expect("a count"));
+        let refused = refused(scene, server) - before;
+        if all > 1000.0 && (lost - refused) / all < 0.01 {
+            return;
+        }
+        seen.push(format!("{lost} of {all}, {refused} by the server"));
+    }
+    panic!("UDP {to}: lost {}", seen.join("; "));
 }
 
 fn streams(scene: &Scene) {
@@ -99,17 +113,7 @@ fn streams(scene: &Scene) {
                 let received = end["sum_received"]["bits_per_second"].as_f64().expect("a rate") / 1e6;
                 assert!(received > 20.0, "TCP {direction:?} {to}: {received:.1} Mbit/s");
             }
-            let before = counted(scene, server);
-            let end = iperf(scene, to, &["--udp", "--bitrate", "20M", "--length", "1200"]);
-            let (lost, all) = (end["sum"]["lost_packets"].as_f64(), end["sum"]["packets"].as_f64());
-            let (lost, all) = (lost.expect("a count"), all.expect("a count"));
-            // On a machine that is kept from its work for a moment, rings and sockets overflow, and it is said where.
-            let known = counted(scene, server) - before;
-            let silent = lost - known;
-            assert!(
-                all > 500.0 && known / all < 0.5 && silent / all < 0.01,
-                "UDP {to}: {lost} of {all} lost, {known} of them for a known reason"
-            );
+            datagrams(scene, server, to);
         }
     }
 }

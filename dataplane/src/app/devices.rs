@@ -23,12 +23,21 @@ pub struct Device {
     pub veth: bool,
     /// The offloads that were on and had to be switched off.
     offloads: Option<Saved>,
+    /// What the last instance has left switched. Its program needs it so, for as long as that is attached.
+    inherited: Vec<(String, bool)>,
 }
 
 impl Device {
     /// Leaves the settings as they are, for the next instance.
     pub fn leave(mut self) {
         self.offloads = None;
+    }
+
+    /// Our program is attached in place of the last instance's: from now on what that has left switched is ours to put back.
+    pub fn inherit(&mut self) {
+        if let Some(saved) = &mut self.offloads {
+            saved.before.append(&mut self.inherited);
+        }
     }
 }
 
@@ -189,7 +198,7 @@ fn prepare_one(
         config.interfaces.iter().any(|other| other.device == interface.device && other.vlan.is_some());
     let filter: &[(&str, bool)] = if vlans { &OF_VLANS } else { &[] };
     let unfit = [unfit, filter].concat();
-    let mut saved = devices.switch(link.index, &unfit).map_err(kernel)?;
+    let saved = devices.switch(link.index, &unfit).map_err(kernel)?;
     for (offload, outcome) in &saved.outcomes {
         match outcome {
             Switched::Done => {
@@ -201,29 +210,31 @@ fn prepare_one(
             Switched::Already | Switched::NotSupported => {}
         }
     }
-    let before = take_over(&mut saved, remembered.offloads(link.index), &unfit);
+    let (inherited, before) = take_over(&saved, remembered.offloads(link.index), &unfit);
     if let Err(error) = devices.restore(&before) {
         tracing::warn!(%error, %device, "an offload that the last instance had switched off stays off");
     }
-    if let Err(error) = remembered.switched(link.index, &saved.before) {
+    let switched = [&saved.before[..], &inherited].concat();
+    if let Err(error) = remembered.switched(link.index, &switched) {
         tracing::warn!(%error, %device, "should this instance be killed, its offloads stay as they are now");
     }
     let veth = super::fastpath::is_veth(link);
-    Ok(Device { name: device, ifindex: link.index, mac, queues: found, veth, offloads: Some(saved) })
+    let offloads = Some(saved);
+    Ok(Device { name: device, ifindex: link.index, mac, queues: found, veth, offloads, inherited })
 }
 
-/// Adds to what is to be put back in the end what the last instance has left `switched`, as far as it is `unfit` still; returns the
+/// Of what the last instance has left `switched`: what is to be put back in the end beside what is `saved`, as it is `unfit` still; and the
 /// rest, to be put back now.
-fn take_over(saved: &mut Saved, switched: Vec<(String, bool)>, unfit: &[(&str, bool)]) -> Saved {
-    let mut now = Saved { ifindex: saved.ifindex, outcomes: Vec::new(), before: Vec::new() };
-    for (offload, on) in switched {
-        if !unfit.iter().any(|(name, _)| *name == offload) {
-            now.before.push((offload, on));
-        } else if !saved.before.iter().any(|(name, _)| *name == offload) {
-            saved.before.push((offload, on));
-        }
-    }
-    now
+fn take_over(
+    saved: &Saved,
+    switched: Vec<(String, bool)>,
+    unfit: &[(&str, bool)],
+) -> (Vec<(String, bool)>, Saved) {
+    let (mut inherited, now) = switched
+        .into_iter()
+        .partition::<Vec<_>, _>(|(offload, _)| unfit.iter().any(|(name, _)| *name == offload));
+    inherited.retain(|(offload, _)| !saved.before.iter().any(|(name, _)| name == offload));
+    (inherited, Saved { ifindex: saved.ifindex, outcomes: Vec::new(), before: now })
 }
 
 #[cfg(test)]
@@ -238,9 +249,9 @@ mod tests {
         let left = named(&[(feature::RX_VLAN, true), (feature::RX_LRO, true), (feature::RX_GRO, true)]);
         // Somebody has switched this one on since, and it was switched off again: before that counts.
         let before = named(&[(feature::RX_LRO, false)]);
-        let mut saved = Saved { ifindex: 7, outcomes: Vec::new(), before };
-        let now = take_over(&mut saved, left, &UNFIT);
+        let saved = Saved { ifindex: 7, outcomes: Vec::new(), before };
+        let (inherited, now) = take_over(&saved, left, &UNFIT);
         assert_eq!((now.ifindex, now.before), (7, named(&[(feature::RX_GRO, true)])));
-        assert_eq!(saved.before, named(&[(feature::RX_LRO, false), (feature::RX_VLAN, true)]));
+        assert_eq!(inherited, named(&[(feature::RX_VLAN, true)]));
     }
 }

@@ -15,6 +15,19 @@ use std::path::{Path, PathBuf};
 pub struct Remembered {
     socket: PathBuf,
     devices: BTreeMap<u32, Left>,
+    /// What was read, as long as this instance may yet fail to start: then it is true again.
+    before: Option<BTreeMap<u32, Left>>,
+}
+
+impl Drop for Remembered {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take().filter(|before| *before != self.devices) {
+            self.devices = before;
+            if let Err(error) = self.write() {
+                tracing::warn!(%error, "what the last instance has left is not known any more");
+            }
+        }
+    }
 }
 
 /// What is left of an instance on a device.
@@ -28,7 +41,7 @@ struct Left {
 impl Remembered {
     /// What the last instance with this API socket has left; nothing if it ended in an orderly way.
     pub fn read(socket: &Path) -> Self {
-        let mut remembered = Remembered { socket: socket.to_owned(), devices: BTreeMap::new() };
+        let mut remembered = Remembered { socket: socket.to_owned(), devices: BTreeMap::new(), before: None };
         let text = std::fs::read_to_string(remembered.path()).unwrap_or_default();
         for line in text.lines() {
             // What cannot be read is not known: the kernel is asked then.
@@ -47,7 +60,13 @@ impl Remembered {
                 _ => {}
             }
         }
+        remembered.before = Some(remembered.devices.clone());
         remembered
+    }
+
+    /// This instance runs: the devices are its own.
+    pub fn started(&mut self) {
+        self.before = None;
     }
 
     fn path(&self) -> PathBuf {
@@ -98,6 +117,12 @@ impl Remembered {
             }
         }
         let (path, new) = (self.path(), super::beside(&self.socket, "devices.new"));
+        if text.is_empty() {
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
         std::fs::write(&new, text)?;
         std::fs::rename(&new, path)
     }
@@ -107,10 +132,15 @@ impl Remembered {
         super::saved::path(&self.socket)
     }
 
-    /// Everything is detached and put back: nothing has to be known.
-    pub fn forget(&mut self) {
-        self.devices.clear();
-        let _ = std::fs::remove_file(self.path());
+    /// These devices are given back: of them nothing has to be known. (Of those that an earlier instance had and this one has not, it has.)
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn forget(&mut self, given_back: impl IntoIterator<Item = u32>) -> io::Result<()> {
+        for ifindex in given_back {
+            self.devices.remove(&ifindex);
+        }
+        self.write()
     }
 }
 
@@ -124,12 +154,14 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("api.sock");
         let mut first = Remembered::read(&socket);
+        first.started();
         assert_eq!(first.program(3), None);
         first.attached(3, 77).unwrap();
         let before = [("rx-gro".to_owned(), true), ("rx-lro".to_owned(), false)];
         first.switched(4, &before).unwrap();
         first.attached(4, 78).unwrap();
         let mut second = Remembered::read(&socket);
+        second.started();
         assert_eq!((second.program(3), second.program(4), second.program(5)), (Some(77), Some(78), None));
         assert_eq!((second.offloads(3), second.offloads(4)), (Vec::new(), before.to_vec()));
         // Another service, whose socket is in the same folder, is another.
@@ -137,10 +169,24 @@ mod tests {
         assert_eq!(other.program(3), None);
         assert_ne!(other.sessions(), first.sessions());
         other.attached(9, 99).unwrap();
-        other.forget();
+        // It does not start in the end.
+        drop(other);
+        assert_eq!(Remembered::read(&folder.join("other.sock")).program(9), None);
         assert_eq!(Remembered::read(&socket).program(3), Some(77));
-        second.forget();
+        // One that does not start leaves what it found.
+        let mut failing = Remembered::read(&socket);
+        failing.switched(4, &[]).unwrap();
+        failing.attached(3, 79).unwrap();
+        drop(failing);
+        let mut third = Remembered::read(&socket);
+        third.started();
+        assert_eq!((third.program(3), third.offloads(4)), (Some(77), before.to_vec()));
+        // One that has not all of the devices leaves the others to be known.
+        third.forget([3]).unwrap();
         assert_eq!(Remembered::read(&socket).program(3), None);
+        assert_eq!(Remembered::read(&socket).program(4), Some(78));
+        third.forget([4]).unwrap();
+        assert!(!third.path().exists());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -117,6 +117,8 @@ pub struct Service {
     reloads: Reloads,
     napi: NapiThreads,
     restored: Report,
+    /// Everything is given back, or left to the next instance.
+    stopped: bool,
 }
 
 impl Service {
@@ -144,6 +146,10 @@ impl Service {
     }
 
     fn try_reload(&mut self) -> Result<Reloaded, String> {
+        // Asked for just before the stop, which went first.
+        if self.stopped {
+            return Err("the service has stopped".to_owned());
+        }
         let (config, warnings) = Config::load(&self.path).map_err(|errors| errors.to_string())?;
         let changes = Config::changes(&self.config, &config);
         let restart: Vec<String> = changes

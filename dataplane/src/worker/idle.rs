@@ -6,7 +6,7 @@
 //!
 //! While it sleeps others get its core, and when packets come again it waits until they give it back: a scheduler's slice, some
 //! milliseconds, where they have much to do. So a worker with much to do is slow to sleep: beyond the while it looks again for as long as it
-//! had work, a few milliseconds at a time, and so takes at most twice the time that its packets take.
+//! had work, half a millisecond at a time, and so takes at most twice the time that its packets take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,9 @@ use throughway_vnf::Now;
 /// from packet to packet at 20,000 a second. Measurements: `docs/adr/0025-who-goes-first-on-a-shared-core.md`.
 const SPIN: u64 = 50_000;
 
-/// For so long (ns) more it looks at most, if it had as much work: as long as a sender is kept from its core by a scheduler's slice.
-const PATIENCE: u64 = 4_000_000;
+/// For so long (ns) more it looks at most, if it had as much work. Not longer: where the kernel receives for it in `ksoftirqd` on its own core, which
+/// cannot be told from outside, this is what it keeps packets waiting.
+const PATIENCE: u64 = 500_000;
 
 /// No round counts for more work than this (ns): one may have been interrupted.
 const ROUND: u64 = 250_000;

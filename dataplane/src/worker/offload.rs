@@ -437,6 +437,8 @@ impl Offload {
                 let Some(shadow) = self.shadows.get_mut(place.number() as usize) else { continue };
                 let (new, last) = (shadow.take_over(&count), count.last.min(beside.now.0));
                 volume.add(shadow.way, &new, beside);
+                // One that fell silent may be at its end: told later, its figures would find no session.
+                let is_told = is_told || new.packets == 0 && shadow.has_untold();
                 let figures = if is_told { shadow.figures(last) } else { None };
                 if let Some(figures) = &figures {
                     tell_cache(flows, place, token, figures, beside);

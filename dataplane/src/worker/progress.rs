@@ -14,6 +14,8 @@ const PATIENCE: u32 = 2;
 /// Processor time in one round, in ticks of 10 ms (`USER_HZ`), after which the worker is in an endless loop. The longest rounds,
 /// those that put new chains in force, take milliseconds.
 const ENDLESS: u64 = 200;
+/// How long a worker may wait for the kernel itself: far longer than memory or a driver's lock keeps anybody who will go on.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// What the kernel says of a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +88,7 @@ impl Progress {
             return Finding::Runs;
         }
         match thread {
+            Some(Thread { state: 'D', .. }) if now - self.at > STUCK => Finding::Hangs,
             Some(Thread { state: 'R' | 'D', ticks }) if ticks.saturating_sub(self.ticks) < ENDLESS => {
                 if std::mem::replace(&mut self.starves, true) {
                     Finding::Runs
@@ -142,6 +145,13 @@ mod tests {
         let waits = (3, thread('R', 50));
         let seen = findings([waits, waits, waits, waits, waits, (4, thread('R', 51)), (5, thread('S', 52))]);
         assert_eq!(seen, [Runs, Runs, Runs, Starves, Runs, RunsAgain(Duration::from_secs(5)), Runs]);
+    }
+
+    #[test]
+    fn one_that_waits_for_the_kernel_for_ever_hangs() {
+        let seen = findings([(3, thread('D', 50)); 33]);
+        assert_eq!(seen[3], Starves);
+        assert_eq!((seen[30], seen[31]), (Runs, Hangs));
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Shadow {
         untold
     }
 
+    /// Whether there is something that functions and cache were not told of yet.
+    pub(super) fn has_untold(&self) -> bool {
+        self.untold_packets > 0
+    }
+
     pub(super) fn settled(&self, last: u64) -> Settled {
         let (packets, bytes) = (u64::from(self.untold_packets), self.untold_bytes);
         Settled { key: FlowKey::default(), credits: self.credits, packets, bytes, last }

@@ -41,7 +41,7 @@ impl Service {
     /// Starts everything, in order; on an error, what was started is undone.
     pub fn start(path: &Path, config: Config, mut remembered: Remembered) -> Result<Self, Failure> {
         let opened = mirror::open(&config.interfaces)?;
-        let devices = devices::prepare(&config, opened.state(), &mut remembered)?;
+        let mut devices = devices::prepare(&config, opened.state(), &mut remembered)?;
 
         let facts = Arc::clone(opened.facts());
         // What cannot be built fails before anything is touched.
@@ -149,6 +149,7 @@ impl Service {
         if let Some(claims) = claims {
             attachments = attach(&steering, &config, claims, &devices, &mut remembered)?;
         }
+        devices.iter_mut().for_each(Device::inherit);
         for (view, number) in interfaces.iter_mut().zip(&device_numbers) {
             let fallback = attachments.get(*number).and_then(Attachment::fallback);
             view.xdp_fallback = fallback.map(str::to_owned);
@@ -181,6 +182,7 @@ impl Service {
         let mut napi = NapiThreads::new(config.workers.poll == Poll::Adaptive, shared);
         napi.look(&devices, Instant::now());
         unused.forget();
+        remembered.started();
         Ok(Service {
             path: path.to_owned(),
             config,
@@ -205,6 +207,7 @@ impl Service {
             reloads,
             napi,
             restored,
+            stopped: false,
         })
     }
 }

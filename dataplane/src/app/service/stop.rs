@@ -12,6 +12,7 @@ impl Service {
     /// Gives the interfaces back to the kernel, or leaves the XDP program to them, and ends everything, in order. `orderly`: sessions
     /// are as they should be, and are kept for the next instance.
     pub fn stop(&mut self, orderly: bool) {
+        self.stopped = true;
         let keep = orderly && self.config.at_stop.program == AtProgram::Keep;
         // First, so that no change of the host makes the interfaces ours again meanwhile.
         self.mirror.stop();
@@ -54,6 +55,8 @@ impl Service {
                 tracing::error!(%error, "the XDP program could not be detached");
             }
         }
-        self.remembered.forget();
+        if let Err(error) = self.remembered.forget(self.devices.iter().map(|device| device.ifindex)) {
+            tracing::warn!(%error, "the next instance will think that this one was killed");
+        }
     }
 }

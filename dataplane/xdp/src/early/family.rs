@@ -70,9 +70,11 @@ impl Family {
                 Ok(old)
             }
             Err(error) => {
-                // As it was; as far as that fails, too, all that may be there is known.
+                // As it was: all of the old is put there again, as nobody knows how far it had gone; as far as that fails, too, all that
+                // may be there is known.
+                let added: Vec<_> = beyond(&new, &old, |(a, _), (b, _)| a == b).copied().collect();
                 let all = super::prefix::in_order(old.iter().chain(&new).copied().collect());
-                self.known = if self.write(&all, &old, numbers).is_ok() { old } else { all };
+                self.known = if self.write(&added, &old, numbers).is_ok() { old } else { all };
                 Err(error)
             }
         }
@@ -108,7 +110,8 @@ impl Family {
             if let Ok(at) = new.binary_search_by_key(&prefix, |(prefix, _)| *prefix)
                 && let Some((_, verdict)) = new.get(at)
             {
-                self.insert(&prefix, *verdict, numbers)?;
+                // Where that fails it stays in the trie, with the verdict that it has.
+                let _ = self.insert(&prefix, *verdict, numbers);
             }
         }
         let mut roots = self.roots_of(new, numbers);
