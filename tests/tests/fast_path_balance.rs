@@ -141,11 +141,13 @@ fn send(scene: &Scene, rate: Option<u64>, options: &str, reason: Option<&str>) -
     let duplicates = counted.iter().map(|counted| counted.duplicates).sum();
     let deadline = Instant::now() + TOLD;
     loop {
+        // First: what balances does not change any more, and is read after that.
+        let balanced = is_balanced(scene);
         let now = counters(scene, reason);
         let [dropped, expected, overrun, driven] = std::array::from_fn(|index| now[index] - before[index]);
         let fate = Fate { sent, arrived, duplicates, dropped, expected, overrun, driven };
         let whole = sent == arrived + dropped + overrun;
-        if whole && is_balanced(scene) {
+        if whole && balanced {
             return fate;
         }
         assert!(Instant::now() < deadline, "packets are not conserved ({whole}): {fate:?}");
