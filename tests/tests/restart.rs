@@ -162,7 +162,7 @@ fn everything_goes_on(setting: Setting, changed: Setting) {
     });
     let fast = setting.fast_path != "off";
     for next in [setting, changed] {
-        let downloading = download(&scene, 12);
+        let downloading = download(&scene, 7);
         let datagrams = Datagrams::start(&scene.lab, Host::Client, Host::ServerA, server(), RATE);
         datagrams.let_pass(RATE);
         if fast {
