@@ -99,8 +99,10 @@ fn a_flow_is_forwarded_in_the_driver_and_counts_as_ever() {
             assert!(report.reordered <= 64, "{mode} {to}: {} overtaken", report.reordered);
         }
         let chain = [("chain", "outbound")];
-        let page = scene.page();
-        assert!(page.sum("throughway_chain_left_packets_total", &chain) >= RATE as f64 * 4.0);
+        eventually("the last of it is told of", TOLD, || {
+            let left = scene.page().sum("throughway_chain_left_packets_total", &chain);
+            (left >= RATE as f64 * 4.0).then_some(())
+        });
         assert_balance(&scene);
     }
 }
