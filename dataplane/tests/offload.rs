@@ -163,19 +163,23 @@ fn a_flow_whose_egress_is_not_fit_stays() {
     assert_eq!(fast.stays(), [None, None]);
 }
 
+/// A packet of each of so many flows.
+fn first_packets(flows: u32) -> Vec<Vec<u8>> {
+    let packets = (0..flows).map(|number| {
+        let [_, a, b, c] = number.to_be_bytes();
+        let builder =
+            PacketBuilder::ipv4([10, a, b, c], [10, 2, 0, 10]).ethernet([2, 0, 0, 0, 0, 0], HOST_LAN);
+        builder.udp(1000, 53).payload(&[7; 20]).finish()
+    });
+    packets.collect()
+}
+
 #[test]
 fn many_flows_are_handed_over_though_packets_never_end_and_all_counts_arrive_in_time() {
     // More than are handed over in one round by far, and than those of which the cache is told in every turn.
     const FLOWS: u32 = 70_000;
     let mut fast = Fast::of(&format!("{CONFIG}workers: {{ flows: 100000 }}"), FastPath::Eager, 100_000);
-    let frames: Vec<Vec<u8>> = (0..FLOWS)
-        .map(|number| {
-            let [_, a, b, c] = number.to_be_bytes();
-            let builder =
-                PacketBuilder::ipv4([10, a, b, c], [10, 2, 0, 10]).ethernet([2, 0, 0, 0, 0, 0], HOST_LAN);
-            builder.udp(1000, 53).payload(&[7; 20]).finish()
-        })
-        .collect();
+    let frames = first_packets(FLOWS);
     let used = |fast: &Fast| fast.bench.worker.offloaded().unwrap().table().used();
     let mut most = 0;
     for frames in frames.chunks(64).chain(std::iter::repeat_n(&frames[..1], 30)) {
@@ -215,14 +219,7 @@ fn many_flows_are_handed_over_though_packets_never_end_and_all_counts_arrive_in_
 /// A data plane with room for so many flows in the driver, and that many flows there or as many as there is room for; and a frame of each.
 fn crowded(flows: u32, cached: u32, room: u32) -> (Fast, Vec<Vec<u8>>) {
     let mut fast = Fast::of(&format!("{CONFIG}workers: {{ flows: {cached} }}"), FastPath::Eager, room);
-    let frames: Vec<Vec<u8>> = (0..flows)
-        .map(|number| {
-            let [_, a, b, c] = number.to_be_bytes();
-            let builder =
-                PacketBuilder::ipv4([10, a, b, c], [10, 2, 0, 10]).ethernet([2, 0, 0, 0, 0, 0], HOST_LAN);
-            builder.udp(1000, 53).payload(&[7; 20]).finish()
-        })
-        .collect();
+    let frames = first_packets(flows);
     // No time goes by, so that nothing is told yet.
     let begun = fast.bench.now;
     for frames in frames.chunks(64) {

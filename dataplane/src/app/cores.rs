@@ -6,6 +6,15 @@
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+/// The cores that a thread may run on; of number 0, the calling one.
+///
+/// # Errors
+/// When the kernel refuses, or there is no such thread.
+pub(super) fn of(thread: Pid) -> nix::Result<impl Iterator<Item = usize>> {
+    let allowed = sched_getaffinity(thread)?;
+    Ok((0..CpuSet::count()).filter(move |core| allowed.is_set(*core) == Ok(true)))
+}
+
 /// Keeps the calling thread, and those that it starts from now on, off the cores of `workers`; says whether there are others. Without any,
 /// it stays where it may run now.
 ///
@@ -13,10 +22,9 @@ use nix::unistd::Pid;
 /// When the kernel refuses.
 pub(super) fn leave_to(workers: &[u16]) -> nix::Result<bool> {
     let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this)?;
     let mut rest = CpuSet::new();
     let mut any = false;
-    for core in (0..CpuSet::count()).filter(|core| allowed.is_set(*core) == Ok(true)) {
+    for core in of(this)? {
         if !workers.iter().any(|worker| usize::from(*worker) == core) {
             rest.set(core)?;
             any = true;
@@ -33,8 +41,7 @@ mod tests {
     use super::*;
 
     fn here() -> Vec<u16> {
-        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
-        (0..CpuSet::count() as u16).filter(|core| allowed.is_set((*core).into()) == Ok(true)).collect()
+        of(Pid::from_raw(0)).unwrap().map(|core| core as u16).collect()
     }
 
     #[test]

@@ -8,11 +8,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sched::sched_getaffinity;
 use nix::unistd::{Pid, getpgid};
 use rustix::process::{getpriority_process, setpriority_process};
 use throughway_kernel::device::Devices;
 
+use super::cores;
 use super::devices::Device;
 use crate::worker::idle::Shared;
 
@@ -134,8 +134,7 @@ fn shares(thread: u32, cores: &[u16]) -> Vec<u16> {
     if getpgid(Some(thread)) != Ok(Pid::from_raw(0)) {
         return Vec::new();
     }
-    let Ok(allowed) = sched_getaffinity(thread) else { return Vec::new() };
-    let places = (0..nix::sched::CpuSet::count()).filter(|core| allowed.is_set(*core) == Ok(true));
+    let Ok(places) = cores::of(thread) else { return Vec::new() };
     let own = |place: usize| cores.iter().find(|core| usize::from(**core) == place).copied();
     places.map(own).collect::<Option<Vec<_>>>().unwrap_or_default()
 }

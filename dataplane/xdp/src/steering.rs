@@ -20,7 +20,7 @@ use throughway_shared::steer::{
 use crate::{
     AttachError, Attachment, Claim, Counters, LocalAddresses, Mode, attach, counters,
     early::{EarlyPlan, EarlyRoom, EarlySets},
-    fast::{FastConfig, FastFlows, FastMaps, FastPlan, SharedWords},
+    fast::{FastConfig, FastFlows, FastMaps, FastPlan, SharedWords, take},
 };
 
 /// The object with the program, as built by `ebpf/build.sh`.
@@ -174,7 +174,7 @@ impl Steering {
         program.load()?;
         let fast = fast.map(|plan| FastMaps::take(&mut bpf, &plan)).transpose()?;
         let early = EarlySets::take(&mut bpf, &early)?;
-        let mut take = |name| bpf.take_map(name).ok_or(SteeringError::Missing { kind: "map", name });
+        let mut take = |name| take(&mut bpf, name);
         Ok(Steering {
             interfaces: take(INTERFACES)?.try_into().map_err(in_map(INTERFACES))?,
             near: take(NEAR)?.try_into().map_err(in_map(NEAR))?,

@@ -56,9 +56,9 @@ impl Service {
         blueprint.publish(&states);
         // Before sessions come back: what is the host's own is known, and events of blocks that do not come back have a reader.
         let own = Keeper::start(Arc::clone(&states))?;
-        let events = Writer::start(Arc::clone(&states), names_of(&config))?;
-        // While a program that the last instance has left still executes what it knows.
         let names = names_of(&config);
+        let events = Writer::start(Arc::clone(&states), names.clone())?;
+        // While a program that the last instance has left still executes what it knows.
         let write = || events::write(&states, &names);
         let restored = restart::restore(&remembered.sessions(), &config, &states, write);
         let unused = restart::Unused::new(&restored, remembered.sessions(), &config, &states);
@@ -69,7 +69,7 @@ impl Service {
         early.apply(&plan)?;
         let steered = Arc::new(Steered::of(&config, &devices, early.at()));
         steered.tell(&facts, &mut steering)?;
-        let claims = claim(&config, &devices, &remembered)?;
+        let claims = claim(&devices, &remembered)?;
         // Where programs of the last instance are replaced, sockets come first: no packet finds the new program without them. Elsewhere
         // the program does: it may reset queues, and drivers want it for zero copy.
         let replaced: Option<Vec<Granted>> =
@@ -222,10 +222,10 @@ fn mode(interface: &Interface) -> Mode {
 }
 
 /// Makes all devices ours, in their order.
-fn claim(config: &Config, devices: &[Device], remembered: &Remembered) -> Result<Vec<Claim>, AttachError> {
-    let both = config.devices().zip(devices);
-    both.map(|(_, device)| Claim::new(device.ifindex, &device.name, remembered.program(device.ifindex)))
-        .collect()
+fn claim(devices: &[Device], remembered: &Remembered) -> Result<Vec<Claim>, AttachError> {
+    let claim =
+        |device: &Device| Claim::new(device.ifindex, &device.name, remembered.program(device.ifindex));
+    devices.iter().map(claim).collect()
 }
 
 /// Attaches the program to all of them.

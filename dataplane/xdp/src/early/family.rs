@@ -46,10 +46,10 @@ impl Trie {
 
 /// One family.
 pub(super) struct Family {
-    pub(super) name: &'static str,
-    pub(super) roots: SharedWords<AtomicU32>,
-    pub(super) table: Table,
-    pub(super) trie: Trie,
+    name: &'static str,
+    roots: SharedWords<AtomicU32>,
+    table: Table,
+    trie: Trie,
     /// What is in force.
     pub(super) known: Vec<Entry>,
     /// What of it is in the trie.
@@ -60,6 +60,11 @@ pub(super) struct Family {
 pub(super) type Numbers = HashMap<Verdict, u32>;
 
 impl Family {
+    /// Of which nothing is dropped yet.
+    pub(super) fn new(name: &'static str, roots: SharedWords<AtomicU32>, table: Table, trie: Trie) -> Self {
+        Family { name, roots, table, trie, known: Vec::new(), in_trie: BTreeSet::new() }
+    }
+
     /// Brings in force `new`, in order, instead of what is known, whose verdicts have `numbers`: those without one go to the trie. What was
     /// known before. What is new comes in before what is old goes.
     pub(super) fn change(&mut self, new: Vec<Entry>, numbers: &Numbers) -> Result<Vec<Entry>, SteeringError> {

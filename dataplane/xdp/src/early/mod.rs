@@ -111,33 +111,21 @@ impl EarlySets {
     /// Takes the maps of a program that was loaded with this plan.
     pub(crate) fn take(bpf: &mut Ebpf, plan: &EarlyPlan) -> Result<Self, SteeringError> {
         let [narrow, wide] = plan.buckets;
+        let table4 = mapped(bpf, EARLY_TABLE4, narrow as usize * WORDS4)?;
+        let table6 = mapped(bpf, EARLY_TABLE6, wide as usize * WORDS6)?;
         let families = [
-            Family {
-                name: EARLY4,
-                roots: mapped(bpf, EARLY_ROOTS4, ROOTS)?,
-                table: Table::new(
-                    table::Family::Narrow,
-                    mapped(bpf, EARLY_TABLE4, narrow as usize * WORDS4)?,
-                    narrow,
-                    plan.seed,
-                ),
-                trie: Trie::Narrow(take(bpf, EARLY4)?.try_into().map_err(in_map(EARLY4))?),
-                known: Vec::new(),
-                in_trie: BTreeSet::new(),
-            },
-            Family {
-                name: EARLY6,
-                roots: mapped(bpf, EARLY_ROOTS6, ROOTS)?,
-                table: Table::new(
-                    table::Family::Wide,
-                    mapped(bpf, EARLY_TABLE6, wide as usize * WORDS6)?,
-                    wide,
-                    plan.seed,
-                ),
-                trie: Trie::Wide(take(bpf, EARLY6)?.try_into().map_err(in_map(EARLY6))?),
-                known: Vec::new(),
-                in_trie: BTreeSet::new(),
-            },
+            Family::new(
+                EARLY4,
+                mapped(bpf, EARLY_ROOTS4, ROOTS)?,
+                Table::new(table::Family::Narrow, table4, narrow, plan.seed),
+                Trie::Narrow(take(bpf, EARLY4)?.try_into().map_err(in_map(EARLY4))?),
+            ),
+            Family::new(
+                EARLY6,
+                mapped(bpf, EARLY_ROOTS6, ROOTS)?,
+                Table::new(table::Family::Wide, table6, wide, plan.seed),
+                Trie::Wide(take(bpf, EARLY6)?.try_into().map_err(in_map(EARLY6))?),
+            ),
         ];
         Ok(EarlySets {
             families,
