@@ -24,7 +24,7 @@ use throughway_shared::fast::QUARANTINE;
 use throughway_shared::flow::{FlowKey, mapped};
 use throughway_shared::steer::{self, FAST, Interface, Vlan, VlanKey};
 use throughway_shared::tunnel::{Tunnel, kind};
-use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
+use throughway_xdp::{Back, FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
 
 const XDP_DROP: u32 = 1;
 const XDP_TX: u32 = 3;
@@ -64,7 +64,7 @@ impl Kernel {
             let interface =
                 Interface { number: number.into(), first_socket, flags: FAST, mac, reserved: [0; 2] };
             steering.set_interface(ifindex, interface).unwrap();
-            steering.set_egress(number, ifindex).unwrap();
+            steering.set_egress(number, ifindex, Back::Transmit).unwrap();
             for (outer, inner) in VLANS {
                 let key = VlanKey { ifindex, outer, inner };
                 let vlan = Vlan { number: number.into(), mac, reserved: [0; 2] };

@@ -19,7 +19,7 @@ use throughway_flow::Generations;
 use throughway_packet::PortId;
 use throughway_packet::build::PacketBuilder;
 use throughway_shared::steer::{self, FAST, Interface, Reason, Vlan, VlanKey};
-use throughway_xdp::{FastConfig, OBJECT, Steering};
+use throughway_xdp::{Back, FastConfig, OBJECT, Steering};
 
 const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
@@ -95,7 +95,7 @@ impl Both {
                     steering.set_vlan(key, Vlan { number: number32, mac, reserved: [0; 2] }).unwrap();
                 }
             }
-            steering.set_egress(number, ifindex).unwrap();
+            steering.set_egress(number, ifindex, Back::Transmit).unwrap();
             egress.set(number, true);
         }
         steering.alive_until(u64::MAX);

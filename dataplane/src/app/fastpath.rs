@@ -15,7 +15,7 @@ use std::time::Duration;
 use throughway_config::{Config, FastPath};
 use throughway_kernel::device::{self, Devices};
 use throughway_kernel::model::Link;
-use throughway_xdp::{FastConfig, Steering};
+use throughway_xdp::{Back, FastConfig, Steering};
 
 use super::InterfaceView;
 use super::devices::Device;
@@ -192,7 +192,10 @@ fn look(
         }
         let mut steering = steering.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match unfit {
-            None => steering.set_egress(number, port.ifindex),
+            None => {
+                let back = if port.veth { Back::Redirect } else { Back::Transmit };
+                steering.set_egress(number, port.ifindex, back)
+            }
             Some(_) => steering.clear_egress(number),
         };
         drop(steering);

@@ -31,7 +31,7 @@ use throughway_shared::{
     flow::{FAMILY_IPV4, FAMILY_IPV6, FlowKey, mapped},
     steer::{self, FAST, Interface},
 };
-use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
+use throughway_xdp::{Back, FastConfig, FastFlow, FastFlows, FastPlace, OBJECT, Steering};
 
 const BARE: &str = include_str!("../../../benches/peers/xdp.c");
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -114,7 +114,7 @@ impl Subject {
         steering.alive_until(u64::MAX);
         let mut frame = frame4(0);
         if let Some((family, egress)) = hit {
-            steering.set_egress(1, egress).unwrap();
+            steering.set_egress(1, egress, Back::Transmit).unwrap();
             let ring = ring(count);
             let mut table = steering.take_fast_flows(0).unwrap();
             let mut next = vec![0; ring.len()];

@@ -20,7 +20,7 @@ use throughway_shared::steer::{
 use crate::{
     AttachError, Attachment, Claim, Counters, LocalAddresses, Mode, attach, counters,
     early::{EarlyPlan, EarlyRoom, EarlySets},
-    fast::{FastConfig, FastFlows, FastMaps, FastPlan, SharedWords, take},
+    fast::{Back, FastConfig, FastFlows, FastMaps, FastPlan, SharedWords, take},
 };
 
 /// The object with the program, as built by `ebpf/build.sh`.
@@ -387,14 +387,14 @@ impl Steering {
         }
     }
 
-    /// Says that what flows send to `port` of the data plane may be sent to the device `ifindex` from the driver. Packets of
-    /// flows to other ports go up to the worker.
+    /// Says that what flows send to `port` of the data plane may be sent to the device `ifindex` from the driver, and what came in there
+    /// `back` to it. Packets of flows to other ports go up to the worker.
     ///
     /// # Errors
     ///
     /// When the port is not below [`MAX_INTERFACES`], there is no such device, or a map cannot be written.
-    pub fn set_egress(&mut self, port: u16, ifindex: u32) -> Result<(), SteeringError> {
-        self.fast.as_mut().map_or(Ok(()), |fast| fast.set_egress(port, ifindex))
+    pub fn set_egress(&mut self, port: u16, ifindex: u32, back: Back) -> Result<(), SteeringError> {
+        self.fast.as_mut().map_or(Ok(()), |fast| fast.set_egress(port, ifindex, back))
     }
 
     /// Takes back [`Steering::set_egress`].

@@ -17,7 +17,7 @@ use throughway_shared::{
     steer::{self, FAST, Interface, Reason, Vlan, VlanKey},
     tunnel::{Tunnel, kind},
 };
-use throughway_xdp::{FastConfig, FastFlow, FastFlows, FastPlace, Steering};
+use throughway_xdp::{Back, FastConfig, FastFlow, FastFlows, FastPlace, Steering};
 
 use std::sync::atomic::Ordering;
 
@@ -48,8 +48,8 @@ impl Bench {
         let interface = Interface { number: NUMBER, first_socket, flags: FAST, mac: MAC, reserved: [0; 2] };
         let ingress = ifindex("in0");
         steering.set_interface(ingress, interface).unwrap();
-        steering.set_egress(1, ifindex("out0")).unwrap();
-        steering.set_egress(2, ingress).unwrap();
+        steering.set_egress(1, ifindex("out0"), Back::Transmit).unwrap();
+        steering.set_egress(2, ingress, Back::Transmit).unwrap();
         steering.alive_until(u64::MAX);
         let taken = (0..workers).map(|worker| steering.take_fast_flows(worker).unwrap());
         let flows = taken.collect();
@@ -172,7 +172,7 @@ fn it_leaves_by_the_port_of_its_action_or_not_at_all() {
         bench.install(forward(1), |_| ());
         bench.steering.clear_egress(1).unwrap();
         assert_eq!(bench.run(&frame, 0), (XDP_PASS, frame.clone()), "no longer");
-        assert!(bench.steering.set_egress(64, 1).is_err());
+        assert!(bench.steering.set_egress(64, 1, Back::Transmit).is_err());
     });
 }
 

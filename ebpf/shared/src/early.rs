@@ -14,6 +14,8 @@
 //! A prefix is in its first bucket, or, if that was full when it came, in its second, and then bit [`MORE`] is set in the first word of the
 //! first. Who writes does so in an order in which every word alone is true: addresses before the tail that says they are there.
 
+use crate::fast::mix;
+
 /// Map: mmapable array of lines, [`ROOTS_IN_LINE`] words of 32 bits each: the roots of IPv4.
 pub const EARLY_ROOTS4: &str = "EARLY_ROOTS4";
 /// Map: mmapable array of lines, [`ROOTS_IN_LINE`] words of 32 bits each: the roots of IPv6.
@@ -132,12 +134,6 @@ pub const fn hash4(seed: u64, key: u64) -> u64 {
 #[inline(always)]
 pub const fn hash6(seed: u64, high: u64, low: u64, length: u32) -> u64 {
     mix(mix(mix(seed, high), low), length as u64)
-}
-
-#[inline(always)]
-const fn mix(hash: u64, word: u64) -> u64 {
-    let product = (hash ^ word).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    product ^ product >> 32
 }
 
 /// The bucket, of so many, that a prefix is sought in first.

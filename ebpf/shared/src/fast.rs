@@ -13,7 +13,7 @@
 //!
 //! And, written by system calls:
 //!
-//! * [`FAST_EGRESS`]: port of the data plane → device to send to; [`FAST_PORTS`]: the same, as an ifindex to look at.
+//! * [`FAST_EGRESS`]: port of the data plane → device to send to; [`FAST_PORTS`]: the same, to look at.
 //!
 //! Who writes what: of an entry, `packets`, `bytes` and `last` are the program's, `generation` is both's, the rest is the
 //! worker's. All of it is little more than relaxed loads and stores of aligned words; what makes it right is the order in
@@ -37,8 +37,10 @@ pub const FAST_GENERATIONS: &str = "FAST_GENERATIONS";
 pub const FAST_CONTROL: &str = "FAST_CONTROL";
 /// Map: device map, port of the data plane → ifindex.
 pub const FAST_EGRESS: &str = "FAST_EGRESS";
-/// Map: array, port of the data plane → ifindex (`u32`), or zero.
+/// Map: array, port of the data plane → ifindex (`u32`), perhaps with [`BY_REDIRECT`], or zero.
 pub const FAST_PORTS: &str = "FAST_PORTS";
+/// Of a device in [`FAST_PORTS`]: frames that came in on it go back by a redirect, not by `XDP_TX`.
+pub const BY_REDIRECT: u32 = 1 << 31;
 
 /// Constant of the program: how many workers there are, `u32`; zero: no fast path at all.
 pub const FAST_WORKERS: &str = "FAST_WORKERS";
@@ -341,8 +343,9 @@ impl Hash {
     }
 }
 
+/// One more word in a hash.
 #[inline(always)]
-const fn mix(hash: u64, word: u64) -> u64 {
+pub(crate) const fn mix(hash: u64, word: u64) -> u64 {
     let product = (hash ^ word).wrapping_mul(0xd6e8_feb8_6659_fd93);
     product ^ product >> 32
 }

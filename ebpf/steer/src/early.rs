@@ -19,10 +19,10 @@ use throughway_shared::{
     steer::{EARLY, Interface, MAX_EARLY, MAX_EARLY_SETS, early_length, is_early_at},
 };
 
-use crate::classify::{Address, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, TAG, View, is_tag};
-
-/// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1 << 10;
+use crate::{
+    classify::{Address, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, TAG, View, is_tag},
+    maps::MMAPABLE,
+};
 
 /// A cache line of roots.
 type RootLine = [u32; ROOTS_IN_LINE];

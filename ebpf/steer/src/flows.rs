@@ -8,8 +8,7 @@ use throughway_shared::fast::{
     LAST_SHIFT, SILENCE_SHIFT, SLOT_CONFIG, SLOT_ROUTES, Template, WAYS, Wide, first_place, matches, way,
 };
 
-/// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1 << 10;
+use crate::maps::MMAPABLE;
 
 // One value each until the loader says how many.
 

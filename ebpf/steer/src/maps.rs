@@ -15,6 +15,9 @@ use throughway_shared::steer::{
 
 use crate::classify::Address;
 
+/// `BPF_F_MMAPABLE`: an array that user space has in its own memory.
+pub(crate) const MMAPABLE: u32 = 1 << 10;
+
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
 
@@ -81,7 +84,8 @@ pub(crate) fn redirect(interface: &Interface, queue: u32) -> u32 {
     }
 }
 
-/// The device that frames to a port of the data plane may be sent to from here, if there is one.
+/// The device that frames to a port of the data plane may be sent to from here, if there is one; none that a frame came in on, if those
+/// do not go back by `XDP_TX`.
 #[inline(always)]
 pub(crate) fn egress(port: u32) -> Option<u32> {
     FAST_PORTS.get(port).copied().filter(|device| *device != 0)

@@ -16,10 +16,10 @@ use aya::{
 };
 use throughway_shared::{
     fast::{
-        ALIVE_UNTIL, BUCKET_WORDS, CONTROL_WORDS, ENTRY_WORDS, FAST_BUCKETS, FAST_BUCKETS_EACH, FAST_CONTROL,
-        FAST_EGRESS, FAST_ENTRIES, FAST_GENERATIONS, FAST_PORTS, FAST_SEED, FAST_SEED_LAST, FAST_TEMPLATES,
-        FAST_TEMPLATES_EACH, FAST_WIDE, FAST_WORKERS, GENERATION_WORDS, Geometry, MAX_FLOWS, MAX_WORKERS,
-        TEMPLATE_WORDS, WIDE_WORDS,
+        ALIVE_UNTIL, BUCKET_WORDS, BY_REDIRECT, CONTROL_WORDS, ENTRY_WORDS, FAST_BUCKETS, FAST_BUCKETS_EACH,
+        FAST_CONTROL, FAST_EGRESS, FAST_ENTRIES, FAST_GENERATIONS, FAST_PORTS, FAST_SEED, FAST_SEED_LAST,
+        FAST_TEMPLATES, FAST_TEMPLATES_EACH, FAST_WIDE, FAST_WORKERS, GENERATION_WORDS, Geometry, MAX_FLOWS,
+        MAX_WORKERS, TEMPLATE_WORDS, WIDE_WORDS,
     },
     steer::MAX_INTERFACES,
 };
@@ -61,6 +61,16 @@ impl FastPlan {
             .override_global(FAST_SEED, seed, true)
             .override_global(FAST_SEED_LAST, seed_last, true);
     }
+}
+
+/// How a frame goes back to the link that it came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Back {
+    /// By `XDP_TX`, which costs less.
+    Transmit,
+    /// As to any other device. A veth takes what is transmitted, but wakes its peer for it only if that has an XDP program: with GRO
+    /// alone such frames lie there until something else comes (Linux 6.18, `veth_xdp_flush`; `veth_xdp_xmit` asks for both).
+    Redirect,
 }
 
 /// The maps of the fast path, and what workers have not taken yet.
@@ -115,7 +125,7 @@ impl FastMaps {
         }
     }
 
-    pub(crate) fn set_egress(&mut self, port: u16, ifindex: u32) -> Result<(), SteeringError> {
+    pub(crate) fn set_egress(&mut self, port: u16, ifindex: u32, back: Back) -> Result<(), SteeringError> {
         let port = u32::from(port);
         check("port", port, MAX_INTERFACES)?;
         // The device first: the program looks at the other map before it changes a byte.
@@ -124,7 +134,8 @@ impl FastMaps {
             Ok(()) | Err(XdpMapError::ChainedProgramNotSupported) => {}
             Err(XdpMapError::MapError(error)) => return Err(in_map(FAST_EGRESS)(error)),
         }
-        self.ports.set(port, ifindex, 0).map_err(in_map(FAST_PORTS))
+        let back = if back == Back::Transmit { 0 } else { BY_REDIRECT };
+        self.ports.set(port, ifindex | back, 0).map_err(in_map(FAST_PORTS))
     }
 
     pub(crate) fn clear_egress(&mut self, port: u16) -> Result<(), SteeringError> {

@@ -25,6 +25,7 @@ mod tests;
 
 pub use flow::{FastCount, FastFlow, FastRefusal, NotExecutable};
 pub use flows::{FastFlows, FastPlace};
+pub use maps::Back;
 pub(crate) use maps::{FastMaps, FastPlan, mapped, take};
 pub use memory::{SharedWords, Word};
 
