@@ -28,6 +28,7 @@ pub mod hold;
 mod house;
 pub mod idle;
 pub mod inspect;
+mod lap;
 mod last;
 pub mod limit;
 mod links;

@@ -31,10 +31,12 @@ use throughway_packet::{Action, FlowKey, PortId, Rewrite, edits};
 use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
 use throughway_shared::tunnel::kind;
+use throughway_vnf::credit::FIGURES;
 use throughway_vnf::{BATCH, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
 use super::house::{tell, tell_all};
+use super::lap::{self, Lap, Visit};
 use super::pace::Pace;
 use super::shadow::{Shadow, Volume};
 use crate::chain::Program;
@@ -57,13 +59,6 @@ const RUN: u64 = 50_000_000;
 const SLICE: usize = BATCH;
 /// Up to so many flows are gone through once a second, which costs a hundredth of a core at most; more as slowly as functions allow.
 const FEW: usize = 1 << 13;
-/// Of so many flows functions and cache are told the figures in every turn; of twice as many in every other one, and so on. What they have
-/// of a flow are some cache lines here and there. That a session lives takes one of them, and is told in every turn.
-const MANY: usize = 1 << 16;
-/// But in one of so many turns at least: figures are no older than [`FIGURES`](throughway_vnf::credit::FIGURES).
-const RAREST: usize = 5;
-/// Places that a sweep looks at for one flow that it may visit.
-const PLACES: usize = 16;
 /// At most so large a part of the flows is taken back in one turn for being too light.
 const SHARE: usize = 16;
 /// Flows whose counts are taken over at once before the functions change, so that the old ones are told.
@@ -144,28 +139,17 @@ pub struct Offload {
     lap: Lap,
 }
 
-/// One time through the table.
+/// One lap, by what flows sent in it.
 #[derive(Debug, Default)]
 struct Turn {
-    /// Flows still to be visited.
-    left: usize,
+    /// The number of the lap.
+    lap: usize,
     /// Flows for which there was no room.
     refused: usize,
     /// Flows that may still be taken back in this turn for being too light.
     spare: usize,
     /// Packets that a flow must send in a turn to stay.
     bar: u64,
-}
-
-/// Once round all places: each flow is visited once in it.
-#[derive(Debug)]
-struct Lap {
-    /// Counted up.
-    number: usize,
-    /// The place that was visited last.
-    last: u32,
-    /// In one of so many laps functions and cache are told the figures of a flow.
-    rhythm: usize,
 }
 
 /// A flow in a slice.
@@ -238,13 +222,13 @@ impl Offload {
             leaving: VecDeque::new(),
             pace: Pace::of_many(SLICE as u64),
             turn: Turn::default(),
-            lap: Lap { number: 0, last: 0, rhythm: 1 },
+            lap: Lap::new(ways),
         }
     }
 
     /// Makes a flow cache nominate what is to be handed over.
     pub(super) fn prepare(&self, flows: &mut FlowCache) {
-        flows.open_elsewhere(self.table.capacity(), self.modes.contains(&FastPath::Eager));
+        flows.open_elsewhere(self.table.capacity(), self.modes.contains(&FastPath::Eager), FIGURES);
     }
 
     /// The table, to be looked at.
@@ -266,7 +250,7 @@ impl Offload {
         self.bury(beside);
         // The pace is one of three seconds.
         let times = if self.table.used() <= FEW { 3 } else { 1 };
-        let due = self.pace.due(beside.now, times * self.whole());
+        let due = self.pace.due(beside.now, times * self.whole(Told::InTurn));
         self.visit(flows, beside, due, Told::InTurn);
         for place in flows.nominees() {
             if self.waiting.len() < WAITING {
@@ -297,15 +281,18 @@ impl Offload {
         let mut held_back = 0;
         for _ in 0..ripe.min(AT_ONCE) {
             let Some((place, since)) = self.waiting.pop_front() else { break };
-            let Some(candidate) = flows.candidate(place, now).filter(|flow| flow.elsewhere.is_none()) else {
-                continue;
-            };
+            let Some(candidate) = flows.candidate(place, now) else { continue };
             if self.mode(candidate.key.ingress) == FastPath::Off {
                 continue;
             }
             if load.holds_back(device(PortId(candidate.key.ingress)), now.saturating_sub(since)) {
                 self.waiting.push_back((place, since));
                 held_back += 1;
+                continue;
+            }
+            if let Some(number) = candidate.elsewhere {
+                // It came here after a silence that was too long for the driver, but not for the cache.
+                self.table.seen(FastPlace::of_number(number), candidate.last);
                 continue;
             }
             match self.hand_over(place, &candidate, now) {
@@ -322,12 +309,12 @@ impl Offload {
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
     pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole().min(LAST_TURN), Told::All);
+        self.visit(flows, beside, self.whole(Told::All).min(LAST_TURN), Told::All);
     }
 
     /// Takes over all that was counted up to here, also of flows that were taken back a moment ago.
     pub(super) fn end(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole(), Told::All);
+        self.visit(flows, beside, self.whole(Told::All), Told::All);
         self.leaving.iter_mut().for_each(|(_, due)| *due = 0);
         self.bury(beside);
     }
@@ -342,9 +329,9 @@ impl Offload {
         self.pace.is_behind()
     }
 
-    /// How many visits go through the whole table: one for each flow, and where few flows are far apart one for so many places.
-    fn whole(&self) -> usize {
-        self.table.used() + self.shadows.len().div_ceil(PLACES)
+    /// How many visits go through the whole table.
+    fn whole(&self, told: Told) -> usize {
+        self.lap.visits(self.table.used(), self.shadows.len(), told == Told::All)
     }
 
     fn mode(&self, ingress: u16) -> FastPath {
@@ -370,13 +357,14 @@ impl Offload {
         if flow.packets < self.turn.bar {
             return Err(Stays::Light);
         }
+        let (silence, calm) = lap::silence(flow.silence);
         let new = FastFlow {
             key: &flow.key,
             rewrite: &flow.rewrite,
             generation: flow.generation,
             dependencies: flow.dependencies.numbers(),
             limit: limit(flow),
-            silence: flow.silence,
+            silence,
             token: place,
         };
         let at = self.table.install(&new, now).map_err(|refusal| {
@@ -386,6 +374,7 @@ impl Offload {
         if let Some(shadow) = self.shadows.get_mut(at.number() as usize) {
             *shadow = Shadow::new(flow, now);
         }
+        self.lap.begin(at, calm);
         Ok(at.number())
     }
 
@@ -393,9 +382,14 @@ impl Offload {
     fn take_back(&mut self, flows: &mut FlowCache, now: u64) {
         for number in flows.ended() {
             let place = FastPlace::of_number(number);
-            self.table.remove(place, now);
-            self.leaving.push_back((place, now + RUN));
+            self.remove(place, now);
         }
+    }
+
+    fn remove(&mut self, place: FastPlace, now: u64) {
+        self.table.remove(place, now);
+        self.lap.end(place);
+        self.leaving.push_back((place, now + RUN));
     }
 
     /// Takes over what flows have left that were taken back a while ago.
@@ -422,10 +416,13 @@ impl Offload {
             let mut seen: ArrayVec<Visited, SLICE> = ArrayVec::new();
             let (budget, used) = (left.min(SLICE), self.table.used());
             let lap = &mut self.lap;
-            self.table.sweep(budget, |place, token, count| {
+            let asked = |place| {
                 // Always counted, so that it is known where the lap stands.
-                let is_told = lap.visits(place, used) || told == Told::All;
-                let _ = seen.try_push(Visited { place, token, count, is_told });
+                let asked = lap.visit(place, used);
+                if told == Told::All { Some(Visit::Figures) } else { asked }
+            };
+            self.table.sweep(budget, asked, |place, token, count, asked| {
+                let _ = seen.try_push(Visited { place, token, count, is_told: asked == Visit::Figures });
             });
             left -= budget;
             // Those whose figures are told, and those that only live.
@@ -452,12 +449,16 @@ impl Offload {
                 self.weigh(flows, (place, token), (new.packets, is_told), last, beside);
             }
             tell_all(beside.program, &mut settled);
+            if self.turn.lap != self.lap.number {
+                self.turn.lap = self.lap.number;
+                self.turn.end(self.table.capacity());
+            }
         }
         volume.count(beside);
     }
 
     /// Takes a flow back that is too light to stay, by the packets of this turn, the last of which came at `last`, or, where the cache
-    /// `is_told`, no longer true; and sets the bar when the turn ends.
+    /// `is_told`, no longer true.
     fn weigh(
         &mut self,
         flows: &mut FlowCache,
@@ -467,7 +468,8 @@ impl Offload {
         beside: &mut Beside<'_>,
     ) {
         let now = beside.now.0;
-        let light = packets < self.turn.bar || is_told && !flows.renew(token, beside.epoch);
+        let bar = self.turn.bar.saturating_mul(self.lap.between(place));
+        let light = packets < bar || is_told && !flows.renew(token, beside.epoch);
         if self.turn.spare > 0
             && light
             && let Some(shadow) = self.shadows.get_mut(place.number() as usize)
@@ -479,14 +481,9 @@ impl Offload {
                 tell(beside.program, &figures);
             }
             self.turn.spare -= 1;
-            self.table.remove(place, now);
+            self.remove(place, now);
             flows.returned(token, place.number());
-            self.leaving.push_back((place, now + RUN));
             beside.stats.fast.driven_out.add(1);
-        }
-        self.turn.left = self.turn.left.saturating_sub(1);
-        if self.turn.left == 0 {
-            self.turn.end(self.table.used(), self.table.capacity());
         }
     }
 
@@ -517,8 +514,8 @@ impl Offload {
 }
 
 impl Turn {
-    /// The next turn goes through `used` of `capacity` flows.
-    fn end(&mut self, used: usize, capacity: usize) {
+    /// The bar of the next one, where there is room for `capacity` flows.
+    fn end(&mut self, capacity: usize) {
         if std::mem::take(&mut self.refused) == 0 {
             (self.spare, self.bar) = (0, self.bar / 2);
         } else {
@@ -527,21 +524,6 @@ impl Turn {
             self.bar = if self.spare > 0 { self.bar.saturating_mul(2) } else { self.bar }.max(2);
             self.spare = (capacity / SHARE).max(1);
         }
-        self.left = used;
-    }
-}
-
-impl Lap {
-    /// The next place is visited, of a table with so many flows. Whether it is the lap in which functions and cache are told the
-    /// figures of the flow there.
-    fn visits(&mut self, place: FastPlace, used: usize) -> bool {
-        let place = place.number();
-        if place <= self.last {
-            self.number = self.number.wrapping_add(1);
-            self.rhythm = used.div_ceil(MANY).clamp(1, RAREST);
-        }
-        self.last = place;
-        (place as usize).wrapping_add(self.number).is_multiple_of(self.rhythm)
     }
 }
 

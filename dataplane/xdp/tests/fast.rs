@@ -141,7 +141,11 @@ fn a_flow_is_executed_counted_and_given_back() {
         assert_eq!((count.packets, count.bytes, bench.counted(Reason::FastPath)), (2, 92, 2));
         assert!(now() - count.last < 1_000_000_000, "{count:?}");
         let mut seen = Vec::new();
-        bench.flows[0].sweep(1000, |place, token, count| seen.push((place, token, count.packets)));
+        bench.flows[0].sweep(
+            1000,
+            |_| Some(()),
+            |place, token, count, ()| seen.push((place, token, count.packets)),
+        );
         assert_eq!(seen, [(place, 7, 2)]);
         bench.flows[0].remove(place, now());
         assert_eq!(bench.run(&frame, 0), (XDP_PASS, frame.clone()), "taken back");

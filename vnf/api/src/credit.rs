@@ -11,7 +11,7 @@
 //! too short for that are not repeated at all. Only an end before its time (evicted, cleared, judged anew) bumps the
 //! session's slot.
 //!
-//! [`session_silence`] computes it.
+//! [`session_silence`] computes it, of sessions whose timeouts never become shorter [`steady_silence`].
 
 /// Within this time (ns) of a packet, the functions it is credited to are told of it. Each telling costs some cache lines of
 /// the flow and its sessions, so a shorter time is paid for by every packet of a large table.
@@ -21,23 +21,26 @@ pub const HARVEST: u64 = 4_000_000_000;
 /// signs within [`HARVEST`]: counters of rules and sessions lag, sessions do not die of it.
 pub const FIGURES: u64 = 5 * HARVEST;
 
-/// An answer that depends on a session is not repeated after a silence of this (ns), whatever the session's timeout: sessions
+/// An answer that depends on a session of TCP is not repeated after a silence of this (ns), whatever the session's timeout: sessions
 /// whose state changes get shorter timeouts, and the caches of other workers need not hear of it.
 pub const LONGEST_SESSION_SILENCE: u64 = 5_000_000_000;
 
 /// Shorter silences than this (ns) are not worth an entry in the cache.
 pub const SHORTEST_SILENCE: u64 = 1_000_000_000;
 
-/// How long a flow may be silent for the answer of a session with this timeout (ns) to hold; `None`: not to be repeated.
+/// How long a flow may be silent for the answer of a session of TCP with this timeout (ns) to hold; `None`: not to be repeated.
 pub const fn session_silence(timeout: u64) -> Option<u64> {
-    let silence = timeout.saturating_sub(HARVEST);
-    if silence < SHORTEST_SILENCE {
-        None
-    } else if silence > LONGEST_SESSION_SILENCE {
-        Some(LONGEST_SESSION_SILENCE)
-    } else {
-        Some(silence)
+    match steady_silence(timeout) {
+        Some(silence) if silence > LONGEST_SESSION_SILENCE => Some(LONGEST_SESSION_SILENCE),
+        silence => silence,
     }
+}
+
+/// How long a flow may be silent for the answer of a session to hold that never has a shorter timeout (ns) than this, whatever its next
+/// packets are; `None`: not to be repeated.
+pub const fn steady_silence(timeout: u64) -> Option<u64> {
+    let silence = timeout.saturating_sub(HARVEST);
+    if silence < SHORTEST_SILENCE { None } else { Some(silence) }
 }
 
 /// Which function of the data plane: stays with name and kind over reloads, so that what is credited late finds its
@@ -127,5 +130,7 @@ mod tests {
         assert_eq!(session_silence(5 * SECOND), Some(SECOND));
         assert_eq!(session_silence(8 * SECOND), Some(4 * SECOND));
         assert_eq!(session_silence(86_400 * SECOND), Some(LONGEST_SESSION_SILENCE));
+        assert_eq!(steady_silence(4 * SECOND), None);
+        assert_eq!(steady_silence(300 * SECOND), Some(296 * SECOND));
     }
 }

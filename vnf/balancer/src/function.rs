@@ -11,7 +11,7 @@ use throughway_packet::{Edit, Encapsulation, Flags, Headers};
 use throughway_session::fragment::Piece;
 use throughway_session::tcp::Event;
 use throughway_session::{Class, InsertError, NewSession, Probe, SessionId, SessionKey, Side, translate};
-use throughway_vnf::credit::session_silence;
+use throughway_vnf::credit::{session_silence, steady_silence};
 use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, IcmpError, Now, Packet, Seen, Slot, Verdict,
 };
@@ -181,7 +181,9 @@ impl Balancer {
         packet.depends_on(Slot::session(id.to_bits()));
         packet.credit(id.to_credit());
         let timeout = track.timeout(headers, timeouts);
-        match session_silence(timeout.as_nanos() as u64).filter(|_| track.is_settled()) {
+        // What is not TCP has one timeout, whatever its packets are.
+        let silence = if headers.key.protocol == TCP { session_silence } else { steady_silence };
+        match silence(timeout.as_nanos() as u64).filter(|_| track.is_settled()) {
             Some(silence) => packet.limit_silence(silence),
             None => packet.judge_each(),
         }

@@ -203,7 +203,7 @@ fn udp_is_promoted_by_a_second_packet_or_an_answer() {
         assert_eq!((first.verdict, first.repeatable, first.credit), (PASS, false, 0));
         assert_eq!((wall.state(), wall.sessions()[0].class), ("unreplied", Class::HalfOpen));
         let second = wall.on(0, &question.finish());
-        assert_eq!((second.verdict, second.repeatable, second.silence), (PASS, true, 5 * SECOND));
+        assert_eq!((second.verdict, second.repeatable, second.silence), (PASS, true, 26 * SECOND));
         assert_eq!((wall.state(), wall.sessions()[0].class), ("unreplied", Class::Established));
         let reply = wall.on(1, &answer.finish());
         assert_eq!((reply.verdict, reply.repeatable), (PASS, true));

@@ -14,7 +14,7 @@
 use throughway_shared::action::Rewrite;
 use throughway_shared::flow::FlowKey;
 
-use crate::bucket::{ESTABLISHED, TICK, WAYS, elapsed, tick};
+use crate::bucket::{ESTABLISHED, TICK, WAYS, elapsed, tick, ticks};
 use crate::cache::FlowCache;
 use crate::entry::{Credits, ENDLESS};
 use crate::generation::{Dependencies, Epoch};
@@ -30,6 +30,8 @@ pub(crate) struct Elsewhere {
     numbers: Box<[u32]>,
     /// Flows are nominated as soon as they are recorded.
     eager: bool,
+    /// Stamps of flows that are executed elsewhere may be late by so many ticks.
+    late: u16,
     nominees: Vec<u32>,
     ended: Vec<u32>,
 }
@@ -55,6 +57,11 @@ impl Elsewhere {
             self.set(place, 0);
             self.ended.push(number);
         }
+    }
+
+    /// By how many ticks the stamp of the flow at a place may be late.
+    pub(crate) fn lateness(&self, place: usize) -> u16 {
+        if self.at(place).is_some() { self.late } else { 0 }
     }
 
     pub(crate) fn at(&self, place: usize) -> Option<u32> {
@@ -107,12 +114,13 @@ pub struct Absorbed {
 }
 
 impl FlowCache {
-    /// From now on flows may be executed elsewhere, at most `most` of them at a time. With `eager`, flows are nominated as
-    /// soon as they are recorded, else when they have proven themselves. Takes four bytes a way.
-    pub fn open_elsewhere(&mut self, most: usize, eager: bool) {
+    /// From now on flows may be executed elsewhere, at most `most` of them at a time, and what was seen there is told within `late` (ns). With
+    /// `eager`, flows are nominated as soon as they are recorded, else when they have proven themselves. Takes four bytes a way.
+    pub fn open_elsewhere(&mut self, most: usize, eager: bool, late: u64) {
         self.elsewhere = Elsewhere {
             numbers: vec![0; self.ways()].into_boxed_slice(),
             eager,
+            late: ticks(late),
             nominees: Vec::with_capacity(NOMINEES),
             ended: Vec::with_capacity(most.min(self.ways())),
         };

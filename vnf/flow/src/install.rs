@@ -148,7 +148,8 @@ impl FlowCache {
         let worst = numbers.map(|number| {
             let bucket = self.buckets.get(number)?;
             let ways = (0..WAYS).map(|way| (start + way) % WAYS);
-            ways.map(|way| (self.dispensable(bucket.stamps[way], round.tick), number * WAYS + way))
+            ways.map(|way| (way, number * WAYS + way))
+                .map(|(way, place)| (self.dispensable(place, bucket.stamps[way], round.tick), place))
                 .reduce(|best, next| if next.0 > best.0 { next } else { best })
         });
         let [Some(first), Some(second)] = worst else { return None };
@@ -169,10 +170,10 @@ impl FlowCache {
         Some(place)
     }
 
-    /// How dispensable a flow is: above [`TICK`] when it was silent for long, above zero on probation.
-    fn dispensable(&self, stamp: u16, now: u16) -> u16 {
+    /// How dispensable the flow at a place is: above [`TICK`] when it was silent for long, above zero on probation.
+    fn dispensable(&self, place: usize, stamp: u16, now: u16) -> u16 {
         let silent = elapsed(stamp, now);
-        if silent >= self.protect {
+        if silent >= self.protect && silent >= self.protect + self.elsewhere.lateness(place) {
             silent | ESTABLISHED
         } else if stamp & ESTABLISHED == 0 {
             silent + 1

@@ -114,15 +114,13 @@ impl FlowCache {
     }
 
     /// A harvest sets the packets back to zero, and they may have been on their way to prove the flow, or to nominate it: one that sends
-    /// less between two harvests than it takes would never be.
+    /// less between two harvests than it takes would never be. Of one that is elsewhere what came here is news there.
     fn promote(&mut self, place: usize) {
         if self.cold.told(place).0 >= u64::from(self.policy().prove)
             && let Some(bucket) = self.buckets.get_mut(place / WAYS)
         {
             bucket.stamps[place % WAYS] |= ESTABLISHED;
-            if self.elsewhere.at(place).is_none() {
-                self.elsewhere.nominate(place);
-            }
+            self.elsewhere.nominate(place);
         }
     }
 

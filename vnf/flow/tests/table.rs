@@ -283,9 +283,9 @@ fn slow_flows_prove_themselves_across_harvests() {
 }
 
 #[test]
-fn flows_that_send_one_packet_between_two_harvests_are_nominated_until_they_are_elsewhere() {
+fn flows_that_send_one_packet_between_two_harvests_are_nominated() {
     let (mut cache, generations) = cache(1);
-    cache.open_elsewhere(16, false);
+    cache.open_elsewhere(16, false, 20 * SECOND);
     install(&mut cache, 1, &generations, NOW);
     let turn = |cache: &mut FlowCache, seen| {
         if seen {
@@ -300,7 +300,31 @@ fn flows_that_send_one_packet_between_two_harvests_are_nominated_until_they_are_
     assert_eq!(turn(&mut cache, true), nominees, "still here, and still sending");
     assert!(turn(&mut cache, false).is_empty(), "silent");
     cache.moved(nominees[0], 5);
-    assert!(turn(&mut cache, true).is_empty(), "elsewhere");
+    assert!(turn(&mut cache, false).is_empty(), "elsewhere");
+    assert_eq!(turn(&mut cache, true), nominees, "elsewhere, and here after all");
+}
+
+#[test]
+fn a_flow_that_is_elsewhere_is_not_driven_out_before_its_stamp_tells_that_it_is_silent() {
+    for (elsewhere, stays) in [(false, false), (true, true)] {
+        let (mut cache, generations) = cache(1);
+        cache.open_elsewhere(16, true, 20 * SECOND);
+        install(&mut cache, 1, &generations, NOW);
+        let place = cache.nominees().next().unwrap();
+        (0..3).for_each(|_| assert!(look(&mut cache, 1, &generations, NOW).is_some()));
+        if elsewhere {
+            cache.moved(place, 5);
+        }
+        // Protected for 10 s; what was seen elsewhere may be told 20 s later.
+        let flood = |cache: &mut FlowCache, now| {
+            for number in 2..2000 {
+                install(cache, number, &generations, now);
+            }
+            look(cache, 1, &generations, now).is_some()
+        };
+        assert_eq!(flood(&mut cache, NOW + 15 * SECOND), stays);
+        assert!(!flood(&mut cache, NOW + 50 * SECOND));
+    }
 }
 
 #[test]

@@ -10,7 +10,6 @@ use throughway_session::connection::Connection;
 use throughway_session::fragment::Piece;
 use throughway_session::tcp::{Event, flags::RST};
 use throughway_session::{Class, InsertError, Probe, SessionId, SessionKey, Side, translate};
-use throughway_vnf::credit::session_silence;
 use throughway_vnf::{
     Answer, BATCH, Batch, Context, DropReason, Function, Now, Packet, Seen, Snapshot, Verdict,
 };
@@ -248,8 +247,7 @@ impl Nat {
             if step.keeps {
                 meta.touch(now, timeout);
             }
-            let silence = session_silence(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-            step.silence = silence.filter(|_| class != Class::HalfOpen);
+            step.silence = rules.silence(session.connection, &headers).filter(|_| class != Class::HalfOpen);
             if !step.keeps && step.silence.is_some() {
                 session.flags |= flags::CACHED;
             }

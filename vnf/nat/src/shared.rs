@@ -24,6 +24,7 @@ use throughway_session::{
     Class, Config, Cursor, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId,
     SessionKey, SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
 };
+use throughway_vnf::credit::{session_silence, steady_silence};
 use throughway_vnf::events::{Events, PortBlock, What};
 use throughway_vnf::{Generations, IcmpError, Now, Slot};
 
@@ -122,6 +123,21 @@ impl Rules {
         match connection {
             Connection::Stateless { answered: true } if headers.key.protocol == UDP => self.udp_stream,
             other => other.timeout(headers, &self.timeouts),
+        }
+    }
+
+    /// How long (ns) a flow of a connection may be silent for what was said of its last packet to hold: see
+    /// [`steady_silence`](throughway_vnf::credit::steady_silence).
+    pub(crate) fn silence(&self, connection: Connection, headers: &Headers) -> Option<u64> {
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let timeout = self.timeout(connection, headers);
+        match connection {
+            Connection::Tcp(_) => session_silence(nanos(timeout)),
+            // Once it is answered, the other timeout is its own.
+            Connection::Stateless { .. } if headers.key.protocol == UDP => {
+                steady_silence(nanos(timeout.min(self.udp_stream)))
+            }
+            Connection::Stateless { .. } => steady_silence(nanos(timeout)),
         }
     }
 }

@@ -205,6 +205,18 @@ impl FastFlows {
         }
     }
 
+    /// Says that a packet of the flow at `place` came, elsewhere, at `last` (ns): its silence is over.
+    pub fn seen(&mut self, place: FastPlace, last: u64) {
+        let at = place.0 as usize * ENTRY_WORDS + WORD_LAST;
+        if let Some(word) = self.regions.entries.at(at).filter(|_| self.is_used(place.0 as usize)) {
+            // The program writes the time too, and only that; the deltas beside it stay as they are.
+            let ((before, deltas), last) = (split(word.load(Ordering::Relaxed)), (last >> LAST_SHIFT) as u32);
+            if last.wrapping_sub(before) as i32 > 0 {
+                word.store(halves(last, deltas), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Takes the flow at `place` back, at `now` (ns): its packets go up to the worker from now on. A run of the program that
     /// found it just before may still execute it, and is not counted in what [`FastFlows::read`] said before. The place is not used
     /// again before that has ended.
@@ -228,9 +240,14 @@ impl FastFlows {
         }
     }
 
-    /// Reads the next flows, at most `budget` of them, in turn; it looks at no more than sixteen places for each, so a call is
-    /// bounded when there are few flows. `visit` gets the place, the flow's token, and what was counted.
-    pub fn sweep(&mut self, budget: usize, mut visit: impl FnMut(FastPlace, u32, FastCount)) {
+    /// Reads the next flows that are `asked` something, at most `budget` of them, in turn; it looks at no more than sixteen places for each,
+    /// so a call is bounded when there are few flows. `visit` gets the place, the flow's token, what was counted, and what is asked.
+    pub fn sweep<A>(
+        &mut self,
+        budget: usize,
+        mut asked: impl FnMut(FastPlace) -> Option<A>,
+        mut visit: impl FnMut(FastPlace, u32, FastCount, A),
+    ) {
         let places = self.tokens.len();
         let mut left = budget;
         for _ in 0..places.min(budget.saturating_mul(PLACES_PER_VISIT)) {
@@ -239,11 +256,13 @@ impl FastFlows {
             }
             let place = self.next;
             self.next = if place + 1 < places { place + 1 } else { 0 };
-            if self.is_used(place) {
+            if self.is_used(place)
+                && let Some(asked) = asked(FastPlace(place as u32))
+            {
                 left -= 1;
                 let token = self.tokens.get(place).copied().unwrap_or_default();
                 let place = FastPlace(place as u32);
-                visit(place, token, self.read(place));
+                visit(place, token, self.read(place), asked);
             }
         }
     }

@@ -83,7 +83,7 @@ fn a_table_is_what_a_map_would_be() {
     let mut seen: Vec<_> = Vec::new();
     while seen.len() < model.len() {
         let before = seen.len();
-        table.sweep(10, |place, token, _| seen.push((place, token)));
+        table.sweep(10, |_| Some(()), |place, token, _, ()| seen.push((place, token)));
         assert!(seen.len() - before <= 10);
     }
     seen.truncate(model.len());

@@ -13,7 +13,7 @@ use throughway_packet::parse::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use throughway_packet::{Flags, Headers};
 use throughway_session::tcp::{self, Tcp};
 use throughway_session::{Class, SessionKey, Side};
-use throughway_vnf::credit::session_silence;
+use throughway_vnf::credit::{session_silence, steady_silence};
 
 use crate::options::{Options, Timeouts};
 use icmp::Query;
@@ -234,14 +234,16 @@ impl Track {
         if self.class() != Class::Established {
             return None;
         }
-        let timeout = match self {
-            Track::Tcp(_, Some(_)) | Track::Query(..) | Track::Sctp(_) => return None,
+        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        match self {
+            Track::Tcp(_, Some(_)) | Track::Query(..) | Track::Sctp(_) => None,
             // Its next states have shorter timeouts, and caches do not hear of them.
-            Track::Tcp(_, None) => timeouts.shortest_of_closing().min(timeouts.tcp.established),
-            Track::Udp(_) => timeouts.udp.min(timeouts.udp_stream),
-            Track::Other(_) => timeouts.other,
-        };
-        session_silence(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+            Track::Tcp(_, None) => {
+                session_silence(nanos(timeouts.shortest_of_closing().min(timeouts.tcp.established)))
+            }
+            Track::Udp(_) => steady_silence(nanos(timeouts.udp.min(timeouts.udp_stream))),
+            Track::Other(_) => steady_silence(nanos(timeouts.other)),
+        }
     }
 
     /// The state's name, for people.
