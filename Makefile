@@ -77,13 +77,13 @@ test-modes: ## Every test over namespaces with the fast path off, auto and eager
 	    $(CARGO) test --workspace $(IN_LABS) --no-fail-fast -- --test-threads 1 || status=$$?; \
 	done; exit $$status
 
-# What the XDP program does is fuzzed there, too, by those two tests of the data plane.
+# What the XDP program does is fuzzed there, too, by those two tests of the data plane. Cargo names the examples as well, which are none.
 VM_TESTS = $(CARGO) test --no-run --message-format=json --package throughway-xdp --package throughway-pktgen && \
     $(CARGO) test --no-run --message-format=json --package throughway --test fast_differential --test fast_handed_over
 
 vm-test: $(if $(VM_BINARY),,build) ## Debian's kernel 6.1 in a virtual machine: its verifier, its pktgen beside ours, the XDP tests
 	packaging/install-packages.sh vm
-	tests/vm/run.sh $(or $(VM_BINARY),$(TARGET)/release/throughway) $$({ $(VM_TESTS); } | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+	tests/vm/run.sh $(or $(VM_BINARY),$(TARGET)/release/throughway) $$({ $(VM_TESTS); } | sed -n 's/.*"executable":"\([^"]*\/deps\/[^"]*\)".*/\1/p')
 
 # The programs that measure and are measured, and the path of the built bench `chain` in target/bench/chain. What only
 # starts the others and counts needs no optimisation.

@@ -397,9 +397,9 @@ fn the_program_executes_any_action_as_the_worker_does() {
         result.unwrap();
         let counts = [count.get(), longer.get(), shorter.get()];
         // Far less than is to be expected.
-        let least = [2500, 600, 30].map(|least| least * cases.min(1000) / 1000);
+        let least = [2500, 600, 10].map(|least| least * cases.min(1000) / 1000);
         assert!(
-            counts.iter().zip(least).all(|(count, least)| *count > least),
+            counts.iter().zip(least).all(|(count, least)| *count >= least),
             "executed, longer, shorter: {counts:?}"
         );
     });
