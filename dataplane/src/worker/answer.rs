@@ -74,7 +74,10 @@ impl<I: PacketIo> Engine<I> {
             Some((destination, source)) => {
                 Edit::Ethernet { destination, source }.record_all(&mut view, &mut rewrite);
                 match throughway_packet::execute(&rewrite, &parsed, &mut reply) {
-                    Ok(()) => self.enqueue(reply, headers.ingress(), origin.port),
+                    Ok(()) => {
+                        self.taps.answer();
+                        self.enqueue(reply, headers.ingress(), origin.port);
+                    }
                     Err(error) => self.end(reply, headers.ingress(), error.into()),
                 }
             }
@@ -88,6 +91,7 @@ impl<I: PacketIo> Engine<I> {
                     forwarded: false,
                     next_hop: origin.next_hop,
                     since: context.now,
+                    packet: 0,
                 };
                 self.hold_back(held, context);
             }

@@ -20,8 +20,8 @@ const DEEPEST: usize = 32;
 enum Fate {
     /// It is edited and leaves by this port.
     Send(PortId),
-    /// It ends.
-    Drop(DropReason),
+    /// It ends, by the last of so many functions; zero: by none.
+    Drop(DropReason, u8),
     /// It walks the chain.
     Walk,
 }
@@ -45,11 +45,15 @@ impl<I: PacketIo> Engine<I> {
         }
         let count = self.received.len().min(BATCH);
         flows.fetch(self.probes.get_mut(..count).unwrap_or_default());
+        if self.taps.trace() {
+            self.taps.unread(self.probes.get_mut(..count).unwrap_or_default(), flows, self.now);
+        }
 
         // Packets are edited where they lie. Nearly always all of them leave by one port, and then they go there together.
         let mut fates = [Fate::Walk; BATCH];
         let mut together = None;
-        let mut divided = false;
+        // Who looks on has to be told of each.
+        let mut divided = self.taps.is_open();
         let mut judged = [0u32; DEEPEST + 1];
         // Nearly all are known and sent: what is not is counted.
         let (mut walked, mut ended, mut failed) = (Volume::default(), Volume::default(), 0);
@@ -70,6 +74,7 @@ impl<I: PacketIo> Engine<I> {
             if let Some(reason) = plan.drop() {
                 *fate = Fate::Drop(
                     DropReason::ALL.get(usize::from(reason)).copied().unwrap_or(DropReason::NoEgress),
+                    plan.judged(),
                 );
                 divided = true;
                 ended = (ended.0 + 1, ended.1 + len);
@@ -79,7 +84,7 @@ impl<I: PacketIo> Engine<I> {
                 match reshape(flows, probe, port, frame) {
                     Ok(()) => grown = grown.wrapping_add(frame.bytes().len() as u64).wrapping_sub(len),
                     Err(reason) => {
-                        *fate = Fate::Drop(reason);
+                        *fate = Fate::Drop(reason, 0);
                         divided = true;
                         ended = (ended.0 + 1, ended.1 + len);
                         failed += 1;
@@ -95,7 +100,7 @@ impl<I: PacketIo> Engine<I> {
         self.credit(chain, &judged, entered, left, failed);
         match together {
             Some(egress) if !divided && self.send_together(egress) => {}
-            _ => self.divide(port, &fates),
+            _ => self.divide(port, chain, &fates),
         }
         bytes
     }
@@ -112,16 +117,29 @@ impl<I: PacketIo> Engine<I> {
 
     /// Sends every received packet its own way. What came in behind a packet that walks its chain waits for that, so that no
     /// packet overtakes another.
-    fn divide(&mut self, port: PortId, fates: &[Fate; BATCH]) {
+    fn divide(&mut self, port: PortId, chain: Option<usize>, fates: &[Fate; BATCH]) {
         let mut received = std::mem::take(&mut self.received);
-        for (frame, fate) in received.drain(..).zip(fates) {
+        for (place, (frame, fate)) in received.drain(..).zip(fates).enumerate() {
+            self.taps.begin(place);
             match *fate {
                 Fate::Send(egress) if self.unknown.is_empty() => self.enqueue(frame, port, egress),
-                Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress)),
-                Fate::Drop(reason) => self.end(frame, port, reason),
-                Fate::Walk => self.unknown.push(frame),
+                Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress, place as u8)),
+                Fate::Drop(reason, judged) => {
+                    if self.taps.is_looking() {
+                        let why = (reason, self.program.last_of(chain, judged));
+                        self.taps.known_dropped(frame.bytes(), port, why, self.now);
+                    }
+                    self.end(frame, port, reason);
+                }
+                Fate::Walk => {
+                    if self.taps.is_open() {
+                        self.taps.is_unknown(place);
+                    }
+                    self.unknown.push(frame);
+                }
             }
         }
+        self.taps.done();
         self.received = received;
     }
 
