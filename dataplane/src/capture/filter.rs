@@ -140,7 +140,13 @@ impl Filter {
     }
 
     fn asks_for_headers(&self) -> bool {
-        *self != Filter { interface: self.interface, dropped: self.dropped, reason: self.reason, ..Filter::default() }
+        *self
+            != Filter {
+                interface: self.interface,
+                dropped: self.dropped,
+                reason: self.reason,
+                ..Filter::default()
+            }
     }
 
     /// Whether packets that are sent are asked for.
@@ -168,8 +174,8 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use throughway_packet::build::PacketBuilder;
     use throughway_packet::Action;
+    use throughway_packet::build::PacketBuilder;
     use throughway_shared::flow::mapped;
     use throughway_shared::tunnel::Tunnel;
 
@@ -241,8 +247,18 @@ mod tests {
         };
         let wants = |filter: Filter| filter.wants_flow(&key, &rewrite);
         let all = Filter::default();
-        assert!(wants(Filter { source: prefix("10.1.0.10", 32), source_port: Some(4000), interface: Some(0), ..all }));
-        assert!(wants(Filter { source: prefix("203.0.113.1", 32), source_port: Some(5000), interface: Some(1), ..all }));
+        assert!(wants(Filter {
+            source: prefix("10.1.0.10", 32),
+            source_port: Some(4000),
+            interface: Some(0),
+            ..all
+        }));
+        assert!(wants(Filter {
+            source: prefix("203.0.113.1", 32),
+            source_port: Some(5000),
+            interface: Some(1),
+            ..all
+        }));
         // Half of one form and half of the other are no form.
         assert!(!wants(Filter { source: prefix("203.0.113.1", 32), source_port: Some(4000), ..all }));
         assert!(!wants(Filter { dropped: true, ..all }), "it is sent");

@@ -13,8 +13,8 @@ mod step;
 
 pub use filter::{Ends, Filter, Form};
 pub use ring::{Record, Ring, What};
-pub use step::{STEPS, Step};
 pub(crate) use step::name as short;
+pub use step::{STEPS, Step};
 
 /// Captures that may be under way at a time.
 pub const MOST: usize = 4;

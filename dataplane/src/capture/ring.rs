@@ -172,7 +172,10 @@ mod tests {
         assert_eq!((ring.counts(0), ring.counts(1)), ((0, 0), (4, 6)));
         for number in 0..4 {
             let record = ring.next().unwrap();
-            assert_eq!((record.bytes(), record.original, record.time), (&[number; 60][..], 100, number.into()));
+            assert_eq!(
+                (record.bytes(), record.original, record.time),
+                (&[number; 60][..], 100, number.into())
+            );
             ring.give_back(record);
         }
         assert!(ring.next().is_none());

@@ -234,7 +234,7 @@ impl<I: PacketIo> Engine<I> {
         let (frames, parsed) = (std::slice::from_ref(&early.frame), std::slice::from_ref(&parsed));
         let visit = Visit::Again { counted: early.counted.into() };
         let (program, links) = (&mut self.program, &self.links);
-        let outcome = walk(program, Some(chain), links, frames, parsed, visit, context, |_, _| {}).pop();
+        let outcome = walk(program, Some(chain), links, (frames, parsed), visit, context, |_, _| {}).pop();
         let Some(outcome) = outcome else {
             return self.end(early.frame, early.port, DropReason::FragmentBeforeFirst);
         };

@@ -73,7 +73,9 @@ impl Offload {
 
     /// A capture ends: what it asked for may be handed over again.
     pub(super) fn capture_ends(&mut self, capture: u64) {
-        let Some(place) = self.captures.open.iter().position(|(number, _)| *number == capture) else { return };
+        let Some(place) = self.captures.open.iter().position(|(number, _)| *number == capture) else {
+            return;
+        };
         let (_, filter) = self.captures.open.remove(place);
         self.captures.sweeps.retain(|sweep| sweep.capture != capture);
         // Without room, later packets of its flows nominate them.
@@ -83,7 +85,9 @@ impl Offload {
     /// Goes on through the cache.
     pub(super) fn look_for_captured(&mut self, flows: &mut FlowCache, now: u64) {
         for number in 0..self.captures.sweeps.len() {
-            let Some(&Sweep { filter, next: Some(from), .. }) = self.captures.sweeps.get(number) else { continue };
+            let Some(&Sweep { filter, next: Some(from), .. }) = self.captures.sweeps.get(number) else {
+                continue;
+            };
             let next = flows.place_again(from, SLICE, now, |flow| match flow.elsewhere {
                 Some(_) => !self.captures.ask_for(&flow.key, &flow.rewrite),
                 None => {

@@ -319,7 +319,13 @@ impl Taps {
     }
 
     /// The packet in hand, whose flow is known to be dropped by a function, is dropped.
-    pub(super) fn known_dropped(&mut self, frame: &[u8], ingress: PortId, why: (DropReason, Option<&str>), now: Now) {
+    pub(super) fn known_dropped(
+        &mut self,
+        frame: &[u8],
+        ingress: PortId,
+        why: (DropReason, Option<&str>),
+        now: Now,
+    ) {
         self.ends(frame, ingress, What::Dropped(why.0), why.1, now);
     }
 

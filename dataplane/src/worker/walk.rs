@@ -27,8 +27,7 @@ pub(super) fn walk<F: Frame>(
     program: &mut Program,
     chain: Option<usize>,
     links: &Links,
-    frames: &[F],
-    parsed: &[Result<Headers, DropReason>],
+    (frames, parsed): (&[F], &[Result<Headers, DropReason>]),
     visit: Visit,
     context: &Context,
     told: impl FnMut(&str, &Batch<'_>),
@@ -96,7 +95,7 @@ impl<I: PacketIo> Engine<I> {
     ) -> ArrayVec<Outcome, BATCH> {
         let Engine { program, links, taps, .. } = self;
         if !taps.trace() {
-            return walk(program, chain, links, frames, parsed, Visit::First, context, |_, _| {});
+            return walk(program, chain, links, (frames, parsed), Visit::First, context, |_, _| {});
         }
         let mut outcomes = ArrayVec::new();
         for (number, (frame, headers)) in frames.iter().zip(parsed).enumerate() {
@@ -108,7 +107,7 @@ impl<I: PacketIo> Engine<I> {
                     before = *packet.headers();
                 }
             };
-            outcomes.extend(walk(program, chain, links, frame, parsed, Visit::First, context, told));
+            outcomes.extend(walk(program, chain, links, (frame, parsed), Visit::First, context, told));
         }
         outcomes
     }
