@@ -30,7 +30,7 @@ const CHUNK: usize = 256 << 10;
 /// For so long the last packets' other forms are waited for when there are as many packets as were asked for.
 const LINGER: Duration = Duration::from_millis(20);
 /// For so long a client that reads slowly has to read the rest.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest capture that can be asked for: a year.
 const YEAR: u64 = 366 * 86_400;
 

@@ -30,7 +30,6 @@ use throughway_flow::{Epoch, FlowCache, Settled};
 use throughway_packet::{FlowKey, PortId, Rewrite, edits};
 use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
-use throughway_shared::tunnel::kind;
 use throughway_vnf::{BATCH, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
@@ -504,12 +503,10 @@ impl Offload {
 
     /// Why a flow that is in the cache is not executed by the program.
     pub(super) fn why_not(&self, flow: &Flow) -> Stays {
-        let mut rewrite = Rewrite::from(flow.action);
+        let rewrite = Rewrite { action: flow.action, tunnel: flow.tunnel };
         if let Err(stays) = self.judge(&flow.key, &rewrite, flow.established) {
             return stays;
         }
-        // The program knows all tunnels that functions record.
-        rewrite.tunnel.kind = kind::IP;
         let new = FastFlow {
             key: &flow.key,
             rewrite: &rewrite,

@@ -49,6 +49,7 @@ impl Service {
             }
             rings.push(ring);
         }
+        tracing::info!(capture = number, trace = traces, "a capture has begun");
         Ok(Opened { number, rings })
     }
 
@@ -62,5 +63,6 @@ impl Service {
                 tracing::warn!(%error, "a capture could not be ended");
             }
         }
+        tracing::info!(capture = number, "a capture has ended");
     }
 }
