@@ -27,6 +27,8 @@ impl<I: PacketIo> Engine<I> {
                 counter.add(1);
             }
         }
+        // What became of the packet itself was said before.
+        self.taps.done();
     }
 
     fn try_answer(
@@ -70,14 +72,12 @@ impl<I: PacketIo> Engine<I> {
         if let Some(tags) = self.links.retag(origin.port, &parsed) {
             Edit::Tags(tags).record_all(&mut view, &mut rewrite);
         }
+        self.taps.answer();
         match origin.macs {
             Some((destination, source)) => {
                 Edit::Ethernet { destination, source }.record_all(&mut view, &mut rewrite);
                 match throughway_packet::execute(&rewrite, &parsed, &mut reply) {
-                    Ok(()) => {
-                        self.taps.answer();
-                        self.enqueue(reply, headers.ingress(), origin.port);
-                    }
+                    Ok(()) => self.enqueue(reply, headers.ingress(), origin.port),
                     Err(error) => self.end(reply, headers.ingress(), error.into()),
                 }
             }

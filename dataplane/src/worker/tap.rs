@@ -228,10 +228,10 @@ impl Taps {
         self.subject = None;
     }
 
-    /// What is queued next is an answer to the packet in hand.
+    /// The packet in hand, of which everything is said, is left for the answer to it.
     pub(super) fn answer(&mut self) {
         if let Some(subject) = &mut self.subject {
-            subject.from = From::Answer;
+            *subject = Subject { from: From::Answer, edited: None, has_ended: false, ..*subject };
         }
     }
 
@@ -343,7 +343,8 @@ impl Taps {
 
     /// The packet in hand waits for its neighbour.
     pub(super) fn waits(&mut self) {
-        if let Some(Subject { place, .. }) = self.subject {
+        // Of an answer it is enough to see it leave.
+        if let Some(Subject { place, from: From::Outside, .. }) = self.subject {
             let came = self.forms.get(place).copied().unwrap_or_default();
             self.ends(&[], PortId(came.interface), What::Held, None, Now(0));
         }
@@ -352,7 +353,10 @@ impl Taps {
     fn ends(&mut self, frame: &[u8], ingress: PortId, what: What, by: Option<&str>, now: Now) {
         let Some(subject) = self.subject.as_mut().filter(|subject| !subject.has_ended) else { return };
         subject.has_ended = true;
-        let came = self.forms.get(subject.place).copied().unwrap_or_default();
+        let came = match subject.from {
+            From::Answer => Form::of(frame, ingress),
+            From::Outside | From::Hold => self.forms.get(subject.place).copied().unwrap_or_default(),
+        };
         for (number, tap) in self.taps.iter_mut().enumerate() {
             let bit = 1 << number;
             let is_known = subject.written & bit != 0;
@@ -373,6 +377,7 @@ impl Taps {
                     Some(record) => tap.write(record, written),
                     None => tap.ring.lose(ingress.0),
                 },
+                _ if subject.from == From::Answer => tap.write_now(frame, written),
                 _ => tap.write_received(subject.place, frame, written),
             }
             subject.written |= bit;
