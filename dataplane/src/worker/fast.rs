@@ -20,8 +20,8 @@ const DEEPEST: usize = 32;
 enum Fate {
     /// It is edited and leaves by this port.
     Send(PortId),
-    /// It ends, by the last of so many functions; zero: by none.
-    Drop(DropReason, u8),
+    /// It ends.
+    Drop(DropReason),
     /// It walks the chain.
     Walk,
 }
@@ -53,7 +53,8 @@ impl<I: PacketIo> Engine<I> {
         let mut fates = [Fate::Walk; BATCH];
         let mut together = None;
         // Who looks on has to be told of each.
-        let mut divided = self.taps.is_open();
+        let looked_at = self.taps.is_open();
+        let mut divided = looked_at;
         let mut judged = [0u32; DEEPEST + 1];
         // Nearly all are known and sent: what is not is counted.
         let (mut walked, mut ended, mut failed) = (Volume::default(), Volume::default(), 0);
@@ -74,8 +75,10 @@ impl<I: PacketIo> Engine<I> {
             if let Some(reason) = plan.drop() {
                 *fate = Fate::Drop(
                     DropReason::ALL.get(usize::from(reason)).copied().unwrap_or(DropReason::NoEgress),
-                    plan.judged(),
                 );
+                if looked_at {
+                    self.taps.is_dropped_by(plan.judged());
+                }
                 divided = true;
                 ended = (ended.0 + 1, ended.1 + len);
                 continue;
@@ -84,7 +87,10 @@ impl<I: PacketIo> Engine<I> {
                 match reshape(flows, probe, port, frame) {
                     Ok(()) => grown = grown.wrapping_add(frame.bytes().len() as u64).wrapping_sub(len),
                     Err(reason) => {
-                        *fate = Fate::Drop(reason, 0);
+                        *fate = Fate::Drop(reason);
+                        if looked_at {
+                            self.taps.is_dropped_by(0);
+                        }
                         divided = true;
                         ended = (ended.0 + 1, ended.1 + len);
                         failed += 1;
@@ -119,13 +125,16 @@ impl<I: PacketIo> Engine<I> {
     /// packet overtakes another.
     fn divide(&mut self, port: PortId, chain: Option<usize>, fates: &[Fate; BATCH]) {
         let mut received = std::mem::take(&mut self.received);
+        let mut ended = 0;
         for (place, (frame, fate)) in received.drain(..).zip(fates).enumerate() {
             self.taps.begin(place);
             match *fate {
                 Fate::Send(egress) if self.unknown.is_empty() => self.enqueue(frame, port, egress),
                 Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress, place as u8)),
-                Fate::Drop(reason, judged) => {
+                Fate::Drop(reason) => {
                     if self.taps.is_looking() {
+                        let judged = self.taps.judged(ended);
+                        ended += 1;
                         let why = (reason, self.program.last_of(chain, judged));
                         self.taps.known_dropped(frame.bytes(), port, why, self.now);
                     }

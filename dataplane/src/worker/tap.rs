@@ -114,6 +114,8 @@ pub(super) struct Taps {
     forms: Box<[Form]>,
     /// The places of those packets of the batch whose flows are not known, in order.
     unknown: ArrayVec<u8, BATCH>,
+    /// Of those packets of the batch whose flows are known to be dropped how many functions have judged them, in order.
+    judged: ArrayVec<u8, BATCH>,
     subject: Option<Subject>,
     /// Counted up.
     packets: u64,
@@ -125,6 +127,7 @@ impl Default for Taps {
             taps: ArrayVec::new(),
             forms: vec![Form::default(); BATCH + 1].into_boxed_slice(),
             unknown: ArrayVec::new(),
+            judged: ArrayVec::new(),
             subject: None,
             packets: 0,
         }
@@ -151,14 +154,18 @@ impl Taps {
     }
 
     /// Keeps the packets of a batch as they came.
+    #[cold]
+    #[inline(never)]
     pub(super) fn look<F: Frame>(&mut self, frames: &[F], port: PortId, now: Now) {
         self.unknown.clear();
+        self.judged.clear();
         for (place, frame) in frames.iter().enumerate().take(BATCH) {
             self.keep(place, frame.bytes(), port, now);
         }
     }
 
     /// Takes a packet in hand that came by itself, or long before.
+    #[inline]
     pub(super) fn look_at_one(&mut self, frame: &[u8], port: PortId, came: Now) {
         if self.is_open() {
             self.keep(ALONE, frame, port, came);
@@ -177,6 +184,8 @@ impl Taps {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn keep(&mut self, place: usize, frame: &[u8], port: PortId, came: Now) {
         if let Some(form) = self.forms.get_mut(place) {
             *form = Form::of(frame, port);
@@ -203,6 +212,18 @@ impl Taps {
     pub(super) fn is_unknown(&mut self, place: usize) {
         // A batch has no more.
         let _ = self.unknown.try_push(place as u8);
+    }
+
+    /// Of a batch the next packet whose flow is known to be dropped was judged by so many functions; zero: no function drops it.
+    #[cold]
+    pub(super) fn is_dropped_by(&mut self, judged: u8) {
+        // A batch has no more.
+        let _ = self.judged.try_push(judged);
+    }
+
+    /// What was said of the packet that is so many dropped ones behind the first.
+    pub(super) fn judged(&self, number: usize) -> u8 {
+        self.judged.get(number).copied().unwrap_or_default()
     }
 
     /// Takes the packet at a place of the batch in hand.
@@ -236,6 +257,8 @@ impl Taps {
     }
 
     /// Writes down what a function made of the packet that is so many unknown ones behind the first.
+    #[cold]
+    #[inline(never)]
     pub(super) fn step(&mut self, number: usize, step: &Step) {
         let Some(place) = self.unknown.get(number).copied() else { return };
         for tap in self.taps.iter_mut().filter(|tap| tap.traces) {
@@ -248,6 +271,8 @@ impl Taps {
     }
 
     /// Has known packets that are traced walk their chain: they are not looked for in the flow cache.
+    #[cold]
+    #[inline(never)]
     pub(super) fn unread(&self, probes: &mut [Probe], flows: &FlowCache, now: Now) {
         for probe in probes.iter_mut().filter(|probe| probe.is_readable()) {
             let wanted = flows.known(probe, now.0).is_some_and(|flow| {
@@ -261,6 +286,8 @@ impl Taps {
     }
 
     /// The packet in hand leaves by `egress`, as it is now.
+    #[cold]
+    #[inline(never)]
     pub(super) fn sent(&mut self, frame: &[u8], egress: PortId, now: Now) {
         let Some(subject) = &mut self.subject else { return };
         let came = self.forms.get(subject.place).copied().unwrap_or_default();
@@ -298,11 +325,15 @@ impl Taps {
     }
 
     /// The packet in hand is dropped, by nobody in particular if nothing else was said of it.
+    #[cold]
+    #[inline(never)]
     pub(super) fn dropped(&mut self, frame: &[u8], ingress: PortId, reason: DropReason, now: Now) {
         self.ends(frame, ingress, What::Dropped(reason), None, now);
     }
 
     /// The packet in hand, which was to be edited so, is dropped by a function.
+    #[cold]
+    #[inline(never)]
     pub(super) fn dropped_by(
         &mut self,
         frame: &[u8],
@@ -350,6 +381,7 @@ impl Taps {
         }
     }
 
+    #[inline(never)]
     fn ends(&mut self, frame: &[u8], ingress: PortId, what: What, by: Option<&str>, now: Now) {
         let Some(subject) = self.subject.as_mut().filter(|subject| !subject.has_ended) else { return };
         subject.has_ended = true;
