@@ -142,7 +142,7 @@ fn what_is_dropped_has_its_reason_and_its_function() {
 
 #[test]
 fn what_is_asked_for_by_how_it_would_have_left_is_dropped_under_that_name() {
-    let open_nat = EDGE.replace("nat: { outside", "nat: { filtering: endpoint-independent, outside");
+    let open_nat = EDGE.replace("masquerade: true", "masquerade: true, filtering: endpoint-independent");
     let mut bench = Bench::new(&open_nat, &facts());
     // The NAT has given the packet its destination inside before the firewall ends it.
     bench.receive(LAN, &udp([10, 2, 0, 10], 53));
