@@ -147,6 +147,18 @@ impl Program {
     /// have had these packets before and do not count them again. Fragments before their first one are not counted as dropped:
     /// they wait, or are [lost](Program::lost).
     pub fn walk(&mut self, chain: usize, batch: &mut Batch<'_>, counted: usize, context: &Context) {
+        self.walk_telling(chain, batch, counted, context, |_, _| {});
+    }
+
+    /// [`Program::walk`] that tells the name of each function when it has judged the batch.
+    pub fn walk_telling(
+        &mut self,
+        chain: usize,
+        batch: &mut Batch<'_>,
+        counted: usize,
+        context: &Context,
+        mut tell: impl FnMut(&str, &Batch<'_>),
+    ) {
         let Some(chain) = self.chains.get(chain) else { return };
         let mut living = batch.packets().len();
         let mut waiting = 0;
@@ -168,7 +180,14 @@ impl Program {
                 waiting = all;
             }
             living = left;
+            tell(&entry.name, batch);
         }
+    }
+
+    /// The name of the last of the first `judged` functions of a chain.
+    pub fn last_of(&self, chain: Option<usize>, judged: u8) -> Option<&str> {
+        let function = *self.chains.get(chain?)?.run.get(usize::from(judged).checked_sub(1)?)?;
+        self.functions.get(function).map(|function| function.name.as_str())
     }
 
     /// Counts a packet from `port` as dropped by the last of the `counted` functions that had it: it waited in vain.

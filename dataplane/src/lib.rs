@@ -8,6 +8,7 @@
 //! * [`chain`]: the order of functions; static dispatch.
 //! * [`guest`]: functions that the configuration does not know.
 //! * [`worker`]: the loop, on pinned threads.
+//! * [`capture`]: looking at packets on their way.
 //! * [`clock`]: the one clock of the process.
 //! * [`host`]: what is known of the host: links, addresses, routes, neighbours, as plain data.
 //! * [`rib`]: from all that is known of a prefix to the one route of a forwarding table.
@@ -19,6 +20,7 @@
 
 pub mod app;
 pub mod assemble;
+pub mod capture;
 pub mod chain;
 pub mod cli;
 pub mod clock;

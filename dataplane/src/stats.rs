@@ -161,7 +161,7 @@ pub struct FastStats {
 
 impl FastStats {
     /// Why flows stay with the worker: see [`Stays`](crate::worker::offload::Stays).
-    pub const STAYS: [&'static str; 10] = [
+    pub const STAYS: [&'static str; 11] = [
         "unproven",
         "egress",
         "light",
@@ -172,6 +172,7 @@ impl FastStats {
         "front",
         "no-egress",
         "silence",
+        "captured",
     ];
 }
 

@@ -10,13 +10,16 @@ use std::sync::Arc;
 use common::{Bench, HOST_LAN, HOST_WAN, facts};
 use proptest::prelude::*;
 use throughway::assemble::{Blueprint, router};
+use throughway::capture::{Filter, Ring, What};
 use throughway::host::{HostFacts, NeighbourFacts, NextHopFacts, RouteFacts, RouteKind};
 use throughway::worker::PortSettings;
+use throughway::worker::tap::Tap;
 use throughway_config::Config;
 use throughway_flow::Slot;
 use throughway_packet::build::PacketBuilder;
 use throughway_packet::{PortId, Tags};
 use throughway_session::Cursor;
+use throughway_vnf::DropReason;
 
 /// What happens to the box.
 #[derive(Clone, Debug)]
@@ -353,11 +356,57 @@ fn settle(bench: &mut Bench) {
     }
 }
 
+/// Who looks on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    Nobody,
+    Capture,
+    Trace,
+}
+
+/// A capture of everything, and the drops that were counted before.
+struct Onlooker {
+    ring: Arc<Ring>,
+    dropped: Vec<u64>,
+}
+
+impl Onlooker {
+    fn new(bench: &mut Bench, traces: bool) -> Self {
+        let ring = Arc::new(Ring::new(1024, 2048, traces, 3));
+        let tap = Box::new(Tap::new(1, Filter::default(), traces, Arc::clone(&ring)));
+        assert!(bench.worker.tap(tap, crossbeam::channel::bounded(1).0).is_ok());
+        Onlooker { ring, dropped: vec![0; DropReason::COUNT] }
+    }
+
+    /// What was written down is what was sent, byte for byte, and every drop that was counted, with its reason.
+    fn look(&mut self, bench: &Bench, sent: &[Vec<Vec<u8>>]) {
+        let mut written = Vec::new();
+        let mut sent: Vec<&[u8]> = sent.iter().flatten().map(Vec::as_slice).collect();
+        while let Some(record) = self.ring.next() {
+            match record.what {
+                What::Sent | What::Answer => written.push(record.bytes().to_vec()),
+                What::Dropped(reason) => self.dropped[reason as usize] += 1,
+                What::Received | What::Held | What::Given => {}
+            }
+            self.ring.give_back(record);
+        }
+        assert!((0..3).all(|port| self.ring.counts(port).1 == 0), "nothing is lost");
+        written.sort();
+        sent.sort();
+        assert_eq!(written, sent);
+        for (number, reason) in DropReason::ALL.iter().enumerate() {
+            let counted: u64 = (0..3).map(|port| bench.drops(PortId(port), *reason)).sum();
+            assert_eq!(self.dropped[number], counted, "{reason:?}");
+        }
+    }
+}
+
 /// What was seen after each event, and how often the cache was hit.
-fn run(events: &[Event], flows: u32, tagged: bool) -> (Vec<Observation>, u64) {
+fn run(events: &[Event], flows: u32, tagged: bool, look: Look) -> (Vec<Observation>, u64) {
     let mut host = facts();
     let settings = if tagged { vlans() } else { vec![PortSettings::default(); 3] };
     let mut bench = Bench::with_settings(&config(0, flows), &host, settings);
+    let mut onlooker = (look != Look::Nobody).then(|| Onlooker::new(&mut bench, look == Look::Trace));
     let mut seen = Vec::new();
     for event in events {
         match event {
@@ -398,7 +447,11 @@ fn run(events: &[Event], flows: u32, tagged: bool) -> (Vec<Observation>, u64) {
         }
         bench.round();
         bench.assert_balance();
-        seen.push(observe(&mut bench));
+        let observation = observe(&mut bench);
+        if let Some(onlooker) = &mut onlooker {
+            onlooker.look(&bench, &observation.0);
+        }
+        seen.push(observation);
     }
     settle(&mut bench);
     let mut told = String::new();
@@ -430,11 +483,12 @@ proptest! {
 
     #[test]
     fn the_cache_changes_nothing_but_the_price(events in prop::collection::vec(events(), 1..40), tagged: bool) {
-        let (without, none) = run(&events, 0, tagged);
+        // Nor does it change anything that somebody looks on.
+        let (without, none) = run(&events, 0, tagged, Look::Capture);
         prop_assert_eq!(none, 0);
         // A small one, too, so that flows are evicted and refused.
-        for flows in [16, 4096] {
-            let (with, _) = run(&events, flows, tagged);
+        for (flows, look) in [(16, Look::Nobody), (4096, Look::Nobody), (4096, Look::Capture), (16, Look::Trace)] {
+            let (with, _) = run(&events, flows, tagged, look);
             for (index, (with, without)) in with.iter().zip(&without).enumerate() {
                 prop_assert_eq!(&with.1, &without.1, "figures after {:?}", events.get(index));
                 prop_assert_eq!(&with.0, &without.0, "frames after {:?}", events.get(index));
@@ -448,7 +502,7 @@ fn the_cache_is_used() {
     let packets = Event::Packets((0..16).map(|flow| (0, flow, Kind::Plain)).collect());
     // Flows to known neighbours: 10.2.0.10 and fd00:2::10 with their two port pairs each.
     for tagged in [false, true] {
-        let (_, hits) = run(&vec![packets.clone(); 10], 4096, tagged);
+        let (_, hits) = run(&vec![packets.clone(); 10], 4096, tagged, Look::Nobody);
         assert!(hits >= 9 * 2, "{hits} hits");
     }
     // Into a tunnel: 10.2.3.10 is a service of another configuration, whose backend is 10.2.0.10.
@@ -456,7 +510,7 @@ fn the_cache_is_used() {
     for tagged in [false, true] {
         let mut events = vec![packets.clone(); 11];
         events.insert(0, Event::Reload(7));
-        let (seen, hits) = run(&events, 4096, tagged);
+        let (seen, hits) = run(&events, 4096, tagged, Look::Nobody);
         assert_eq!(hits, 9, "the first opens a connection, the second is recorded");
         let sent = |observation: &Observation| observation.0[1].clone();
         assert_eq!((seen[1].0[1].len(), sent(&seen[1])), (1, sent(&seen[11])));

@@ -6,8 +6,12 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use allocation_counter::measure;
 use common::{Bench, CONFIG, HOST_LAN, LAN, WAN, facts};
+use throughway::capture::{Filter, Ring};
+use throughway::worker::tap::Tap;
 use throughway_packet::PortId;
 use throughway_packet::build::PacketBuilder;
 
@@ -37,6 +41,45 @@ fn pass(bench: &mut Bench, frames: &[Vec<u8>]) -> usize {
 
 fn batch(round: u16) -> Vec<Vec<u8>> {
     (0..PACKETS).map(|number| frame(number, round)).collect()
+}
+
+/// Two captures: one that is read, and a trace that nobody reads.
+fn look_on(bench: &mut Bench) -> Arc<Ring> {
+    let (ready, _is_ready) = crossbeam::channel::bounded(2);
+    let rings = [false, true].map(|traces| Arc::new(Ring::new(256, 256, traces, 3)));
+    for (number, ring) in (0..).zip(&rings) {
+        let filter = Filter { port: Some(1000 + 2 * number), ..Filter::default() };
+        let tap = Tap::new(number.into(), filter, number == 1, Arc::clone(ring));
+        assert!(bench.worker.tap(Box::new(tap), ready.clone()).is_ok());
+    }
+    let [read, _] = rings;
+    read
+}
+
+#[test]
+fn nobody_allocates_while_packets_are_captured() {
+    let mut bench = Bench::new(&format!("workers: {{ flows: 4096 }}\n{CONFIG}"), &facts());
+    let ring = look_on(&mut bench);
+    let batches: Vec<_> = (0..100).map(batch).collect();
+    for _ in 0..3 {
+        assert_eq!(pass(&mut bench, &batches[0]), usize::from(PACKETS));
+    }
+    std::iter::from_fn(|| ring.next()).for_each(|record| ring.give_back(record));
+    let mut read = 0;
+    let looked_at = measure(|| {
+        for batch in &batches {
+            for _ in 0..2 {
+                assert_eq!(pass(&mut bench, batch), usize::from(PACKETS));
+                while let Some(record) = ring.next() {
+                    read += 1;
+                    ring.give_back(record);
+                }
+            }
+        }
+    });
+    assert_eq!(looked_at.count_total, 0, "{looked_at:?}");
+    // Port 1000 is the source of one flow in each batch, and the destination of all of the first.
+    assert_eq!(read, 2 * (2 * 99 + 2 * 64));
 }
 
 #[test]

@@ -8,8 +8,11 @@ mod common;
 use std::sync::Arc;
 
 use common::{Bench, CONFIG, HOST_LAN, LAN, WAN, facts};
+use crossbeam::channel::{Receiver, bounded};
+use throughway::capture::{Filter, Ring};
 use throughway::worker::inspect::{FlowFilter, Inspection};
 use throughway::worker::offload::{Egress, Offload, Stays};
+use throughway::worker::tap::Tap;
 use throughway_config::FastPath;
 use throughway_flow::{Generations, Slot};
 use throughway_packet::build::PacketBuilder;
@@ -70,7 +73,7 @@ impl Fast {
     }
 
     fn stays(&self) -> Vec<Option<Stays>> {
-        let (answer, found) = crossbeam::channel::bounded(1);
+        let (answer, found) = bounded(1);
         let mut next = Some(Inspection::new(FlowFilter::default(), 1000, answer));
         while let Some(inspection) = next {
             next = self.bench.worker.inspect(inspection, self.bench.now);
@@ -206,7 +209,7 @@ fn many_flows_are_handed_over_though_packets_never_end_and_all_counts_arrive_in_
     assert!((executed / 2..executed).contains(&told), "{told} of {executed}");
     fast.wait(throughway_vnf::credit::HARVEST);
     assert_eq!(fast.bench.stats.fast.packets.get(), executed);
-    let (answer, found) = crossbeam::channel::bounded(1);
+    let (answer, found) = bounded(1);
     let mut next = Some(Inspection::new(FlowFilter::default(), FLOWS as usize, answer));
     while let Some(inspection) = next {
         next = fast.bench.worker.inspect(inspection, fast.bench.now);
@@ -249,7 +252,7 @@ fn execute(fast: &Fast, frames: &[Vec<u8>]) -> u64 {
 
 /// Packets of all flows, as the cache tells them.
 fn shown(fast: &Fast, flows: usize) -> u64 {
-    let (answer, found) = crossbeam::channel::bounded(1);
+    let (answer, found) = bounded(1);
     let mut next = Some(Inspection::new(FlowFilter::default(), flows, answer));
     while let Some(inspection) = next {
         next = fast.bench.worker.inspect(inspection, fast.bench.now);
@@ -365,6 +368,61 @@ fn heavy_flows_have_the_room_and_a_flood_does_not_drive_them_out() {
         }
         // Of the last fifty turns nearly all packets of the heavy flows.
         assert!(executed > 16 * 10 * 50 * 9 / 10, "{mode:?}: {executed}");
+        fast.bench.assert_balance();
+    }
+}
+
+/// Opens a capture; whether its flows are back is told through what it returns.
+fn capture(fast: &mut Fast, number: u64, filter: Filter) -> Receiver<()> {
+    let (ready, is_ready) = bounded(1);
+    let tap = Tap::new(number, filter, false, Arc::new(Ring::new(64, 64, false, 3)));
+    assert!(fast.bench.worker.tap(Box::new(tap), ready).is_ok());
+    is_ready
+}
+
+#[test]
+fn what_a_capture_asks_for_comes_back_and_goes_again_when_it_ends() {
+    for mode in [FastPath::Auto, FastPath::Eager] {
+        let mut fast = Fast::new(mode, 64);
+        for flow in (0..20).chain(900..905) {
+            while !fast.packet(flow) {}
+        }
+        let port = |port| Filter { source_port: Some(port), ..Filter::default() };
+        let is_ready = capture(&mut fast, 1, port(7));
+        let dropped = capture(&mut fast, 2, Filter { dropped: true, ..Filter::default() });
+        assert!(is_ready.is_empty(), "the cache has to be gone through");
+        while is_ready.is_empty() || dropped.is_empty() {
+            assert!(fast.bench.worker.is_behind(), "no sleep before");
+            fast.bench.round();
+        }
+        for _ in 0..200 {
+            assert!(!fast.packet(7) && !fast.packet(901));
+            fast.wait(SECOND / 50);
+        }
+        assert!(fast.packet(8), "others stay");
+        let captured =
+            |fast: &Fast| fast.stays().iter().filter(|stays| **stays == Some(Stays::Captured)).count();
+        assert_eq!(captured(&fast), 6, "{:?}", fast.stays());
+        // A new flow is not handed over either.
+        (0..100).for_each(|_| assert!(!fast.packet(906)));
+        let stayed = fast.bench.stats.fast.stays.iter().map(|count| count.get()).sum::<u64>();
+        assert!(stayed > 0, "{mode:?}: it is counted");
+
+        let end = |fast: &mut Fast, number| {
+            assert!(fast.bench.worker.untap(number).is_some());
+            // Once through the cache.
+            (0..10_000).for_each(|_| {
+                fast.bench.round();
+            });
+            fast.wait(SECOND);
+        };
+        end(&mut fast, 1);
+        assert!(fast.packet(7), "without another packet");
+        assert!(!fast.packet(901));
+        end(&mut fast, 2);
+        assert!((900..905).all(|flow| fast.packet(flow)));
+        assert_eq!(captured(&fast), 0);
+        fast.wait(2 * SECOND);
         fast.bench.assert_balance();
     }
 }

@@ -51,6 +51,11 @@ impl Connection {
         Ok(Connection { stream, said: 0 })
     }
 
+    /// The client's port.
+    pub fn port(&self) -> u16 {
+        self.stream.local_addr().map_or(0, |address| address.port())
+    }
+
     /// Says something new, long enough for several segments, and hears the same.
     pub fn exchange(&mut self) -> std::io::Result<()> {
         self.said += 1;

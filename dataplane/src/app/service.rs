@@ -31,6 +31,7 @@ use crate::worker::inspect::{FlowFilter, Found};
 use crate::worker::live::{self, Handle};
 use crate::worker::progress::{Finding, Progress};
 
+pub mod captures;
 mod start;
 mod stop;
 
@@ -117,6 +118,7 @@ pub struct Service {
     reloads: Reloads,
     napi: NapiThreads,
     restored: Report,
+    captures: captures::Captures,
     /// Everything is given back, or left to the next instance.
     stopped: bool,
 }

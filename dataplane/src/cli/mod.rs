@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
+mod capture;
 mod client;
 mod doctor;
 mod offline;
@@ -75,6 +76,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at packets of the running service: as they come, as they leave, and why others do not.
+    ///
+    /// Each packet is written as it was received and as it was sent, or with the reason for which it was dropped and the function
+    /// that dropped it. While a capture runs, flows that it asks for stay out of the fast path (`show flows` says so). Not seen is
+    /// what the XDP program drops by itself (malformed packets, sets with `early`) or leaves to the kernel: `show drops` counts it.
+    Capture(capture::Capture),
+    /// Like `capture`, and tell for each packet what every function of its chain made of it.
+    ///
+    /// Traced packets are judged by their chain, not by the flow cache.
+    Trace(capture::Capture),
     /// Take a load balancer's backend out of service without losing a connection, and back in.
     Backend {
         #[command(subcommand)]
@@ -386,6 +397,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Backend { command: BackendCommand::Undrain { function, backend, api } } => {
             client::drain(&function, &backend, false, None, &api.socket)
         }
+        Command::Capture(wanted) => capture::capture(&wanted, false),
+        Command::Trace(wanted) => capture::capture(&wanted, true),
         Command::Replay(replay) => offline::replay(&replay),
         Command::Explain(explain) => offline::explain(&explain),
         Command::Lab { command } => offline::lab(command),

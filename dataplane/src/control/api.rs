@@ -1,7 +1,8 @@
 //! The API socket: one JSON request a line, one JSON answer a line.
 //!
 //! Requests: `{"command":"reload"}` and `{"command":"show","what":"flows","options":{"port":443}}`; for routes with what is asked
-//! of them, see [`routes::Query`]. Answers hold `error` when refused.
+//! of them, see [`routes::Query`]. Answers hold `error` when refused. Behind the answer to `{"command":"capture"}` comes what is
+//! captured: see [`capture`].
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{routes, show};
+use super::{capture, routes, show};
 use crate::app::Service;
 
 /// A longer request is refused: no real one comes near.
@@ -26,6 +27,8 @@ enum Request {
         options: show::Options,
     },
     Drain(Drained),
+    /// The last request of its connection.
+    Capture(capture::Wanted),
     Show {
         what: String,
         #[serde(default)]
@@ -128,10 +131,13 @@ async fn converse(stream: UnixStream, service: Arc<Mutex<Service>>) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let line = std::mem::take(&mut line);
+        let request = serde_json::from_str::<Request>(&line);
+        if let Ok(Request::Capture(wanted)) = request {
+            return capture::serve(wanted, reader, writer, service).await;
+        }
         let service = Arc::clone(&service);
         // A reload waits for the workers; the metrics page and the watchdog must not.
-        let answer = tokio::task::spawn_blocking(move || answer(&line, &service)).await;
+        let answer = tokio::task::spawn_blocking(move || answer(request, &service)).await;
         let mut answer =
             answer.unwrap_or_else(|_| json!({ "error": "the request failed inside" })).to_string();
         answer.push('\n');
@@ -141,8 +147,8 @@ async fn converse(stream: UnixStream, service: Arc<Mutex<Service>>) {
     }
 }
 
-fn answer(line: &str, service: &Mutex<Service>) -> Value {
-    let request = match serde_json::from_str::<Request>(line) {
+fn answer(request: serde_json::Result<Request>, service: &Mutex<Service>) -> Value {
+    let request = match request {
         Ok(request) => request,
         Err(error) => return json!({ "error": format!("not a request: {error}") }),
     };
@@ -163,6 +169,7 @@ fn answer(line: &str, service: &Mutex<Service>) -> Value {
             json!({ "cleared": cleared })
         }
         Request::Drain(drained) => drained.answer(&service),
+        Request::Capture(_) => json!({ "error": "a capture has its connection for itself" }),
         Request::Show { what, routes, .. } if what == "routes" => {
             let answer = routes::answer(&service.mirror().view(), &routes);
             answer.unwrap_or_else(|error| json!({ "error": error }))

@@ -6,11 +6,13 @@
 //! * [`own`]: leaves the host what is its own on addresses that functions use.
 //! * [`events`]: writes down what functions tell.
 //! * [`api`]: the socket that `throughway reload` and `throughway show` speak to.
+//! * [`capture`]: packets that somebody wants to look at, over the same socket.
 //! * [`metrics`]: the Prometheus page.
 //! * [`routes`]: the routers' tables for the API: pages of them, and why a route is used.
 //! * [`show`]: the running state as JSON, for the API.
 
 pub mod api;
+pub mod capture;
 pub mod events;
 pub(crate) mod facts;
 pub mod health;

@@ -6,6 +6,8 @@
 pub mod firewall;
 pub mod packet;
 
+use std::net::IpAddr;
+
 use throughway_config::Config;
 use throughway_packet::{Headers, PortId};
 use throughway_vnf::packet::State;
@@ -61,7 +63,8 @@ pub fn explain(
     let mut steps = Vec::new();
     let mut before = headers;
     program.explain(chain, &mut packet, context, |function, kind, reasons, packet| {
-        let changes = changes(&before, packet, config);
+        let egress = packet.egress().map(|egress| (egress, packet.awaited_neighbour()));
+        let changes = changes(&before, packet.headers(), egress, |port| interface(config, port));
         before = *packet.headers();
         steps.push(Step { function: function.to_owned(), kind, reasons, changes });
     });
@@ -112,8 +115,14 @@ fn foreign_tags(headers: &Headers, config: &Config, port: PortId) -> Option<Stri
     })
 }
 
-fn changes(before: &Headers, packet: &Packet<'_>, config: &Config) -> Vec<String> {
-    let after = packet.headers();
+/// What is different `after` a function from what was `before` it, for people. `egress` is where the packet will leave, with the next hop
+/// that has no MAC address yet; `interface` names it.
+pub fn changes(
+    before: &Headers,
+    after: &Headers,
+    egress: Option<(PortId, Option<IpAddr>)>,
+    interface: impl Fn(PortId) -> String,
+) -> Vec<String> {
     let (old, new) = (&before.key, &after.key);
     let mut changes = Vec::new();
     if (old.source, old.source_port) != (new.source, new.source_port) {
@@ -128,11 +137,11 @@ fn changes(before: &Headers, packet: &Packet<'_>, config: &Config) -> Vec<String
     }
     if before.hop_limit != after.hop_limit {
         changes.push(format!("ttl becomes {}", after.hop_limit));
-        if let Some(egress) = packet.egress() {
-            let to = packet.awaited_neighbour().map_or(String::new(), |next_hop| {
+        if let Some((egress, awaited)) = egress {
+            let to = awaited.map_or(String::new(), |next_hop| {
                 format!(", to {next_hop}, whose MAC address is not known yet")
             });
-            changes.push(format!("leaves by {}{to}", interface(config, egress)));
+            changes.push(format!("leaves by {}{to}", interface(egress)));
         }
     }
     changes
@@ -142,13 +151,16 @@ fn verdict(packet: &Packet<'_>, config: &Config) -> String {
     match (packet.state(), packet.egress()) {
         (State::Alive, Some(egress)) => format!("forwarded by {}", interface(config, egress)),
         (State::Alive, None) => drop_text(DropReason::NoEgress),
-        (State::Dropped(reason, None), _) => drop_text(reason),
-        (State::Dropped(reason, Some(Answer::Icmp(error))), _) => {
-            format!("{}; its sender is told: {error:?}", drop_text(reason))
-        }
-        (State::Dropped(reason, Some(Answer::TcpReset)), _) => {
-            format!("{}; its sender gets a TCP reset", drop_text(reason))
-        }
+        (State::Dropped(reason, answer), _) => format!("{}{}", drop_text(reason), answer_text(answer)),
+    }
+}
+
+/// What the sender of a rejected packet gets, to be put behind why it is rejected.
+pub fn answer_text(answer: Option<Answer>) -> String {
+    match answer {
+        None => String::new(),
+        Some(Answer::Icmp(error)) => format!("; its sender is told: {error:?}"),
+        Some(Answer::TcpReset) => "; its sender gets a TCP reset".to_owned(),
     }
 }
 

@@ -27,6 +27,8 @@ impl<I: PacketIo> Engine<I> {
                 counter.add(1);
             }
         }
+        // What became of the packet itself was said before.
+        self.taps.done();
     }
 
     fn try_answer(
@@ -70,6 +72,7 @@ impl<I: PacketIo> Engine<I> {
         if let Some(tags) = self.links.retag(origin.port, &parsed) {
             Edit::Tags(tags).record_all(&mut view, &mut rewrite);
         }
+        self.taps.answer();
         match origin.macs {
             Some((destination, source)) => {
                 Edit::Ethernet { destination, source }.record_all(&mut view, &mut rewrite);
@@ -88,6 +91,7 @@ impl<I: PacketIo> Engine<I> {
                     forwarded: false,
                     next_hop: origin.next_hop,
                     since: context.now,
+                    packet: 0,
                 };
                 self.hold_back(held, context);
             }

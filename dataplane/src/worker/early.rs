@@ -184,7 +184,9 @@ impl<I: PacketIo> Engine<I> {
 
     fn hold_early(&mut self, early: Early<I::Frame>, asked: bool) {
         if let Some(oldest) = self.early.push(early, asked) {
+            self.taps.look_at_one(oldest.frame.bytes(), oldest.port, oldest.since);
             self.lose(oldest, DropReason::FragmentQueueFull);
+            self.taps.done();
         }
         self.stats.held_fragments.set(self.early.len() as u64);
     }
@@ -218,6 +220,12 @@ impl<I: PacketIo> Engine<I> {
     }
 
     fn judge_again(&mut self, early: Early<I::Frame>, context: &Context) {
+        self.taps.look_at_one(early.frame.bytes(), early.port, early.since);
+        self.judge_looked_at(early, context);
+        self.taps.done();
+    }
+
+    fn judge_looked_at(&mut self, early: Early<I::Frame>, context: &Context) {
         // A reload meanwhile may have changed what walks it.
         let Some(chain) = self.program.chain_of(early.port) else {
             return self.end(early.frame, early.port, DropReason::NoChain);
@@ -225,7 +233,8 @@ impl<I: PacketIo> Engine<I> {
         let parsed = throughway_packet::parse(early.frame.bytes(), early.port).map_err(DropReason::from);
         let (frames, parsed) = (std::slice::from_ref(&early.frame), std::slice::from_ref(&parsed));
         let visit = Visit::Again { counted: early.counted.into() };
-        let outcome = walk(&mut self.program, Some(chain), &self.links, frames, parsed, visit, context).pop();
+        let (program, links) = (&mut self.program, &self.links);
+        let outcome = walk(program, Some(chain), links, (frames, parsed), visit, context, |_, _| {}).pop();
         let Some(outcome) = outcome else {
             return self.end(early.frame, early.port, DropReason::FragmentBeforeFirst);
         };

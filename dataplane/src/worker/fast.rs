@@ -45,11 +45,16 @@ impl<I: PacketIo> Engine<I> {
         }
         let count = self.received.len().min(BATCH);
         flows.fetch(self.probes.get_mut(..count).unwrap_or_default());
+        if self.taps.trace() {
+            self.taps.unread(self.probes.get_mut(..count).unwrap_or_default(), flows, self.now);
+        }
 
         // Packets are edited where they lie. Nearly always all of them leave by one port, and then they go there together.
         let mut fates = [Fate::Walk; BATCH];
         let mut together = None;
-        let mut divided = false;
+        // Who looks on has to be told of each.
+        let looked_at = self.taps.is_open();
+        let mut divided = looked_at;
         let mut judged = [0u32; DEEPEST + 1];
         // Nearly all are known and sent: what is not is counted.
         let (mut walked, mut ended, mut failed) = (Volume::default(), Volume::default(), 0);
@@ -71,6 +76,9 @@ impl<I: PacketIo> Engine<I> {
                 *fate = Fate::Drop(
                     DropReason::ALL.get(usize::from(reason)).copied().unwrap_or(DropReason::NoEgress),
                 );
+                if looked_at {
+                    self.taps.is_dropped_by(plan.judged());
+                }
                 divided = true;
                 ended = (ended.0 + 1, ended.1 + len);
                 continue;
@@ -80,6 +88,9 @@ impl<I: PacketIo> Engine<I> {
                     Ok(()) => grown = grown.wrapping_add(frame.bytes().len() as u64).wrapping_sub(len),
                     Err(reason) => {
                         *fate = Fate::Drop(reason);
+                        if looked_at {
+                            self.taps.is_dropped_by(0);
+                        }
                         divided = true;
                         ended = (ended.0 + 1, ended.1 + len);
                         failed += 1;
@@ -95,7 +106,7 @@ impl<I: PacketIo> Engine<I> {
         self.credit(chain, &judged, entered, left, failed);
         match together {
             Some(egress) if !divided && self.send_together(egress) => {}
-            _ => self.divide(port, &fates),
+            _ => self.divide(port, chain, &fates),
         }
         bytes
     }
@@ -112,16 +123,32 @@ impl<I: PacketIo> Engine<I> {
 
     /// Sends every received packet its own way. What came in behind a packet that walks its chain waits for that, so that no
     /// packet overtakes another.
-    fn divide(&mut self, port: PortId, fates: &[Fate; BATCH]) {
+    fn divide(&mut self, port: PortId, chain: Option<usize>, fates: &[Fate; BATCH]) {
         let mut received = std::mem::take(&mut self.received);
-        for (frame, fate) in received.drain(..).zip(fates) {
+        let mut ended = 0;
+        for (place, (frame, fate)) in received.drain(..).zip(fates).enumerate() {
+            self.taps.begin(place);
             match *fate {
                 Fate::Send(egress) if self.unknown.is_empty() => self.enqueue(frame, port, egress),
-                Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress)),
-                Fate::Drop(reason) => self.end(frame, port, reason),
-                Fate::Walk => self.unknown.push(frame),
+                Fate::Send(egress) => self.behind.push((self.unknown.len(), frame, egress, place as u8)),
+                Fate::Drop(reason) => {
+                    if self.taps.is_looking() {
+                        let judged = self.taps.judged(ended);
+                        ended += 1;
+                        let why = (reason, self.program.last_of(chain, judged));
+                        self.taps.known_dropped(frame.bytes(), port, why, self.now);
+                    }
+                    self.end(frame, port, reason);
+                }
+                Fate::Walk => {
+                    if self.taps.is_open() {
+                        self.taps.is_unknown(place);
+                    }
+                    self.unknown.push(frame);
+                }
             }
         }
+        self.taps.done();
         self.received = received;
     }
 

@@ -34,6 +34,8 @@ pub struct Held<F> {
     pub next_hop: IpAddr,
     /// Since when.
     pub since: Now,
+    /// Its number, if somebody looks on ([`super::tap`]); zero: nobody does.
+    pub packet: u64,
 }
 
 struct Asked {
@@ -191,6 +193,7 @@ mod tests {
             forwarded: false,
             next_hop: IpAddr::from([192, 0, 2, last]),
             since: Now(1),
+            packet: 0,
         }
     }
 

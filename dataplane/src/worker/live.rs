@@ -16,6 +16,7 @@ use super::inspect::{FlowFilter, Found, Inspection};
 use super::offload::Offload;
 use super::own::OwnPacket;
 use super::progress::Thread;
+use super::tap::Tap;
 use super::{Setup, Worker};
 use crate::chain::Program;
 use crate::stats::SocketStats;
@@ -67,6 +68,8 @@ pub struct OpenSocket {
 enum Command {
     Install(Box<Program>, Sender<Box<Program>>),
     Inspect(Inspection),
+    Tap(Box<Tap>, Sender<()>),
+    Untap(u64, Sender<Option<Box<Tap>>>),
     Stop,
 }
 
@@ -119,10 +122,7 @@ impl Handle {
         self.commands
             .send(Command::Install(Box::new(program), done))
             .map_err(|_| WorkerError::Gone(number))?;
-        installed.recv_timeout(ORDER_PATIENCE).map(|old| *old).map_err(|error| match error {
-            RecvTimeoutError::Timeout => WorkerError::Stuck(number),
-            RecvTimeoutError::Disconnected => WorkerError::Gone(number),
-        })
+        installed.recv_timeout(ORDER_PATIENCE).map(|old| *old).map_err(|error| late(number, error))
     }
 
     /// Looks for at most `most` flows in its cache; waits until it has been gone through.
@@ -130,10 +130,21 @@ impl Handle {
         let (answer, found) = bounded(1);
         let inspection = Inspection::new(filter, most, answer);
         self.commands.send(Command::Inspect(inspection)).map_err(|_| WorkerError::Gone(number))?;
-        found.recv_timeout(ORDER_PATIENCE).map_err(|error| match error {
-            RecvTimeoutError::Timeout => WorkerError::Stuck(number),
-            RecvTimeoutError::Disconnected => WorkerError::Gone(number),
-        })
+        found.recv_timeout(ORDER_PATIENCE).map_err(|error| late(number, error))
+    }
+
+    /// Has a capture see its packets; returns when those that the XDP program executed come to it.
+    pub fn tap(&self, number: usize, tap: Box<Tap>) -> Result<(), WorkerError> {
+        let (ready, is_ready) = bounded(1);
+        self.commands.send(Command::Tap(tap, ready)).map_err(|_| WorkerError::Gone(number))?;
+        is_ready.recv_timeout(ORDER_PATIENCE).map_err(|error| late(number, error))
+    }
+
+    /// Ends a capture; what the worker had of it, if it knows it, is the caller's to free.
+    pub fn untap(&self, number: usize, capture: u64) -> Result<Option<Box<Tap>>, WorkerError> {
+        let (done, ended) = bounded(1);
+        self.commands.send(Command::Untap(capture, done)).map_err(|_| WorkerError::Gone(number))?;
+        ended.recv_timeout(ORDER_PATIENCE).map_err(|error| late(number, error))
     }
 
     /// Whether its thread still runs.
@@ -152,6 +163,14 @@ impl Handle {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Why a worker did not answer in time.
+fn late(number: usize, error: RecvTimeoutError) -> WorkerError {
+    match error {
+        RecvTimeoutError::Timeout => WorkerError::Stuck(number),
+        RecvTimeoutError::Disconnected => WorkerError::Gone(number),
     }
 }
 
@@ -211,6 +230,11 @@ fn run(mut worker: Worker<XskIo<'_>>, orders: &Receiver<Command>, mut idle: Idle
             }
             // One at a time: an earlier one that is not finished is given up, and who asked is told.
             Ok(Command::Inspect(wanted)) => inspection = Some(wanted),
+            // The service opens no more than a worker takes; of one more, who asked is told that nobody is ready.
+            Ok(Command::Tap(tap, ready)) => drop(worker.tap(tap, ready)),
+            Ok(Command::Untap(capture, done)) => {
+                let _ = done.send(worker.untap(capture));
+            }
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {}
         }

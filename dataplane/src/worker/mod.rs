@@ -8,12 +8,15 @@
 //! * [`early`]: fragments that wait for the first one of their datagram.
 //! * [`inspect`]: looking into the flow cache from outside.
 //! * `last`: what is told before a stop.
+//! * `walk`: a batch through its chain.
 //! * [`uses`]: what packets were sent by, so that neighbours in use are confirmed.
 //! * [`answer`]: ICMP errors and TCP resets back to senders.
 //! * [`limit`]: how many of them, to whom.
 //! * [`own`]: packets that are the host's own.
 //! * `fragment`: packets that are cut for their egress.
-//! * [`offload`]: flows that the XDP program executes by itself; `shadow`: what is remembered of each.
+//! * [`offload`]: flows that the XDP program executes by itself; `shadow`: what is remembered of each; `lap`: when it is visited; `recall`:
+//!   which of them somebody wants to look at.
+//! * [`tap`]: packets that are written down for somebody who looks on.
 //! * `singles`: flows whose packets are judged one by one, for output.
 //! * `house`: going through the flow cache, for what functions have to be told.
 //! * [`idle`]: what is done without packets.
@@ -37,9 +40,12 @@ pub mod offload;
 pub mod own;
 mod pace;
 pub mod progress;
+mod recall;
 mod shadow;
 mod singles;
+pub mod tap;
 pub mod uses;
+mod walk;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,8 +56,7 @@ use throughway_config::{Checksum, Config, VlanProtocol};
 use throughway_flow::{FlowCache, Generations, Policy, Probe, Round};
 use throughway_io::{Frame, PacketIo};
 use throughway_packet::{Edit, Extra, Headers, PortId, Rewrite, Tags};
-use throughway_vnf::packet::State;
-use throughway_vnf::{Answer, BATCH, Batch, Context, Credits, Dependencies, DropReason, Now, Packet};
+use throughway_vnf::{Answer, BATCH, Context, Credits, Dependencies, DropReason, Now};
 
 use crate::chain::Program;
 use crate::stats::WorkerStats;
@@ -64,6 +69,8 @@ use offload::{Beside, Load, Offload};
 use own::{OwnPacket, ToHost};
 use pace::Pace;
 use singles::Singles;
+use tap::Taps;
+use walk::{Visit, walk};
 
 /// A neighbour that somebody must resolve.
 pub type Wanted = (PortId, IpAddr);
@@ -158,12 +165,13 @@ struct Engine<I: PacketIo> {
     flows: Option<FlowCache>,
     offload: Option<Offload>,
     singles: Singles,
+    taps: Taps,
     /// What is known of the received packets, in their order.
     probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
     unknown: Vec<I::Frame>,
-    /// Known packets that came in behind so many of the unknown ones, with their egress.
-    behind: Vec<(usize, I::Frame, PortId)>,
+    /// Known packets that came in behind so many of the unknown ones, with their egress and their place in the batch.
+    behind: Vec<(usize, I::Frame, PortId, u8)>,
     /// By interface: where frames of a device with VLANs are sorted into.
     sorted: Vec<Vec<I::Frame>>,
     backlog: Vec<Vec<I::Frame>>,
@@ -195,6 +203,7 @@ impl<I: PacketIo> Worker<I> {
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             offload: None,
             singles: Singles::default(),
+            taps: Taps::default(),
             probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
@@ -357,7 +366,9 @@ impl<I: PacketIo> Engine<I> {
                 None => {
                     let first = self.links.first(device);
                     self.stats.received(first, 1, frame.bytes().len() as u64);
+                    self.taps.look_at_one(frame.bytes(), first, context.now);
                     self.end(frame, first, DropReason::UnclaimedVlan);
+                    self.taps.done();
                 }
             }
         }
@@ -379,6 +390,9 @@ impl<I: PacketIo> Engine<I> {
                 }
             }
         }
+        if self.taps.is_open() {
+            self.taps.look(&self.received, port, context.now);
+        }
         let chain = self.program.chain_of(port);
         if self.flows.is_some() && chain.is_some() {
             let bytes = self.known(port, chain, round);
@@ -387,6 +401,7 @@ impl<I: PacketIo> Engine<I> {
             let bytes = self.received.iter().map(|frame| frame.bytes().len() as u64).sum();
             self.stats.received(port, packets, bytes);
             std::mem::swap(&mut self.received, &mut self.unknown);
+            self.taps.all_are_unknown();
         }
         if !self.unknown.is_empty() {
             self.unknown(port, chain, context, round);
@@ -400,16 +415,17 @@ impl<I: PacketIo> Engine<I> {
             .iter()
             .map(|frame| throughway_packet::parse(frame.bytes(), port).map_err(DropReason::from))
             .collect();
-        let mut outcomes =
-            walk(&mut self.program, chain, &self.links, &frames, &parsed, Visit::First, context);
+        let mut outcomes = self.walk_first(chain, &frames, &parsed, context);
         // They are large: drained where they lie, not moved.
         let mut outcomes = outcomes.drain(..);
         let mut behind = std::mem::take(&mut self.behind);
         let mut waiting = behind.drain(..).peekable();
         for (number, (frame, headers)) in frames.drain(..).zip(parsed).enumerate() {
-            while let Some((_, frame, egress)) = waiting.next_if(|(after, ..)| *after <= number) {
+            while let Some((_, frame, egress, place)) = waiting.next_if(|(after, ..)| *after <= number) {
+                self.taps.begin(place.into());
                 self.enqueue(frame, port, egress);
             }
+            self.taps.begin_unknown(number);
             match headers {
                 Err(reason) => self.end(frame, port, reason),
                 Ok(_) => match outcomes.next() {
@@ -423,9 +439,11 @@ impl<I: PacketIo> Engine<I> {
                 },
             }
         }
-        for (_, frame, egress) in waiting {
+        for (_, frame, egress, place) in waiting {
+            self.taps.begin(place.into());
             self.enqueue(frame, port, egress);
         }
+        self.taps.done();
         self.behind = behind;
         self.unknown = frames;
         self.release_woken(context);
@@ -438,18 +456,25 @@ impl<I: PacketIo> Engine<I> {
             End::AwaitNeighbour(next_hop) => {
                 let forwarded = chain.is_some();
                 let since = context.now;
-                let held = Held { frame, headers, rewrite, extra, forwarded, next_hop, since };
+                let packet = self.taps.may_wait(&headers, &rewrite);
+                let held = Held { frame, headers, rewrite, extra, forwarded, next_hop, since, packet };
                 self.hold_back(held, context);
             }
             End::Drop(DropReason::LocalDestination, _)
                 if self.give_to_host(&frame, &headers, context.now) =>
             {
+                self.taps.given(frame.bytes(), headers.ingress(), context.now);
                 self.io.release(frame);
             }
             End::Drop(DropReason::FragmentBeforeFirst, _) => {
                 self.await_first(frame, &headers, rewrite.action.judged, context.now);
             }
             End::Drop(reason, answer) => {
+                if self.taps.is_looking() {
+                    let by = self.program.last_of(chain, rewrite.action.judged);
+                    let by = by.filter(|_| reason != DropReason::NoEgress);
+                    self.taps.dropped_by(frame.bytes(), &headers, &rewrite, reason, by, context.now);
+                }
                 if let (Some(answer), Some(chain)) = (answer, chain) {
                     self.answer(&frame, chain, &headers, answer, context);
                 }
@@ -483,22 +508,26 @@ impl<I: PacketIo> Engine<I> {
     }
 
     fn enqueue(&mut self, frame: I::Frame, ingress: PortId, egress: PortId) {
-        match self.backlog.get_mut(egress.index()) {
-            None => self.end(frame, ingress, DropReason::NoEgressQueue),
-            Some(queue) if queue.len() >= BACKLOG => {
-                // Make room first: what the ring can take now need not be dropped.
-                transmit(&mut self.io, &self.stats, &self.links, egress, queue);
-                if queue.len() < BACKLOG {
-                    queue.push(frame);
-                } else {
-                    self.end(frame, ingress, DropReason::TransmitRingFull);
-                }
+        let Some(queue) = self.backlog.get_mut(egress.index()) else {
+            return self.end(frame, ingress, DropReason::NoEgressQueue);
+        };
+        if queue.len() >= BACKLOG {
+            // Make room first: what the ring can take now need not be dropped.
+            transmit(&mut self.io, &self.stats, &self.links, egress, queue);
+            if queue.len() >= BACKLOG {
+                return self.end(frame, ingress, DropReason::TransmitRingFull);
             }
-            Some(queue) => queue.push(frame),
         }
+        if self.taps.is_looking() {
+            self.taps.sent(frame.bytes(), egress, self.now);
+        }
+        queue.push(frame);
     }
 
     fn end(&mut self, frame: I::Frame, ingress: PortId, reason: DropReason) {
+        if self.taps.is_looking() {
+            self.taps.dropped(frame.bytes(), ingress, reason, self.now);
+        }
         self.stats.dropped(ingress, reason);
         self.io.release(frame);
     }
@@ -526,6 +555,7 @@ impl<I: PacketIo> Engine<I> {
                 self.end(refused.frame, refused.headers.ingress(), DropReason::NeighbourQueueFull)
             }
             Ok(()) => {
+                self.taps.waits();
                 if self.hold.should_ask(wanted, context.now, ASK_AGAIN) {
                     // A full channel means that the resolver is busy; the neighbour is asked for again later.
                     let _ = self.wanted.try_send(wanted);
@@ -538,6 +568,9 @@ impl<I: PacketIo> Engine<I> {
     /// Tells the sender of a packet that its neighbour does not answer.
     fn give_up(&mut self, held: Held<I::Frame>, context: &Context) {
         let ingress = held.headers.ingress();
+        if self.taps.is_looking() {
+            self.taps.dropped(held.frame.bytes(), ingress, DropReason::NeighbourUnreachable, context.now);
+        }
         let chain = if held.forwarded { self.program.chain_of(ingress) } else { None };
         if let Some(chain) = chain {
             let answer = Answer::Icmp(throughway_vnf::IcmpError::HostUnreachable);
@@ -562,6 +595,7 @@ impl<I: PacketIo> Engine<I> {
         });
         for (mut held, result) in ready {
             let chain = if held.forwarded { self.program.chain_of(held.headers.ingress()) } else { None };
+            self.taps.look_at_held(&held);
             match result {
                 Ok((destination, source)) => {
                     Edit::Ethernet { destination, source }
@@ -571,6 +605,7 @@ impl<I: PacketIo> Engine<I> {
                 Err(()) => self.give_up(held, context),
             }
         }
+        self.taps.done();
         for wanted in self.hold.overdue(context.now, ASK_AGAIN) {
             let _ = self.wanted.try_send(wanted);
         }
@@ -590,76 +625,4 @@ fn transmit<I: PacketIo>(
     if let Some(stats) = stats.ports.get(port.index()) {
         stats.sent.add(sent.frames as u64, sent.bytes);
     }
-}
-
-/// How often packets walk their chain.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Visit {
-    First,
-    /// So many functions have counted them before.
-    Again {
-        counted: usize,
-    },
-}
-
-/// Walks the parsed packets of a batch through their chain; returns one outcome per parsed packet, in order.
-fn walk<F: Frame>(
-    program: &mut Program,
-    chain: Option<usize>,
-    links: &Links,
-    frames: &[F],
-    parsed: &[Result<Headers, DropReason>],
-    visit: Visit,
-    context: &Context,
-) -> ArrayVec<Outcome, BATCH> {
-    let mut outcomes = ArrayVec::new();
-    let Some(index) = chain else { return outcomes };
-    let mut batch = Batch::new();
-    let mut bytes = 0;
-    for (frame, headers) in frames.iter().zip(parsed) {
-        if let Ok(headers) = headers {
-            bytes += frame.bytes().len() as u64;
-            // A batch holds as many packets as were received at most, so none is refused.
-            let _ = batch.push(Packet::new(frame.bytes(), *headers));
-        }
-    }
-    let counted = match visit {
-        Visit::First => {
-            if let Some(chain) = program.chains.get(index) {
-                chain.stats.entered.add(batch.packets().len() as u64, bytes);
-            }
-            0
-        }
-        Visit::Again { counted } => counted,
-    };
-    program.walk(index, &mut batch, counted, context);
-    // No function needs to know of VLANs: packets get the tags of the interface that they leave by.
-    for packet in batch.living() {
-        let tags = packet.egress().and_then(|egress| links.retag(egress, packet.headers()));
-        if let Some(tags) = tags {
-            packet.edit(Edit::Tags(tags));
-        }
-    }
-    for packet in batch.packets() {
-        let end = match packet.state() {
-            State::Dropped(reason, answer) => End::Drop(reason, answer),
-            State::Alive if packet.egress().is_none() => End::Drop(DropReason::NoEgress, None),
-            State::Alive => match packet.awaited_neighbour() {
-                Some(next_hop) => End::AwaitNeighbour(next_hop),
-                None => End::Send,
-            },
-        };
-        outcomes.push(Outcome {
-            headers: *packet.received(),
-            rewrite: *packet.rewrite(),
-            extra: *packet.extra(),
-            dependencies: packet.dependencies(),
-            credits: packet.credits(),
-            limit: packet.limit(),
-            silence: packet.silence(),
-            repeatable: packet.is_repeatable(),
-            end,
-        });
-    }
-    outcomes
 }

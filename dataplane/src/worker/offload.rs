@@ -27,10 +27,9 @@ use throughway_config::FastPath;
 use throughway_flow::absorb::{Absorbed, Candidate};
 use throughway_flow::entry::Flow;
 use throughway_flow::{Epoch, FlowCache, Settled};
-use throughway_packet::{Action, FlowKey, PortId, Rewrite, edits};
+use throughway_packet::{FlowKey, PortId, Rewrite, edits};
 use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
-use throughway_shared::tunnel::kind;
 use throughway_vnf::credit::FIGURES;
 use throughway_vnf::{BATCH, Now};
 use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
@@ -38,6 +37,7 @@ use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 use super::house::{tell, tell_all};
 use super::lap::{self, Lap, Visit};
 use super::pace::Pace;
+use super::recall::Captures;
 use super::shadow::{Shadow, Volume};
 use crate::chain::Program;
 use crate::stats::{FastStats, WorkerStats};
@@ -104,6 +104,8 @@ pub enum Stays {
     Waiting,
     /// Each of its packets is judged by itself: a function asks for that.
     Each,
+    /// A capture asks for its packets.
+    Captured,
 }
 
 impl Stays {
@@ -117,6 +119,7 @@ impl Stays {
             Stays::Refused(refusal) => refusal.label(),
             Stays::Waiting => "waiting",
             Stays::Each => "each-packet",
+            Stays::Captured => "captured",
         }
     }
 }
@@ -137,6 +140,7 @@ pub struct Offload {
     pace: Pace,
     turn: Turn,
     lap: Lap,
+    pub(super) captures: Captures,
 }
 
 /// One lap, by what flows sent in it.
@@ -223,6 +227,7 @@ impl Offload {
             pace: Pace::of_many(SLICE as u64),
             turn: Turn::default(),
             lap: Lap::new(ways),
+            captures: Captures::default(),
         }
     }
 
@@ -246,7 +251,9 @@ impl Offload {
         device: impl Fn(PortId) -> PortId,
     ) {
         let now = beside.now.0;
+        self.look_for_captured(flows, now);
         self.take_back(flows, now);
+        self.captures.tell();
         self.bury(beside);
         // The pace is one of three seconds.
         let times = if self.table.used() <= FEW { 3 } else { 1 };
@@ -326,7 +333,7 @@ impl Offload {
 
     /// Whether more flows are due already than the last round could visit.
     pub(super) fn is_behind(&self) -> bool {
-        self.pace.is_behind()
+        self.pace.is_behind() || self.captures.are_looked_for()
     }
 
     /// How many visits go through the whole table.
@@ -339,7 +346,8 @@ impl Offload {
     }
 
     /// Whether a flow may be handed over, as far as that does not depend on the table.
-    fn judge(&self, key: &FlowKey, action: &Action, established: bool) -> Result<(), Stays> {
+    pub(super) fn judge(&self, key: &FlowKey, rewrite: &Rewrite, established: bool) -> Result<(), Stays> {
+        let action = &rewrite.action;
         match self.mode(key.ingress) {
             FastPath::Off => return Err(Stays::Off),
             FastPath::Auto if !established => return Err(Stays::Unproven),
@@ -348,12 +356,15 @@ impl Offload {
         if !action.has(edits::DROP) && !self.egress.is_fit(action.egress) {
             return Err(Stays::Egress);
         }
+        if self.captures.ask_for(key, rewrite) {
+            return Err(Stays::Captured);
+        }
         Ok(())
     }
 
     /// Hands a flow over; the number under which it is executed from now on.
     fn hand_over(&mut self, place: u32, flow: &Candidate, now: u64) -> Result<u32, Stays> {
-        self.judge(&flow.key, &flow.rewrite.action, flow.established)?;
+        self.judge(&flow.key, &flow.rewrite, flow.established)?;
         if flow.packets < self.turn.bar {
             return Err(Stays::Light);
         }
@@ -489,12 +500,10 @@ impl Offload {
 
     /// Why a flow that is in the cache is not executed by the program.
     pub(super) fn why_not(&self, flow: &Flow) -> Stays {
-        if let Err(stays) = self.judge(&flow.key, &flow.action, flow.established) {
+        let rewrite = Rewrite { action: flow.action, tunnel: flow.tunnel };
+        if let Err(stays) = self.judge(&flow.key, &rewrite, flow.established) {
             return stays;
         }
-        let mut rewrite = Rewrite::from(flow.action);
-        // The program knows all tunnels that functions record.
-        rewrite.tunnel.kind = kind::IP;
         let new = FastFlow {
             key: &flow.key,
             rewrite: &rewrite,

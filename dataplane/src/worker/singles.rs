@@ -4,7 +4,7 @@
 
 use throughway_flow::Credits;
 use throughway_flow::entry::Flow;
-use throughway_packet::{Action, FlowKey, Headers, edits};
+use throughway_packet::{Action, FlowKey, Headers, Tunnel, edits};
 use throughway_vnf::Now;
 
 use super::End;
@@ -84,6 +84,7 @@ impl Singles {
         told.map(move |single| Flow {
             key: single.key,
             action: single.action,
+            tunnel: Tunnel::none(),
             credits: Credits::default(),
             packets: single.packets,
             bytes: single.bytes,

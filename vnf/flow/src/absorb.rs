@@ -18,6 +18,7 @@ use crate::bucket::{ESTABLISHED, TICK, WAYS, elapsed, tick, ticks};
 use crate::cache::FlowCache;
 use crate::entry::{Credits, ENDLESS};
 use crate::generation::{Dependencies, Epoch};
+use crate::peek::Probe;
 
 /// So many flows are nominated between two calls of [`FlowCache::nominees`] at most. Others are nominated by a later packet.
 /// As many as a harvest may find in the time for which a worker sleeps.
@@ -158,6 +159,34 @@ impl FlowCache {
             established: stamp & ESTABLISHED != 0,
             elsewhere: self.elsewhere.at(place),
         })
+    }
+
+    /// The flow of a [prepared](FlowCache::fetch) probe, seen at `now` (ns), if it is here. Nothing is counted.
+    pub fn known(&self, probe: &Probe, now: u64) -> Option<Candidate> {
+        let place = self.find(probe.hash, &probe.key)?;
+        self.candidate(place as u32, now)
+    }
+
+    /// Looks at the flows in the next `budget` buckets of sixteen flows from bucket `from` on: whether each is to be executed `elsewhere`
+    /// is asked again. One that no longer is has [ended](FlowCache::ended) there, one that is not yet is a
+    /// [nominee](FlowCache::nominees). Returns where to go on, or `None` at the end.
+    pub fn place_again(
+        &mut self,
+        from: usize,
+        budget: usize,
+        now: u64,
+        mut elsewhere: impl FnMut(&Candidate) -> bool,
+    ) -> Option<usize> {
+        let end = from.saturating_add(budget).min(self.buckets.len());
+        for place in from * WAYS..end * WAYS {
+            let Some(flow) = self.candidate(place as u32, now) else { continue };
+            match (flow.elsewhere.is_some(), elsewhere(&flow)) {
+                (true, false) => self.elsewhere.end(place),
+                (false, true) => self.elsewhere.nominate(place),
+                _ => {}
+            }
+        }
+        (end < self.buckets.len()).then_some(end)
     }
 
     /// The flow at a place is executed elsewhere under this number from now on.

@@ -152,6 +152,8 @@ pub struct Flow {
     pub key: FlowKey,
     /// What happens to its packets.
     pub action: Action,
+    /// What an action that encapsulates puts them into.
+    pub tunnel: Tunnel,
     /// Whom its packets are credited to.
     pub credits: Credits,
     /// Packets that took the short way.

@@ -140,6 +140,7 @@ impl FlowCache {
                 visit(Flow {
                     key: entry.key(template).flow_key(),
                     action,
+                    tunnel: self.templates.tunnel(template),
                     credits: self.cold.credits(place),
                     packets: told.0 + carried.0 + u64::from(entry.packets),
                     bytes: told.1 + carried.1 + u64::from(entry.bytes),

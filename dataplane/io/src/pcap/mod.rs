@@ -3,9 +3,12 @@
 //! The packets of all files come in the order of their timestamps, as if they arrived again: [`PacketIo::receive`] gives packets of a port
 //! only while that port has the earliest one. [`PcapIo::clock`] is the time in the captures, for whoever needs to know what time it is.
 //!
+//! [`block`] is for who writes or follows pcapng streams without being a port.
+//!
 //! Reading and writing cannot fail through [`PacketIo`]: an error ends the file that it is in, [`PcapIo::errors`] has it at once, and
 //! [`PcapIo::finish`] returns it.
 
+pub mod block;
 mod read;
 mod write;
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::PcapError;
+use super::{PcapError, block};
 
 /// Writes one capture file.
 pub(super) struct Writer {
@@ -10,44 +10,14 @@ pub(super) struct Writer {
     stream: Box<dyn Write + Send>,
 }
 
-/// Adds an option, filled up to a multiple of four bytes.
-fn option(block: &mut Vec<u8>, code: u16, value: &[u8]) {
-    // An option's length has sixteen bits; no name or text here is near that.
-    let value = &value[..value.len().min(1024)];
-    block.extend(code.to_le_bytes());
-    block.extend((value.len() as u16).to_le_bytes());
-    block.extend(value);
-    block.resize(block.len().next_multiple_of(4), 0);
-}
-
-/// Puts kind and both lengths around a body.
-fn block(kind: u32, body: &[u8]) -> Vec<u8> {
-    let length = (body.len() as u32 + 12).to_le_bytes();
-    [&kind.to_le_bytes(), &length, body, &length].concat()
-}
-
 impl Writer {
     /// Writes the file's header.
     pub(super) fn new(name: &str, interface: &str, stream: Box<dyn Write + Send>) -> Result<Self, PcapError> {
-        let mut section = Vec::new();
-        section.extend(0x1a2b_3c4d_u32.to_le_bytes());
-        section.extend(1u16.to_le_bytes());
-        section.extend(0u16.to_le_bytes());
-        // The section's length is not known.
-        section.extend((-1i64).to_le_bytes());
-        option(&mut section, 4, concat!("throughway ", env!("CARGO_PKG_VERSION")).as_bytes());
-        option(&mut section, 0, &[]);
-
-        let mut description = Vec::new();
-        // Ethernet, reserved, no snapshot length.
-        description.extend([1, 0, 0, 0, 0, 0, 0, 0]);
-        option(&mut description, 2, interface.as_bytes());
-        option(&mut description, 9, &[9]);
-        option(&mut description, 0, &[]);
-
+        let mut head = Vec::new();
+        block::section(&mut head);
+        block::interface(&mut head, interface, 0);
         let mut writer = Self { name: name.to_owned(), stream };
-        writer.put(&block(0x0a0d_0d0a, &section))?;
-        writer.put(&block(1, &description))?;
+        writer.put(&head)?;
         Ok(writer)
     }
 

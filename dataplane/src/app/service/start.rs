@@ -207,6 +207,7 @@ impl Service {
             reloads,
             napi,
             restored,
+            captures: super::captures::Captures::default(),
             stopped: false,
         })
     }

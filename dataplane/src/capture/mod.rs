@@ -1,0 +1,36 @@
+//! Captures: what packets that somebody asked for look like as they come and as they leave, and why others do not leave.
+//!
+//! * [`Filter`]: which packets are asked for.
+//! * [`Ring`]: how they get from a worker to whoever reads, without either waiting for the other; [`Record`] is what is written of
+//!   a packet.
+//! * [`Step`]: what one function made of a traced packet.
+//!
+//! The worker's side is in [`crate::worker`] (`tap.rs`), the reader's in [`crate::control::capture`].
+
+mod filter;
+mod ring;
+mod step;
+
+pub use filter::{Ends, Filter, Form};
+pub use ring::{Record, Ring, What};
+pub(crate) use step::name as short;
+pub use step::{STEPS, Step};
+
+/// Captures that may be under way at a time.
+pub const MOST: usize = 4;
+
+/// What is kept of a packet at least, in bytes: all headers that are common.
+pub const SHORTEST: usize = 64;
+/// And at most: longer than any frame.
+pub const LONGEST: usize = 9728;
+
+/// Memory for what waits to be read, in bytes: of each worker and capture.
+const ROOM: usize = 16 << 20;
+/// Records that wait at most, however short.
+const RECORDS: usize = 1 << 15;
+
+/// How many records of up to `longest` bytes may wait.
+pub const fn room_for(longest: usize) -> usize {
+    let records = ROOM / (longest + size_of::<Record>());
+    if records < RECORDS { records } else { RECORDS }
+}
