@@ -165,7 +165,8 @@ struct Engine<I: PacketIo> {
     flows: Option<FlowCache>,
     offload: Option<Offload>,
     singles: Singles,
-    taps: Taps,
+    /// Apart: what every round touches lies closer together.
+    taps: Box<Taps>,
     /// What is known of the received packets, in their order.
     probes: Box<[Probe; BATCH]>,
     received: Vec<I::Frame>,
@@ -203,7 +204,7 @@ impl<I: PacketIo> Worker<I> {
             flows: (flows > 0).then(|| FlowCache::new(flows, seed, Policy::default())),
             offload: None,
             singles: Singles::default(),
-            taps: Taps::default(),
+            taps: Box::default(),
             probes: Box::new([Probe::default(); BATCH]),
             received: Vec::with_capacity(BATCH),
             unknown: Vec::with_capacity(BATCH),
