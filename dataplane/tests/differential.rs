@@ -498,6 +498,21 @@ proptest! {
 }
 
 #[test]
+fn what_backends_sent_of_their_own_is_an_answer_once_somebody_calls() {
+    // 10.2.1.10 is a service at all ports, whose backend 10.2.0.10 sends first.
+    let events = [
+        Event::Reload(7),
+        Event::Packets(vec![(0, 6, Kind::Tcp(0x10))]),
+        Event::Packets(vec![(1, 2, Kind::Answer(0))]),
+        Event::Packets(vec![(1, 2, Kind::Answer(0)), (0, 6, Kind::Tcp(0x11)), (0, 2, Kind::Plain)]),
+        Event::Packets(vec![(1, 2, Kind::Answer(0))]),
+    ];
+    for flows in [16, 4096] {
+        assert_eq!(run(&events, flows, false, Look::Nobody).0, run(&events, 0, false, Look::Nobody).0);
+    }
+}
+
+#[test]
 fn the_cache_is_used() {
     let packets = Event::Packets((0..16).map(|flow| (0, flow, Kind::Plain)).collect());
     // Flows to known neighbours: 10.2.0.10 and fd00:2::10 with their two port pairs each.

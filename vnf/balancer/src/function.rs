@@ -204,7 +204,22 @@ impl Balancer {
             if self.pong(services, packet, headers) {
                 return Ok(None);
             }
-            return Ok(self.answer(services, packet, headers, key, now));
+            if let Some(way) = self.answer(services, packet, headers, key, now) {
+                return Ok(Some(way));
+            }
+            if services.have_backend_at(&key.source) {
+                // An answer as soon as somebody opens its connection, which caches must hear of.
+                let passed = &self.shared.passed;
+                match passed.pass(probe, || self.shared.connections.lookup(probe, now).is_some()) {
+                    Some(slot) => packet.depends_on(slot),
+                    // By another worker, a moment ago.
+                    None => match self.known(services, packet, headers, probe, now) {
+                        Some(judged) => return judged.map(Some),
+                        None => packet.judge_each(),
+                    },
+                }
+            }
+            return Ok(None);
         };
         packet.judge_each();
         let figures = &service.config.figures;
@@ -239,7 +254,7 @@ impl Balancer {
                 let reverse = self.shared.connections.probe(translated.reversed());
                 let state = Remembered { track, forward, seat: Arc::clone(seat) };
                 let new = NewSession { forward: *probe, reverse, class: track.class(), timeout, state };
-                self.shared.open(new, now)
+                self.shared.open(new, now).inspect(|_| self.shared.is_open(&[*probe, reverse]))
             });
             match opened {
                 Some(Ok(_)) => {}

@@ -29,6 +29,8 @@ struct Index {
     answers: HashMap<([u8; 16], u8, u16), Option<u32>>,
     /// Backends that packets are tunnelled to.
     ends: HashSet<[u8; 16]>,
+    /// Backends whose answers are translated.
+    translated: HashSet<[u8; 16]>,
 }
 
 impl Index {
@@ -68,6 +70,9 @@ impl Index {
             }
         }
         let seats = config.backends.iter().map(|backend| &backend.seat);
+        if matches!(config.forward, Forward::Nat | Forward::FullNat) {
+            self.translated.extend(seats.clone().map(|seat| octets(seat.address)));
+        }
         match config.forward {
             Forward::Nat => {
                 for seat in seats {
@@ -144,6 +149,12 @@ impl Services {
     #[inline]
     pub fn answering(&self, address: &[u8; 16], protocol: u8, port: u16) -> Option<&Service> {
         self.get((*self.index.answers.get(&(*address, protocol, port))?)?)
+    }
+
+    /// Whether packets from an address may be answers that are translated.
+    #[inline]
+    pub(crate) fn have_backend_at(&self, address: &[u8; 16]) -> bool {
+        self.index.translated.contains(address)
     }
 
     fn get(&self, number: u32) -> Option<&Service> {

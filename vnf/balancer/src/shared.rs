@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use throughway_session::connection::Timeouts;
 use throughway_session::fragment::Datagrams;
-use throughway_session::{Class, Config, Removed, Seed, SessionId, SessionTable, Stats, WhenFull};
+use throughway_session::passed::Passed;
+use throughway_session::{Class, Config, Probe, Removed, Seed, SessionId, SessionTable, Stats, WhenFull};
 use throughway_vnf::{Generations, Now, Slot, Snapshot};
 
 use crate::affinity::Clients;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub(crate) fragments: Datagrams<Way>,
     pub(crate) clients: Clients,
     pub(crate) paths: Paths,
+    /// What backends sent that belonged to no connection.
+    pub(crate) passed: Passed,
     services: Snapshot<Services>,
     generations: Arc<Generations>,
     hash_only: AtomicU64,
@@ -100,6 +103,7 @@ impl Shared {
             fragments: Datagrams::new(DATAGRAMS, WAIT, Seed([b, a])),
             clients: Clients::new(Seed([!a, b])),
             paths: Paths::new(Seed([a, !b])),
+            passed: Passed::new(),
             options,
             services: Snapshot::new(Services::default()),
             generations,
@@ -212,5 +216,13 @@ impl Shared {
         let id = self.connections.insert(new, now, |removed| Shared::gone(&removed))?;
         seat.figures.opened();
         Ok(id)
+    }
+
+    /// A connection with these keys is in the table: what passed as it is with one of them does so no longer.
+    pub(crate) fn is_open(&self, keys: &[Probe; 2]) {
+        let [there, back] = self.passed.ended_by(keys);
+        if there.is_some() || back.is_some() {
+            self.generations.bump(there.into_iter().chain(back));
+        }
     }
 }

@@ -231,6 +231,25 @@ fn caches_hear_of_a_connection_that_opens_anew_and_of_a_backend_that_went_down()
 }
 
 #[test]
+fn what_a_backend_sends_of_its_own_is_an_answer_once_somebody_calls_and_caches_hear_of_it() {
+    for ports in [vec![80..=80], Vec::new()] {
+        let mut backends = backends(Forward::Nat, 1);
+        backends[0].seat = Arc::new(Seat::new(ip("10.0.1.1"), None));
+        let mut world = World::new(ServiceConfig { ports, ..web(Forward::Nat, backends) }, 1000);
+        let server = ("10.0.1.1".to_owned(), 80);
+        let then = world.generations.epoch().generation();
+        let own = world.answer(&server, 5000, ACK);
+        let other = world.answer(&server, 5001, ACK);
+        assert!(own.cached && other.cached && own.source() == server);
+        let holds = |world: &World, left: &Left| world.generations.epoch().unchanged(then, &left.from);
+        assert!(holds(&world, &own) && holds(&world, &other));
+        assert_eq!(world.tcp(5000, ACK).destination(), server);
+        assert!(!holds(&world, &own) && holds(&world, &other));
+        assert_eq!(world.answer(&server, 5000, ACK).source(), (VIP.to_owned(), 80));
+    }
+}
+
+#[test]
 fn without_room_the_hash_decides_alike_and_answers_still_find_back() {
     let mut world = World::new(web(Forward::Nat, backends(Forward::Nat, 2)), 1);
     let direct = |world: &mut World| world.answer(&("10.0.1.1".to_owned(), 8080), 99, ACK).source();

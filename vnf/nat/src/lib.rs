@@ -19,7 +19,6 @@ pub mod blocks;
 mod explain;
 mod fragments;
 pub mod function;
-mod passed;
 mod plan;
 pub mod pool;
 pub mod ports;

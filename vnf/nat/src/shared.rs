@@ -20,6 +20,7 @@ use throughway_packet::parse::UDP;
 use throughway_packet::{Headers, PortId};
 use throughway_session::connection::{Connection, Timeouts};
 use throughway_session::fragment::Datagrams;
+use throughway_session::passed::Passed;
 use throughway_session::{
     Class, Config, Cursor, InsertError, Keyed, NewSession, Probe, Reason, Removed, Seed, SessionId,
     SessionKey, SessionTable, SourceConfig, SourceCounter, Stats, WhenFull,
@@ -31,7 +32,6 @@ use throughway_vnf::{Generations, IcmpError, Now, Slot};
 use crate::address::{Address, Addresses, lock};
 use crate::blocks::Block;
 use crate::fragments::{Fate, WAIT};
-use crate::passed::Passed;
 use crate::pool::{Pool, PoolConfig};
 use crate::rate::{HostRate, Rates};
 use crate::rule::{DestinationRule, Filtering, SourceRule};
@@ -589,7 +589,7 @@ fn nobody(of: &[u8; 16]) -> [u8; 16] {
 }
 
 /// Whether an address is an IPv4 one, in its mapped form.
-pub(crate) const fn is_ipv4(address: &[u8; 16]) -> bool {
+const fn is_ipv4(address: &[u8; 16]) -> bool {
     u128::from_be_bytes(*address) >> 32 == 0xffff
 }
 

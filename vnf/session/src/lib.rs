@@ -5,6 +5,7 @@
 //! * [`translate()`]: edits a packet of one side into what the other side sees.
 //! * [`SourceCounter`]: exact counts per source address or network, for limits per source.
 //! * [`connection`]: the state of a connection of any protocol.
+//! * [`passed`]: flows that were let pass as they are, and the sessions that end that.
 //! * [`save`]: keys and life of a session as records, for a restart.
 //! * [`fragment`]: which datagram a fragment is of, and what became of that datagram's first one.
 //! * [`tcp`]: the states of a TCP connection as somebody in the middle sees them.
@@ -25,6 +26,7 @@ mod insert;
 #[cfg(all(test, loom))]
 mod interleavings;
 mod key;
+pub mod passed;
 mod quota;
 pub mod save;
 mod session;

@@ -1,4 +1,4 @@
-//! Flows that were let pass as they are. Flow caches repeat that, until a session is opened that has one of them as one of its
+//! Flows that a function let pass as they are. Flow caches repeat that, until a session is opened that has one of them as one of its
 //! directions: by a packet of the same addresses and ports that came in elsewhere, or as the answers to a connection whose destination
 //! was translated.
 //!
@@ -9,15 +9,10 @@
 //! **Why no session is overlooked.** Who lets a flow pass sets its bit and *then* looks for a session; who opens one puts it into the table and
 //! *then* looks at the bits; with a fence between the two steps on either side, one of them sees the other.
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
-use throughway_session::Probe;
 use throughway_vnf::Slot;
 
-use crate::shared::is_ipv4;
+use crate::key::{Probe, narrow};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Bits of each family, so that sessions of one do not meet the flows of the other: 64 KiB each.
 #[cfg(not(loom))]
@@ -29,24 +24,26 @@ const BITS: u64 = 1 << 6;
 const OF_BITS: u64 = 1 << 63;
 
 /// The flows of all workers.
-pub(crate) struct Passed {
+pub struct Passed {
     words: Box<[AtomicU64]>,
 }
 
 /// Where the bit of a key and of its reverse is.
 fn number(probe: &Probe) -> u64 {
-    let family = if is_ipv4(&probe.key().source) { 0 } else { BITS };
+    let family = if narrow(&probe.key().source).is_some() { 0 } else { BITS };
     family + (probe.hash() >> 8) % BITS
 }
 
 impl Passed {
-    pub(crate) fn new() -> Passed {
+    /// With none.
+    #[allow(clippy::new_without_default, reason = "128 KiB are not to come by themselves")]
+    pub fn new() -> Passed {
         Passed { words: (0..2 * BITS / 64).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Lets packets with this key pass as they are: the slot on which it depends that they do. `None`: they belong to a session.
     /// That is asked of `has_session` when the flow is noted, whoever asked before.
-    pub(crate) fn pass(&self, probe: &Probe, has_session: impl FnOnce() -> bool) -> Option<Slot> {
+    pub fn pass(&self, probe: &Probe, has_session: impl FnOnce() -> bool) -> Option<Slot> {
         let number = number(probe);
         if let Some(word) = self.words.get((number / 64) as usize) {
             let bit = 1 << (number % 64);
@@ -60,7 +57,7 @@ impl Passed {
 
     /// The slots that a session with these keys makes untrue. To be asked when it is in the table.
     #[inline]
-    pub(crate) fn ended_by(&self, [there, back]: &[Probe; 2]) -> [Option<Slot>; 2] {
+    pub fn ended_by(&self, [there, back]: &[Probe; 2]) -> [Option<Slot>; 2] {
         fence(Ordering::SeqCst);
         [self.clear(there), self.clear(back)]
     }
@@ -83,15 +80,15 @@ impl std::fmt::Debug for Passed {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p throughway-nat --lib --target-dir target/loom interleavings`
+/// `RUSTFLAGS="--cfg loom" cargo test -p throughway-session --lib --target-dir target/loom interleavings`
 #[cfg(all(test, loom))]
 mod interleavings {
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
     use loom::thread;
-    use throughway_session::{Config, Seed, SessionKey, SessionTable};
 
     use super::*;
+    use crate::{Config, Seed, SessionKey, SessionTable};
 
     /// What workers share: the bits, whether the session is in the table (a table that orders nothing by itself), and how often slots
     /// were bumped.
