@@ -294,7 +294,8 @@ fn a_full_mesh_of_three_routers_converges_and_moves_traffic() {
         first.saturating_duration_since(last),
         arrived.sent
     ));
-    assert!(first - withdrawn < Duration::from_secs(2), "BGP, the kernel and the mirror together");
+    // Tens of milliseconds, on a machine that does nothing else; a router that is only missed is given up after 90 s (BGP's hold time).
+    assert!(first - withdrawn < Duration::from_secs(15), "BGP, the kernel and the mirror together");
     assert!(lost * 10 < arrived.sent, "{lost} of {} lost", arrived.sent);
     // The sessions have lived through it.
     for (host, protocol) in [(Host::Box, "to_a"), (Host::Box, "to_b"), (Host::ServerA, "to_b")] {

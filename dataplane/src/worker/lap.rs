@@ -9,8 +9,8 @@ use throughway_xdp::FastPlace;
 
 /// Of so many flows functions and cache are told the figures in every lap; of twice as many in every other one, and so on.
 const MANY: usize = 1 << 16;
-/// But in one of so many laps at least: figures are no older than [`FIGURES`].
-const RAREST: usize = 5;
+/// But in one of so many laps at least: figures are no older than [`FIGURES`], with a lap to spare.
+const RAREST: usize = 4;
 /// Places that a sweep looks at for one flow that it may visit.
 const PLACES: usize = 16;
 
@@ -21,7 +21,8 @@ pub(super) struct Lap {
     pub(super) number: usize,
     /// The place that was looked at last.
     last: u32,
-    /// In one of so many laps functions and cache are told the figures of a flow.
+    /// In one of so many laps functions and cache are told the figures of a flow: a power of two, so that a flow whose turn it is in a slower
+    /// rhythm has it in a faster one, too, and none waits for longer while the rhythm changes.
     rhythm: usize,
     /// By place: whether the flow there is calm, a bit each; and how many are.
     calm: Box<[u64]>,
@@ -84,7 +85,7 @@ impl Lap {
         let number = place.number();
         if number <= self.last {
             self.number = self.number.wrapping_add(1);
-            self.rhythm = used.div_ceil(MANY).clamp(1, RAREST);
+            self.rhythm = used.div_ceil(MANY).clamp(1, RAREST).next_power_of_two();
         }
         self.last = number;
         if (number as usize).wrapping_add(self.number).is_multiple_of(self.rhythm) {
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn calm_flows_are_asked_once_in_so_many_laps_and_the_others_always() {
         let places = 1000u32;
-        for (used, rhythm) in [(1000, 1), (2 * MANY, 2), (3 * MANY, 3), (9 * MANY, RAREST)] {
+        for (used, rhythm) in [(1000, 1), (2 * MANY, 2), (3 * MANY, 4), (9 * MANY, RAREST)] {
             let mut lap = Lap::new(places as usize);
             (0..places).for_each(|place| lap.begin(FastPlace::of_number(place), place % 2 == 0));
             let mut asked = vec![[0; 2]; places as usize];
@@ -155,6 +156,22 @@ mod tests {
             let visits = lap.visits(1000, 1000, false);
             assert_eq!(visits, 500 + 500usize.div_ceil(rhythm) + 63);
             assert_eq!(lap.visits(1000, 1000, true), 1000 + 63);
+        }
+    }
+
+    #[test]
+    fn no_flow_waits_for_longer_while_there_are_more_flows_and_fewer() {
+        let (places, mut lap) = (100u32, Lap::new(100));
+        (0..places).for_each(|place| lap.begin(FastPlace::of_number(place), true));
+        let mut waited = vec![0; places as usize];
+        let mut state = 1u32;
+        for _ in 0..10_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let used = (state >> 24) as usize * MANY / 32;
+            for (place, waited) in (0..places).map(FastPlace::of_number).zip(&mut waited) {
+                *waited = if lap.visit(place, used).is_some() { 0 } else { *waited + 1 };
+                assert!(*waited < RAREST, "{place:?}");
+            }
         }
     }
 

@@ -457,7 +457,10 @@ impl Offload {
                 if let Some(told) = figures.or_else(|| (new.packets > 0).then(lives)) {
                     let _ = settled.try_push(told);
                 }
-                self.weigh(flows, (place, token), (new.packets, is_told), last, beside);
+                // Out of turn it has had less time than others to send.
+                if told == Told::InTurn {
+                    self.weigh(flows, (place, token), (new.packets, is_told), last, beside);
+                }
             }
             tell_all(beside.program, &mut settled);
             if self.turn.lap != self.lap.number {

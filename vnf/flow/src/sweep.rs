@@ -22,8 +22,11 @@ impl FlowCache {
             let Some(bucket) = self.buckets.get(number) else { return };
             let bucket = *bucket;
             for way in 0..WAYS {
-                if bucket.tags[way] != 0 && elapsed(bucket.stamps[way], now) >= self.forget {
-                    let place = number * WAYS + way;
+                let (silent, place) = (elapsed(bucket.stamps[way], now), number * WAYS + way);
+                if bucket.tags[way] != 0
+                    && silent >= self.forget
+                    && silent >= self.forget + self.elsewhere.lateness(place)
+                {
                     if let Some(settled) = self.take(place, time) {
                         settle(settled);
                     }
