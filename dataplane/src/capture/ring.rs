@@ -111,6 +111,11 @@ impl Ring {
         ring
     }
 
+    /// How many records there are.
+    pub fn capacity(&self) -> usize {
+        self.full.capacity()
+    }
+
     /// The oldest record that was not read yet.
     pub fn next(&self) -> Option<Box<Record>> {
         self.full.pop()
