@@ -102,13 +102,11 @@ impl Capture {
 
 /// Captures until it is told to end; with `trace`, what each function made of a packet is shown as well.
 pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure> {
-    let mut output = match Output::open(wanted.file.as_deref())? {
-        Some(output) => output,
-        None => {
-            complain("error: standard output is a terminal: give -w a file, or leave it out");
-            return Ok(ExitCode::from(2));
-        }
-    };
+    let file = wanted.file.as_deref();
+    if file.is_some_and(is_standard) && std::io::stdout().is_terminal() {
+        complain("error: standard output is a terminal: give -w a file, or leave it out");
+        return Ok(ExitCode::from(2));
+    }
     let socket = &wanted.api.socket;
     let mut stream = UnixStream::connect(socket)
         .map_err(|error| format!("no service answers at {}: {error}", socket.display()))?;
@@ -126,6 +124,8 @@ pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure
         complain(error);
         return Ok(ExitCode::FAILURE);
     }
+    // Only now: what a file held before is not lost to a request that is refused.
+    let mut output = Output::open(file)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second time without waiting for the rest.
@@ -211,6 +211,11 @@ fn follow(
     Ok(seen)
 }
 
+/// Whether this means standard output.
+fn is_standard(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
 /// Where packets are written.
 enum Output {
     /// As they are, in pcapng.
@@ -220,21 +225,15 @@ enum Output {
 }
 
 impl Output {
-    /// `None`: nobody wants to see that on a terminal.
-    fn open(file: Option<&Path>) -> Result<Option<Self>, Failure> {
-        Ok(Some(match file {
+    fn open(file: Option<&Path>) -> Result<Self, Failure> {
+        Ok(match file {
             None => Output::Lines { out: BufWriter::new(std::io::stdout()), interfaces: Vec::new() },
-            Some(path) if path == Path::new("-") => {
-                if std::io::stdout().is_terminal() {
-                    return Ok(None);
-                }
-                Output::Blocks(Box::new(BufWriter::new(std::io::stdout())))
-            }
+            Some(path) if is_standard(path) => Output::Blocks(Box::new(BufWriter::new(std::io::stdout()))),
             Some(path) => {
                 let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
                 Output::Blocks(Box::new(BufWriter::with_capacity(1 << 18, file)))
             }
-        }))
+        })
     }
 
     fn put(&mut self, block: &Block<'_>, bytes: &[u8]) -> std::io::Result<()> {
@@ -312,6 +311,34 @@ fn flags(flags: u8) -> String {
 mod tests {
     use super::*;
     use throughway_packet::build::PacketBuilder;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        capture: Capture,
+    }
+
+    #[test]
+    fn a_request_that_is_refused_leaves_the_file_as_it_was() {
+        let folder = std::env::temp_dir().join(format!("throughway-cli-capture-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (socket, file) = (folder.join("api"), folder.join("old.pcapng"));
+        std::fs::write(&file, "what was captured before").unwrap();
+        let arguments = ["capture", "--api", socket.to_str().unwrap(), "-w", file.to_str().unwrap()];
+        let line = <Line as clap::Parser>::try_parse_from(arguments).unwrap();
+        assert!(capture(&line.capture, false).is_err(), "nobody answers");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let service = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&client).read_line(&mut request).unwrap();
+            client.write_all(b"{\"error\":\"there is no such reason\"}\n").unwrap();
+        });
+        assert!(capture(&line.capture, false).is_ok(), "refused");
+        service.join().unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "what was captured before");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn a_line_tells_what_when_where_and_what_became_of_it() {
