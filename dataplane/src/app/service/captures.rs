@@ -41,7 +41,7 @@ impl Service {
         self.captures.open.push(number);
         let mut rings = Vec::with_capacity(self.handles.len());
         for (worker, handle) in self.handles.iter().enumerate() {
-            let ring = Arc::new(Ring::new(room_for(longest), longest, traces, self.interfaces.len()));
+            let ring = Arc::new(Ring::new(room_for(longest, traces), longest, traces, self.interfaces.len()));
             let tap = Box::new(Tap::new(number, filter, traces, Arc::clone(&ring)));
             if let Err(error) = handle.tap(worker, tap) {
                 self.close_capture(number);
