@@ -19,8 +19,8 @@ pub use step::{STEPS, Step};
 /// Captures that may be under way at a time.
 pub const MOST: usize = 4;
 
-/// What is kept of a packet at least, in bytes: all headers that are common.
-pub const SHORTEST: usize = 64;
+/// What is kept of a packet at least, in bytes: all headers that are common, IPv6 and TCP behind two VLAN tags among them.
+pub const SHORTEST: usize = 96;
 /// And at most: longer than any frame.
 pub const LONGEST: usize = 9728;
 

@@ -71,7 +71,7 @@ pub(super) struct Capture {
     /// End after so many seconds.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// Keep so many bytes of each packet, 64 to 9728 (4096).
+    /// Keep so many bytes of each packet, 96 to 9728 (4096).
     #[arg(short, long, value_name = "BYTES")]
     snaplen: Option<usize>,
     #[command(flatten)]
@@ -310,6 +310,7 @@ fn flags(flags: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::SHORTEST;
     use throughway_packet::build::PacketBuilder;
 
     #[derive(clap::Parser)]
@@ -358,6 +359,15 @@ mod tests {
         let told = "22:13:20.123456Z lan in  tcp 10.1.0.10:4000 > 10.2.0.10:80 [S.] 554 bytes: received\n    edge: passes";
         assert_eq!(line(&packet, "lan"), told);
         assert_eq!(line(&Packet { bytes: &frame[..64], ..packet }, "lan"), told, "kept in part");
+        let frame = PacketBuilder::ipv6([1; 8], [2; 8]).tcp(4000, 80, 0x12).payload(&[1; 500]).finish();
+        let original = frame.len() as u32;
+        let told = line(&Packet { bytes: &frame, original, ..packet }, "lan");
+        assert!(told.contains(":80 [S.] "), "{told}");
+        assert_eq!(
+            line(&Packet { bytes: &frame[..SHORTEST], original, ..packet }, "lan"),
+            told,
+            "kept in part"
+        );
         let ping = PacketBuilder::ipv6([1; 8], [2; 8]).icmp(128, 0, [0, 7, 0, 1]).finish();
         let out = Packet { bytes: &ping, direction: Some(Direction::Outbound), comment: "sent", ..packet };
         let told = line(&out, "wan");
