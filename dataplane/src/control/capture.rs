@@ -141,7 +141,10 @@ pub(super) async fn serve(
     };
     let mut out = format!("{}\n", json!({ "capture": { "snaplen": snap } })).into_bytes();
     source.head(&mut out, snap);
+    source.begin();
     let listens = follow(&mut source, &mut out, &wanted, &mut reader, &mut writer).await;
+    // At once: the service may be busy with a reload for seconds, and packets need not be copied for nobody.
+    source.end();
     let closing = Arc::clone(&service);
     let _ = tokio::task::spawn_blocking(move || lock(&closing).close_capture(number)).await;
     if listens {
@@ -248,6 +251,16 @@ impl Source {
             since_1970: (now.as_nanos() as u64).saturating_sub(crate::clock::now().0),
             left: count.unwrap_or(u64::MAX),
         }
+    }
+
+    /// Workers write from now on.
+    fn begin(&self) {
+        self.workers.iter().for_each(|worker| worker.ring.begin());
+    }
+
+    /// Workers write no more.
+    fn end(&self) {
+        self.workers.iter().for_each(|worker| worker.ring.end());
     }
 
     /// Whether there were as many packets as were asked for.
