@@ -270,6 +270,40 @@ fn a_reader_that_is_too_slow_holds_up_nobody_and_what_is_lost_is_counted() {
 }
 
 #[test]
+fn what_does_not_leave_for_want_of_room_is_found_by_how_it_would_have_left() {
+    let mut bench = Bench::new(EDGE, &facts());
+    bench.receive(LAN, &udp([10, 2, 0, 10], 53));
+    let masked = parse(&bench.sent(WAN)[0], WAN).unwrap().source();
+    // Known flows and new ones, from an address that only packets behind the translation have.
+    for known in [true, false] {
+        let ring = ring(1024);
+        ring.begin();
+        let filter = Filter { dropped: true, source: Some(Prefix::host(masked)), ..Filter::default() };
+        let tap = Tap::new(known.into(), filter, false, ring.clone());
+        assert!(bench.worker.tap(Box::new(tap), bounded(1).0).is_ok());
+        bench.worker.io().set_transmit_capacity(WAN, Some(10));
+        let before = bench.drops(LAN, DropReason::TransmitRingFull);
+        for port in 0..400 {
+            let frame = udp([10, 2, 0, 10], if known { 53 } else { 1000 + port });
+            assert!(bench.worker.io().inject(LAN, &frame));
+        }
+        while bench.round() > 0 {}
+        let dropped = bench.drops(LAN, DropReason::TransmitRingFull) - before;
+        let records = read(&ring);
+        assert!(dropped > 0 && records.len() as u64 == dropped, "{dropped} {}", records.len());
+        for record in &records {
+            assert_eq!((record.interface, record.what), (0, What::Dropped(DropReason::TransmitRingFull)));
+            let came = parse(record.bytes(), LAN).unwrap();
+            assert_eq!(came.source(), std::net::IpAddr::from([10, 1, 0, 10]), "as it came");
+        }
+        while !bench.sent(WAN).is_empty() {
+            bench.round();
+        }
+    }
+    bench.assert_balance();
+}
+
+#[test]
 fn nothing_is_written_or_lost_while_nobody_reads() {
     let mut bench = Bench::new(CONFIG, &facts());
     let (ready, _is_ready) = bounded(2);

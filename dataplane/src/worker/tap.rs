@@ -45,11 +45,12 @@ impl Tap {
         Tap { number, filter, traces, ring, received }
     }
 
-    /// Writes down how the packet at a place came, or that there is no room; `frame` is what is left of it where that is not known.
-    fn write_received(&mut self, place: usize, frame: &[u8], written: Written<'_>) {
-        match self.received.get_mut(place).and_then(Option::take) {
-            Some(record) => self.write(record, written),
-            None => self.write_now(frame, written),
+    /// Writes down how the packet at a place came, or that there is no room; `frame` is the same where it is given.
+    fn write_received(&mut self, place: usize, frame: Option<&[u8]>, written: Written<'_>) {
+        match (self.received.get_mut(place).and_then(Option::take), frame) {
+            (Some(record), _) => self.write(record, written),
+            (None, Some(frame)) => self.write_now(frame, written),
+            (None, None) => self.ring.lose(written.interface),
         }
     }
 
@@ -107,6 +108,8 @@ struct Subject {
     written: u8,
     /// How it would leave, where that is known before it does.
     edited: Option<Form>,
+    /// Whether its frame may be edited by now: then it does not show how it came.
+    is_edited: bool,
     /// What became of it is written down.
     has_ended: bool,
 }
@@ -255,7 +258,8 @@ impl Taps {
         if self.is_open() {
             let (from, edited) = (From::Outside, None);
             let open = if place == ALONE { self.open_alone } else { self.open };
-            let subject = Subject { place, from, open, packet: 0, written: 0, edited, has_ended: false };
+            let (is_edited, has_ended) = (false, false);
+            let subject = Subject { place, from, open, packet: 0, written: 0, edited, is_edited, has_ended };
             self.subject = (open != 0).then_some(subject);
         }
     }
@@ -339,10 +343,7 @@ impl Taps {
                     let interface = came.interface;
                     let came = Written { is_first: true, what: What::Received, interface, ..written };
                     // Without a record for it, it is lost: what is there now is another form.
-                    match tap.received.get_mut(subject.place).and_then(Option::take) {
-                        Some(record) => tap.write(record, came),
-                        None => tap.ring.lose(interface),
-                    }
+                    tap.write_received(subject.place, None, came);
                     is_known = true;
                 }
                 From::Outside | From::Hold => is_known = true,
@@ -387,7 +388,29 @@ impl Taps {
         why: (DropReason, Option<&str>),
         now: Now,
     ) {
+        if let Some(subject) = self.subject.as_mut().filter(|_| why.1.is_none()) {
+            // No function drops it: it could not be edited to its end.
+            subject.is_edited = true;
+        }
         self.ends(frame, ingress, What::Dropped(why.0), why.1, now);
+    }
+
+    /// The packet in hand is edited so, and may not leave for all that.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn edited_by(&mut self, headers: &Headers, rewrite: &Rewrite) {
+        if let Some(subject) = &mut self.subject {
+            (subject.edited, subject.is_edited) = (Some(Form::after(&headers.key, rewrite)), true);
+        }
+    }
+
+    /// The packet in hand is edited as it was to be, and does not leave by `egress` for all that.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn edited(&mut self, frame: &[u8], egress: PortId) {
+        if let Some(subject) = &mut self.subject {
+            (subject.edited, subject.is_edited) = (Some(Form::of(frame, egress)), true);
+        }
     }
 
     /// The packet in hand is given to the host.
@@ -436,12 +459,10 @@ impl Taps {
             let is_first = !is_known && subject.from != From::Hold;
             let written = Written { packet, is_first, what, by, interface: ingress.0, time: now.0 };
             match what {
-                What::Held => match tap.received.get_mut(subject.place).and_then(Option::take) {
-                    Some(record) => tap.write(record, written),
-                    None => tap.ring.lose(ingress.0),
-                },
-                _ if subject.from == From::Answer => tap.write_now(frame, written),
-                _ => tap.write_received(subject.place, frame, written),
+                What::Held => tap.write_received(subject.place, None, written),
+                // An answer never came; of a packet that was seen to come and left in part, it is the fragment that is dropped.
+                _ if subject.from == From::Answer || is_known => tap.write_now(frame, written),
+                _ => tap.write_received(subject.place, (!subject.is_edited).then_some(frame), written),
             }
             subject.written |= bit;
         }
