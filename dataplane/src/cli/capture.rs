@@ -137,10 +137,7 @@ pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure
     let seen = follow(&stream, &mut reader, &mut output, &stop);
     drop(stream);
     let seen = seen?;
-    complain(&format!(
-        "{} captured, {} lost because they were not read fast enough; a packet counts once as received and once as sent",
-        seen.captured, seen.lost
-    ));
+    complain(&seen.in_words());
     if seen.is_whole { Ok(ExitCode::SUCCESS) } else { Err("the service ended the connection".into()) }
 }
 
@@ -148,9 +145,18 @@ pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure
 #[derive(Default)]
 struct Seen {
     captured: u64,
-    lost: u64,
+    /// As the service's figures say, if they came.
+    lost: Option<u64>,
     /// The service had its last word, or nobody reads any more.
     is_whole: bool,
+}
+
+impl Seen {
+    fn in_words(&self) -> String {
+        let lost = self.lost.map(|lost| format!(", {lost} lost because they were not read fast enough"));
+        let captured = format!("{} captured{}", self.captured, lost.unwrap_or_default());
+        format!("{captured}; a packet counts once as received and once as sent")
+    }
 }
 
 fn follow(
@@ -185,7 +191,7 @@ fn follow(
             match block {
                 Block::Packet(_) => seen.captured += 1,
                 Block::Statistics { dropped, .. } => {
-                    seen.lost += dropped;
+                    seen.lost = Some(seen.lost.unwrap_or_default() + dropped);
                     seen.is_whole = true;
                 }
                 _ => {}
@@ -339,6 +345,13 @@ mod tests {
         service.join().unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "what was captured before");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn losses_are_told_only_when_the_service_has_told_them() {
+        let seen = Seen { captured: 3, lost: None, is_whole: true };
+        assert_eq!(seen.in_words(), "3 captured; a packet counts once as received and once as sent");
+        assert!(Seen { lost: Some(0), ..seen }.in_words().starts_with("3 captured, 0 lost because"));
     }
 
     #[test]

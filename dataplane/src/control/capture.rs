@@ -61,7 +61,7 @@ pub struct Wanted {
     pub dropped: bool,
     /// Only what is dropped for this reason.
     pub reason: Option<String>,
-    /// So many bytes of each packet; [`LONGEST`] without it.
+    /// So many bytes of each packet, [`SHORTEST`] to [`LONGEST`]; 4096 without it.
     pub snaplen: Option<usize>,
     /// It ends after so many packets.
     pub count: Option<u64>,
