@@ -37,6 +37,7 @@ fn open(bench: &mut Bench, number: u64, filter: Filter, traces: bool) -> Arc<Rin
     let ring = ring(256);
     assert!(bench.worker.tap(Box::new(Tap::new(number, filter, traces, ring.clone())), ready).is_ok());
     is_ready.try_recv().unwrap();
+    ring.begin();
     ring
 }
 
@@ -251,6 +252,7 @@ fn a_reader_that_is_too_slow_holds_up_nobody_and_what_is_lost_is_counted() {
     let mut bench = Bench::new(CONFIG, &facts());
     let (ready, _is_ready) = bounded(1);
     let ring = Arc::new(Ring::new(40, 64, false, 3));
+    ring.begin();
     let tap = Tap::new(1, Filter::default(), false, ring.clone());
     assert!(bench.worker.tap(Box::new(tap), ready).is_ok());
     for _ in 0..10 {
@@ -264,6 +266,74 @@ fn a_reader_that_is_too_slow_holds_up_nobody_and_what_is_lost_is_counted() {
     let (written, lost) = (counts[0].0 + counts[1].0, counts[0].1 + counts[1].1);
     assert_eq!((written + lost, read(&ring).len() as u64), (1000, written));
     assert!(written <= 40 && counts.iter().all(|(written, lost)| written + lost == 500), "{counts:?}");
+    bench.assert_balance();
+}
+
+#[test]
+fn what_does_not_leave_for_want_of_room_is_found_by_how_it_would_have_left() {
+    let mut bench = Bench::new(EDGE, &facts());
+    bench.receive(LAN, &udp([10, 2, 0, 10], 53));
+    let masked = parse(&bench.sent(WAN)[0], WAN).unwrap().source();
+    // Known flows and new ones, from an address that only packets behind the translation have.
+    for known in [true, false] {
+        let ring = ring(1024);
+        ring.begin();
+        let filter = Filter { dropped: true, source: Some(Prefix::host(masked)), ..Filter::default() };
+        let tap = Tap::new(known.into(), filter, false, ring.clone());
+        assert!(bench.worker.tap(Box::new(tap), bounded(1).0).is_ok());
+        bench.worker.io().set_transmit_capacity(WAN, Some(10));
+        let before = bench.drops(LAN, DropReason::TransmitRingFull);
+        for port in 0..400 {
+            let frame = udp([10, 2, 0, 10], if known { 53 } else { 1000 + port });
+            assert!(bench.worker.io().inject(LAN, &frame));
+        }
+        while bench.round() > 0 {}
+        let dropped = bench.drops(LAN, DropReason::TransmitRingFull) - before;
+        let records = read(&ring);
+        assert!(dropped > 0 && records.len() as u64 == dropped, "{dropped} {}", records.len());
+        for record in &records {
+            assert_eq!((record.interface, record.what), (0, What::Dropped(DropReason::TransmitRingFull)));
+            let came = parse(record.bytes(), LAN).unwrap();
+            assert_eq!(came.source(), std::net::IpAddr::from([10, 1, 0, 10]), "as it came");
+        }
+        while !bench.sent(WAN).is_empty() {
+            bench.round();
+        }
+    }
+    bench.assert_balance();
+}
+
+#[test]
+fn nothing_is_written_or_lost_while_nobody_reads() {
+    let mut bench = Bench::new(CONFIG, &facts());
+    let (ready, _is_ready) = bounded(2);
+    let rings = [false, true].map(|traces| {
+        let ring = ring(2);
+        let tap = Tap::new(u64::from(traces), host([10, 1, 0, 10]), traces, ring.clone());
+        assert!(bench.worker.tap(Box::new(tap), ready.clone()).is_ok());
+        ring
+    });
+    let mut send = || {
+        for port in 50..60 {
+            bench.receive(LAN, &udp([10, 2, 0, 10], port));
+            bench.receive(LAN, &udp([198, 51, 100, 1], port));
+        }
+    };
+    let seen = |ring: &Ring| [0, 1].map(|interface| ring.counts(interface));
+    send();
+    assert_eq!(rings.each_ref().map(|ring| seen(ring)), [[(0, 0); 2]; 2]);
+    rings[1].begin();
+    send();
+    assert_eq!(seen(&rings[0]), [(0, 0); 2]);
+    let [lan, wan] = seen(&rings[1]);
+    assert!(lan.0 + wan.0 == 2 && lan.1 > 0 && wan.0 + wan.1 >= 10, "{lan:?} {wan:?}");
+    rings[1].end();
+    while let Some(record) = rings[1].next() {
+        rings[1].give_back(record);
+    }
+    send();
+    assert_eq!(seen(&rings[1]), [lan, wan]);
+    assert!(rings[1].next().is_none());
     bench.assert_balance();
 }
 

@@ -373,6 +373,7 @@ struct Onlooker {
 impl Onlooker {
     fn new(bench: &mut Bench, traces: bool) -> Self {
         let ring = Arc::new(Ring::new(1024, 2048, traces, 3));
+        ring.begin();
         let tap = Box::new(Tap::new(1, Filter::default(), traces, Arc::clone(&ring)));
         assert!(bench.worker.tap(tap, crossbeam::channel::bounded(1).0).is_ok());
         Onlooker { ring, dropped: vec![0; DropReason::COUNT] }

@@ -49,6 +49,7 @@ fn look_on(bench: &mut Bench) -> Arc<Ring> {
     let rings = [false, true].map(|traces| Arc::new(Ring::new(256, 256, traces, 3)));
     for (number, ring) in (0..).zip(&rings) {
         let filter = Filter { port: Some(1000 + 2 * number), ..Filter::default() };
+        ring.begin();
         let tap = Tap::new(number.into(), filter, number == 1, Arc::clone(ring));
         assert!(bench.worker.tap(Box::new(tap), ready.clone()).is_ok());
     }

@@ -274,7 +274,7 @@ fn it_ends_by_itself_refuses_what_cannot_be_and_leaves_nothing_behind() {
         ("capture --interface dmx", "there is no interface `dmx`"),
         ("capture --reason no-rout", "there is no drop reason `no-rout`"),
         ("capture --reason early-drop", "cannot be captured"),
-        ("capture --snaplen 10", "expected 64 to 9728"),
+        ("capture --snaplen 10", "expected 96 to 9728"),
     ] {
         let output = scene.ask(&arguments.split(' ').collect::<Vec<_>>());
         assert!(!output.status.success() && output.stderr.contains(error), "{output:?}");

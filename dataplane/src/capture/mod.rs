@@ -19,8 +19,8 @@ pub use step::{STEPS, Step};
 /// Captures that may be under way at a time.
 pub const MOST: usize = 4;
 
-/// What is kept of a packet at least, in bytes: all headers that are common.
-pub const SHORTEST: usize = 64;
+/// What is kept of a packet at least, in bytes: all headers that are common, IPv6 and TCP behind two VLAN tags among them.
+pub const SHORTEST: usize = 96;
 /// And at most: longer than any frame.
 pub const LONGEST: usize = 9728;
 
@@ -29,8 +29,24 @@ const ROOM: usize = 16 << 20;
 /// Records that wait at most, however short.
 const RECORDS: usize = 1 << 15;
 
-/// How many records of up to `longest` bytes may wait.
-pub const fn room_for(longest: usize) -> usize {
-    let records = ROOM / (longest + size_of::<Record>());
+/// How many records of up to `longest` bytes may wait; those of a capture that `traces` have the steps of a packet beside them.
+pub const fn room_for(longest: usize, traces: bool) -> usize {
+    let steps = if traces { STEPS * size_of::<Step>() } else { 0 };
+    let records = ROOM / (longest + steps + size_of::<Record>());
     if records < RECORDS { records } else { RECORDS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_takes_no_more_memory_than_is_meant_for_it() {
+        for longest in [SHORTEST, 4096, LONGEST] {
+            let (plain, traced) = (room_for(longest, false), room_for(longest, true));
+            let record = longest + size_of::<Record>();
+            assert!(plain * record <= ROOM && plain > ROOM / LONGEST / 2);
+            assert!(traced * (record + STEPS * size_of::<Step>()) <= ROOM && traced > ROOM / LONGEST / 2);
+        }
+    }
 }

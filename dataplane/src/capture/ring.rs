@@ -3,7 +3,7 @@
 //! Neither side ever waits for the other. A worker without an empty record counts what it would have written as lost; a reader without
 //! a full one comes again. The queues are crossbeam's bounded ones, without locks; nothing is allocated once they are made.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrayvec::ArrayString;
 use crossbeam::queue::ArrayQueue;
@@ -85,6 +85,8 @@ impl Record {
 pub struct Ring {
     empty: ArrayQueue<Box<Record>>,
     full: ArrayQueue<Box<Record>>,
+    /// Whether somebody reads.
+    is_read: AtomicBool,
     /// By interface: records that were written, and that could not be.
     counts: Box<[Counts]>,
 }
@@ -98,17 +100,38 @@ struct Counts {
 
 impl Ring {
     /// With `records` records for up to `longest` bytes of a frame each, and the steps of traced packets if it `traces`; counts for so
-    /// many interfaces. All memory is taken here.
+    /// many interfaces. All memory is taken here. Nothing is written before somebody [reads](Ring::begin).
     pub fn new(records: usize, longest: usize, traces: bool, interfaces: usize) -> Self {
         let records = records.max(1);
         let steps = if traces { STEPS } else { 0 };
         let ring = Ring {
             empty: ArrayQueue::new(records),
             full: ArrayQueue::new(records),
+            is_read: AtomicBool::new(false),
             counts: std::iter::repeat_with(Counts::default).take(interfaces).collect(),
         };
         (0..records).for_each(|_| ring.give_back(Box::new(Record::new(longest, steps))));
         ring
+    }
+
+    /// From the next batch on the worker writes: somebody reads.
+    pub fn begin(&self) {
+        self.is_read.store(true, Ordering::Relaxed);
+    }
+
+    /// From the next batch on the worker writes no more, and not later: nobody reads. It cannot begin again.
+    pub fn end(&self) {
+        self.is_read.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether somebody reads.
+    pub(crate) fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    /// How many records there are.
+    pub fn capacity(&self) -> usize {
+        self.full.capacity()
     }
 
     /// The oldest record that was not read yet.

@@ -71,7 +71,7 @@ pub(super) struct Capture {
     /// End after so many seconds.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// Keep so many bytes of each packet, 64 to 9728 (4096).
+    /// Keep so many bytes of each packet, 96 to 9728 (4096).
     #[arg(short, long, value_name = "BYTES")]
     snaplen: Option<usize>,
     #[command(flatten)]
@@ -102,13 +102,11 @@ impl Capture {
 
 /// Captures until it is told to end; with `trace`, what each function made of a packet is shown as well.
 pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure> {
-    let mut output = match Output::open(wanted.file.as_deref())? {
-        Some(output) => output,
-        None => {
-            complain("error: standard output is a terminal: give -w a file, or leave it out");
-            return Ok(ExitCode::from(2));
-        }
-    };
+    let file = wanted.file.as_deref();
+    if file.is_some_and(is_standard) && std::io::stdout().is_terminal() {
+        complain("error: standard output is a terminal: give -w a file, or leave it out");
+        return Ok(ExitCode::from(2));
+    }
     let socket = &wanted.api.socket;
     let mut stream = UnixStream::connect(socket)
         .map_err(|error| format!("no service answers at {}: {error}", socket.display()))?;
@@ -126,6 +124,8 @@ pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure
         complain(error);
         return Ok(ExitCode::FAILURE);
     }
+    // Only now: what a file held before is not lost to a request that is refused.
+    let mut output = Output::open(file)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second time without waiting for the rest.
@@ -137,10 +137,7 @@ pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure
     let seen = follow(&stream, &mut reader, &mut output, &stop);
     drop(stream);
     let seen = seen?;
-    complain(&format!(
-        "{} captured, {} lost because they were not read fast enough; a packet counts once as received and once as sent",
-        seen.captured, seen.lost
-    ));
+    complain(&seen.in_words());
     if seen.is_whole { Ok(ExitCode::SUCCESS) } else { Err("the service ended the connection".into()) }
 }
 
@@ -148,9 +145,18 @@ pub(super) fn capture(wanted: &Capture, trace: bool) -> Result<ExitCode, Failure
 #[derive(Default)]
 struct Seen {
     captured: u64,
-    lost: u64,
+    /// As the service's figures say, if they came.
+    lost: Option<u64>,
     /// The service had its last word, or nobody reads any more.
     is_whole: bool,
+}
+
+impl Seen {
+    fn in_words(&self) -> String {
+        let lost = self.lost.map(|lost| format!(", {lost} lost because they were not read fast enough"));
+        let captured = format!("{} captured{}", self.captured, lost.unwrap_or_default());
+        format!("{captured}; a packet counts once as received and once as sent")
+    }
 }
 
 fn follow(
@@ -185,7 +191,7 @@ fn follow(
             match block {
                 Block::Packet(_) => seen.captured += 1,
                 Block::Statistics { dropped, .. } => {
-                    seen.lost += dropped;
+                    seen.lost = Some(seen.lost.unwrap_or_default() + dropped);
                     seen.is_whole = true;
                 }
                 _ => {}
@@ -211,6 +217,11 @@ fn follow(
     Ok(seen)
 }
 
+/// Whether this means standard output.
+fn is_standard(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
 /// Where packets are written.
 enum Output {
     /// As they are, in pcapng.
@@ -220,21 +231,15 @@ enum Output {
 }
 
 impl Output {
-    /// `None`: nobody wants to see that on a terminal.
-    fn open(file: Option<&Path>) -> Result<Option<Self>, Failure> {
-        Ok(Some(match file {
+    fn open(file: Option<&Path>) -> Result<Self, Failure> {
+        Ok(match file {
             None => Output::Lines { out: BufWriter::new(std::io::stdout()), interfaces: Vec::new() },
-            Some(path) if path == Path::new("-") => {
-                if std::io::stdout().is_terminal() {
-                    return Ok(None);
-                }
-                Output::Blocks(Box::new(BufWriter::new(std::io::stdout())))
-            }
+            Some(path) if is_standard(path) => Output::Blocks(Box::new(BufWriter::new(std::io::stdout()))),
             Some(path) => {
                 let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
                 Output::Blocks(Box::new(BufWriter::with_capacity(1 << 18, file)))
             }
-        }))
+        })
     }
 
     fn put(&mut self, block: &Block<'_>, bytes: &[u8]) -> std::io::Result<()> {
@@ -311,7 +316,43 @@ fn flags(flags: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::SHORTEST;
     use throughway_packet::build::PacketBuilder;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        capture: Capture,
+    }
+
+    #[test]
+    fn a_request_that_is_refused_leaves_the_file_as_it_was() {
+        let folder = std::env::temp_dir().join(format!("throughway-cli-capture-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (socket, file) = (folder.join("api"), folder.join("old.pcapng"));
+        std::fs::write(&file, "what was captured before").unwrap();
+        let arguments = ["capture", "--api", socket.to_str().unwrap(), "-w", file.to_str().unwrap()];
+        let line = <Line as clap::Parser>::try_parse_from(arguments).unwrap();
+        assert!(capture(&line.capture, false).is_err(), "nobody answers");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let service = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&client).read_line(&mut request).unwrap();
+            client.write_all(b"{\"error\":\"there is no such reason\"}\n").unwrap();
+        });
+        assert!(capture(&line.capture, false).is_ok(), "refused");
+        service.join().unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "what was captured before");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn losses_are_told_only_when_the_service_has_told_them() {
+        let seen = Seen { captured: 3, lost: None, is_whole: true };
+        assert_eq!(seen.in_words(), "3 captured; a packet counts once as received and once as sent");
+        assert!(Seen { lost: Some(0), ..seen }.in_words().starts_with("3 captured, 0 lost because"));
+    }
 
     #[test]
     fn a_line_tells_what_when_where_and_what_became_of_it() {
@@ -331,6 +372,15 @@ mod tests {
         let told = "22:13:20.123456Z lan in  tcp 10.1.0.10:4000 > 10.2.0.10:80 [S.] 554 bytes: received\n    edge: passes";
         assert_eq!(line(&packet, "lan"), told);
         assert_eq!(line(&Packet { bytes: &frame[..64], ..packet }, "lan"), told, "kept in part");
+        let frame = PacketBuilder::ipv6([1; 8], [2; 8]).tcp(4000, 80, 0x12).payload(&[1; 500]).finish();
+        let original = frame.len() as u32;
+        let told = line(&Packet { bytes: &frame, original, ..packet }, "lan");
+        assert!(told.contains(":80 [S.] "), "{told}");
+        assert_eq!(
+            line(&Packet { bytes: &frame[..SHORTEST], original, ..packet }, "lan"),
+            told,
+            "kept in part"
+        );
         let ping = PacketBuilder::ipv6([1; 8], [2; 8]).icmp(128, 0, [0, 7, 0, 1]).finish();
         let out = Packet { bytes: &ping, direction: Some(Direction::Outbound), comment: "sent", ..packet };
         let told = line(&out, "wan");

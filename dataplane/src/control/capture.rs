@@ -27,6 +27,9 @@ use crate::capture::{Filter, LONGEST, Record, Ring, SHORTEST, What};
 const EVERY: Duration = Duration::from_millis(2);
 /// Bytes that are written at once.
 const CHUNK: usize = 256 << 10;
+/// Records that are looked at, at once. What is read while nothing of it is asked for any more makes no bytes, and workers may write it as
+/// fast as it is read: that must not keep the thread, on which other clients and the service's end wait.
+const GLANCE: usize = 4096;
 /// For so long the last packets' other forms are waited for when there are as many packets as were asked for.
 const LINGER: Duration = Duration::from_millis(20);
 /// For so long a client that reads slowly has to read the rest.
@@ -58,7 +61,7 @@ pub struct Wanted {
     pub dropped: bool,
     /// Only what is dropped for this reason.
     pub reason: Option<String>,
-    /// So many bytes of each packet; [`LONGEST`] without it.
+    /// So many bytes of each packet, [`SHORTEST`] to [`LONGEST`]; 4096 without it.
     pub snaplen: Option<usize>,
     /// It ends after so many packets.
     pub count: Option<u64>,
@@ -138,7 +141,10 @@ pub(super) async fn serve(
     };
     let mut out = format!("{}\n", json!({ "capture": { "snaplen": snap } })).into_bytes();
     source.head(&mut out, snap);
+    source.begin();
     let listens = follow(&mut source, &mut out, &wanted, &mut reader, &mut writer).await;
+    // At once: the service may be busy with a reload for seconds, and packets need not be copied for nobody.
+    source.end();
     let closing = Arc::clone(&service);
     let _ = tokio::task::spawn_blocking(move || lock(&closing).close_capture(number)).await;
     if listens {
@@ -200,13 +206,18 @@ async fn follow(
 
 /// Writes what was captured and not written yet, and the figures.
 async fn rest(source: &mut Source, mut out: Vec<u8>, writer: &mut OwnedWriteHalf) -> std::io::Result<()> {
+    // There is no more than the rings hold, unless a worker could not be told that the capture has ended.
+    let mut most = source.capacity();
     loop {
-        source.drain(&mut out);
-        if out.is_empty() {
-            break;
-        }
+        // First what is left from before: to a full `out` nothing is added.
         writer.write_all(&out).await?;
         out.clear();
+        let seen = source.drain(&mut out);
+        most = most.saturating_sub(seen);
+        if seen == 0 || most == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
     }
     source.figures(&mut out);
     writer.write_all(&out).await?;
@@ -242,6 +253,16 @@ impl Source {
         }
     }
 
+    /// Workers write from now on.
+    fn begin(&self) {
+        self.workers.iter().for_each(|worker| worker.ring.begin());
+    }
+
+    /// Workers write no more.
+    fn end(&self) {
+        self.workers.iter().for_each(|worker| worker.ring.end());
+    }
+
     /// Whether there were as many packets as were asked for.
     fn is_full(&self) -> bool {
         self.left == 0
@@ -254,17 +275,25 @@ impl Source {
         }
     }
 
-    /// Adds what there is, as much as is written at once.
-    fn drain(&mut self, out: &mut Vec<u8>) {
-        while out.len() < CHUNK {
+    /// How many records there can be when no more are written: all of the rings, and one of each that was taken out.
+    fn capacity(&self) -> usize {
+        self.workers.iter().map(|worker| worker.ring.capacity() + 1).sum()
+    }
+
+    /// Adds what there is, as much as is written at once; tells how many records were looked at, which is zero only when there are none
+    /// or `out` is full.
+    fn drain(&mut self, out: &mut Vec<u8>) -> usize {
+        let mut seen = 0;
+        while out.len() < CHUNK && seen < GLANCE {
             for worker in &mut self.workers {
                 worker.next = worker.next.take().or_else(|| worker.ring.next());
             }
             let waiting = self.workers.iter().enumerate();
             let times = waiting.filter_map(|(number, worker)| Some((worker.next.as_ref()?.time, number)));
-            let Some((_, number)) = times.min() else { return };
-            let Some(worker) = self.workers.get_mut(number) else { return };
-            let Some(record) = worker.next.take() else { return };
+            let Some((_, number)) = times.min() else { break };
+            let Some(worker) = self.workers.get_mut(number) else { break };
+            let Some(record) = worker.next.take() else { break };
+            seen += 1;
             if !record.is_first && record.packet <= worker.last {
                 add(out, &record, number, &self.interfaces, self.since_1970);
             } else if self.left > 0 {
@@ -274,6 +303,7 @@ impl Source {
             }
             worker.ring.give_back(record);
         }
+        seen
     }
 
     /// Adds the figures of each interface.
@@ -361,6 +391,72 @@ mod tests {
             [told(1, 1, "dropped: no-route"), told(0, 1, "received"), told(0, 1, "sent")]
         );
         assert!(source.is_full());
+    }
+
+    #[test]
+    fn a_writer_that_never_stops_does_not_keep_the_reader_when_there_are_enough_packets() {
+        const RECORDS: usize = 2 * GLANCE + 1;
+        let ring = Arc::new(Ring::new(RECORDS, 64, false, 2));
+        let mut source =
+            Source::new(vec![Arc::clone(&ring)], vec!["lan".to_owned(), "wan".to_owned()], Some(1));
+        (1..=RECORDS as u64).for_each(|number| record(&ring, number, number, true, What::Received));
+        let mut out = Vec::new();
+        assert_eq!(source.drain(&mut out), GLANCE);
+        assert!(source.is_full());
+        out.clear();
+        assert_eq!((source.drain(&mut out), source.drain(&mut out), source.drain(&mut out)), (GLANCE, 1, 0));
+        assert!(out.is_empty());
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        match ring.take() {
+                            Some(mut record) => {
+                                (record.packet, record.is_first) = (u64::MAX, true);
+                                ring.write(record);
+                            }
+                            None => std::thread::yield_now(),
+                        }
+                    }
+                });
+            }
+            let seen: Vec<usize> = (0..100).map(|_| source.drain(&mut out)).collect();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(seen.iter().all(|seen| *seen <= GLANCE), "{seen:?}");
+        });
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn the_rest_follows_what_was_not_written_yet_however_much_that_is() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ring = Arc::new(Ring::new(2 * GLANCE, 64, false, 1));
+        let mut source = Source::new(vec![Arc::clone(&ring)], vec!["lan".to_owned()], None);
+        for number in 1..=2 * GLANCE as u64 {
+            record(&ring, number, number, true, What::Received);
+        }
+        let mut read = Vec::new();
+        let before = CHUNK + 100;
+        runtime.block_on(async {
+            let (mine, mut other) = tokio::net::UnixStream::pair().unwrap();
+            let (_reader, mut writer) = mine.into_split();
+            let written = rest(&mut source, vec![7; before], &mut writer);
+            let (written, all) = tokio::join!(written, other.read_to_end(&mut read));
+            written.unwrap();
+            all.unwrap();
+        });
+        assert!(read[..before].iter().all(|byte| *byte == 7));
+        let (mut rest, mut packets, mut figures) = (&read[before..], 0, 0);
+        while let Some((block, length)) = block::read(rest).unwrap() {
+            match block {
+                Block::Packet(_) => packets += 1,
+                Block::Statistics { .. } => figures += 1,
+                _ => {}
+            }
+            rest = &rest[length..];
+        }
+        assert_eq!((packets, figures, rest.len()), (2 * GLANCE, 1, 0));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl<I: PacketIo> Engine<I> {
             for fragment in fragments.drain(..) {
                 self.io.release(fragment);
             }
-            self.end(frame, ingress, DropReason::NotFragmented);
+            self.end_edited(frame, ingress, egress, DropReason::NotFragmented);
         }
         self.fragments = fragments;
     }

@@ -115,6 +115,11 @@ pub fn start(launch: Launch) -> Result<(Handle, Vec<OpenSocket>), WorkerError> {
     Ok((Handle { commands, thread: Some(thread), id }, sockets))
 }
 
+/// Waits until a worker's packets come to a capture that it was [told](Handle::tap) of.
+pub fn tapped(number: usize, is_ready: &Receiver<()>) -> Result<(), WorkerError> {
+    is_ready.recv_timeout(ORDER_PATIENCE).map_err(|error| late(number, error))
+}
+
 impl Handle {
     /// Replaces the program at the next batch boundary; returns the old one when the new one is in force.
     pub fn install(&self, number: usize, program: Program) -> Result<Program, WorkerError> {
@@ -133,11 +138,11 @@ impl Handle {
         found.recv_timeout(ORDER_PATIENCE).map_err(|error| late(number, error))
     }
 
-    /// Has a capture see its packets; returns when those that the XDP program executed come to it.
-    pub fn tap(&self, number: usize, tap: Box<Tap>) -> Result<(), WorkerError> {
+    /// Has a capture see its packets. What it gives back tells when those that the XDP program executed come to it: see [`tapped`].
+    pub fn tap(&self, number: usize, tap: Box<Tap>) -> Result<Receiver<()>, WorkerError> {
         let (ready, is_ready) = bounded(1);
         self.commands.send(Command::Tap(tap, ready)).map_err(|_| WorkerError::Gone(number))?;
-        is_ready.recv_timeout(ORDER_PATIENCE).map_err(|error| late(number, error))
+        Ok(is_ready)
     }
 
     /// Ends a capture; what the worker had of it, if it knows it, is the caller's to free.

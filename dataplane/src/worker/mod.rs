@@ -496,6 +496,9 @@ impl<I: PacketIo> Engine<I> {
             extra.execute(headers, frame.bytes_mut());
         }
         if let Err(error) = throughway_packet::execute(rewrite, headers, &mut frame) {
+            if self.taps.is_looking() {
+                self.taps.edited_by(headers, rewrite);
+            }
             return self.end(frame, headers.ingress(), error.into());
         }
         let egress = PortId(rewrite.action.egress);
@@ -510,19 +513,28 @@ impl<I: PacketIo> Engine<I> {
 
     fn enqueue(&mut self, frame: I::Frame, ingress: PortId, egress: PortId) {
         let Some(queue) = self.backlog.get_mut(egress.index()) else {
-            return self.end(frame, ingress, DropReason::NoEgressQueue);
+            return self.end_edited(frame, ingress, egress, DropReason::NoEgressQueue);
         };
         if queue.len() >= BACKLOG {
             // Make room first: what the ring can take now need not be dropped.
             transmit(&mut self.io, &self.stats, &self.links, egress, queue);
             if queue.len() >= BACKLOG {
-                return self.end(frame, ingress, DropReason::TransmitRingFull);
+                return self.end_edited(frame, ingress, egress, DropReason::TransmitRingFull);
             }
         }
         if self.taps.is_looking() {
             self.taps.sent(frame.bytes(), egress, self.now);
         }
         queue.push(frame);
+    }
+
+    /// Ends a packet that is as it would have left by `egress`.
+    #[cold]
+    fn end_edited(&mut self, frame: I::Frame, ingress: PortId, egress: PortId, reason: DropReason) {
+        if self.taps.is_looking() {
+            self.taps.edited(frame.bytes(), egress);
+        }
+        self.end(frame, ingress, reason);
     }
 
     fn end(&mut self, frame: I::Frame, ingress: PortId, reason: DropReason) {

@@ -1,5 +1,8 @@
 //! Packets that are written down for somebody who looks on: as they come, as they leave, and why they do not.
 //!
+//! A capture that nobody reads, not yet or no longer, gets nothing. Whether one is read is asked once a batch, so that none sees half of
+//! what becomes of a packet.
+//!
 //! Without a capture a worker asks once a batch whether there is one, and where packets are queued or ended one by one. With one,
 //! every packet is read and copied as it comes, since it may be edited where it lies before it is known to be asked for: what it looks
 //! like as it leaves counts as well. Nothing of that allocates, waits or reads a clock.
@@ -42,11 +45,12 @@ impl Tap {
         Tap { number, filter, traces, ring, received }
     }
 
-    /// Writes down how the packet at a place came, or that there is no room; `frame` is what is left of it where that is not known.
-    fn write_received(&mut self, place: usize, frame: &[u8], written: Written<'_>) {
-        match self.received.get_mut(place).and_then(Option::take) {
-            Some(record) => self.write(record, written),
-            None => self.write_now(frame, written),
+    /// Writes down how the packet at a place came, or that there is no room; `frame` is the same where it is given.
+    fn write_received(&mut self, place: usize, frame: Option<&[u8]>, written: Written<'_>) {
+        match (self.received.get_mut(place).and_then(Option::take), frame) {
+            (Some(record), _) => self.write(record, written),
+            (None, Some(frame)) => self.write_now(frame, written),
+            (None, None) => self.ring.lose(written.interface),
         }
     }
 
@@ -96,12 +100,16 @@ struct Subject {
     /// Its place in the batch.
     place: usize,
     from: From,
+    /// The captures that may ask for it: a bit of each.
+    open: u8,
     /// Its number, once it has one.
     packet: u64,
     /// Into which captures it was written: a bit of each.
     written: u8,
     /// How it would leave, where that is known before it does.
     edited: Option<Form>,
+    /// Whether its frame may be edited by now: then it does not show how it came.
+    is_edited: bool,
     /// What became of it is written down.
     has_ended: bool,
 }
@@ -110,6 +118,10 @@ struct Subject {
 #[derive(Debug)]
 pub(super) struct Taps {
     taps: ArrayVec<Box<Tap>, MOST>,
+    /// Those that are read while the batch in hand is handled: a bit of each.
+    open: u8,
+    /// And while the packet is that is looked at by itself.
+    open_alone: u8,
     /// The forms of the packets that came, by place.
     forms: Box<[Form]>,
     /// The places of those packets of the batch whose flows are not known, in order.
@@ -125,6 +137,8 @@ impl Default for Taps {
     fn default() -> Self {
         Taps {
             taps: ArrayVec::new(),
+            open: 0,
+            open_alone: 0,
             forms: vec![Form::default(); BATCH + 1].into_boxed_slice(),
             unknown: ArrayVec::new(),
             judged: ArrayVec::new(),
@@ -150,7 +164,14 @@ impl Taps {
     /// Whether packets are traced.
     #[inline]
     pub(super) fn trace(&self) -> bool {
-        self.is_open() && self.taps.iter().any(|tap| tap.traces)
+        self.is_open()
+            && self.taps.iter().enumerate().any(|(number, tap)| tap.traces && has(self.open, number))
+    }
+
+    /// The captures that are read: a bit of each.
+    fn read(&self) -> u8 {
+        let read = self.taps.iter().enumerate().filter(|(_, tap)| tap.ring.is_read());
+        read.fold(0, |all, (number, _)| all | 1 << number)
     }
 
     /// Keeps the packets of a batch as they came.
@@ -159,8 +180,10 @@ impl Taps {
     pub(super) fn look<F: Frame>(&mut self, frames: &[F], port: PortId, now: Now) {
         self.unknown.clear();
         self.judged.clear();
-        for (place, frame) in frames.iter().enumerate().take(BATCH) {
-            self.keep(place, frame.bytes(), port, now);
+        self.open = self.read();
+        let taken = if self.open == 0 { &[] } else { frames };
+        for (place, frame) in taken.iter().enumerate().take(BATCH) {
+            self.keep(place, self.open, frame.bytes(), port, now);
         }
     }
 
@@ -168,7 +191,10 @@ impl Taps {
     #[inline]
     pub(super) fn look_at_one(&mut self, frame: &[u8], port: PortId, came: Now) {
         if self.is_open() {
-            self.keep(ALONE, frame, port, came);
+            self.open_alone = self.read();
+            if self.open_alone != 0 {
+                self.keep(ALONE, self.open_alone, frame, port, came);
+            }
             self.begin(ALONE);
         }
     }
@@ -186,11 +212,11 @@ impl Taps {
 
     #[cold]
     #[inline(never)]
-    fn keep(&mut self, place: usize, frame: &[u8], port: PortId, came: Now) {
+    fn keep(&mut self, place: usize, open: u8, frame: &[u8], port: PortId, came: Now) {
         if let Some(form) = self.forms.get_mut(place) {
             *form = Form::of(frame, port);
         }
-        for tap in &mut self.taps {
+        for (_, tap) in self.taps.iter_mut().enumerate().filter(|(number, _)| has(open, *number)) {
             if let Some(kept) = tap.received.get_mut(place) {
                 // One that nobody asked for is filled again.
                 *kept = kept.take().or_else(|| tap.ring.take());
@@ -231,7 +257,10 @@ impl Taps {
     pub(super) fn begin(&mut self, place: usize) {
         if self.is_open() {
             let (from, edited) = (From::Outside, None);
-            self.subject = Some(Subject { place, from, packet: 0, written: 0, edited, has_ended: false });
+            let open = if place == ALONE { self.open_alone } else { self.open };
+            let (is_edited, has_ended) = (false, false);
+            let subject = Subject { place, from, open, packet: 0, written: 0, edited, is_edited, has_ended };
+            self.subject = (open != 0).then_some(subject);
         }
     }
 
@@ -261,7 +290,9 @@ impl Taps {
     #[inline(never)]
     pub(super) fn step(&mut self, number: usize, step: &Step) {
         let Some(place) = self.unknown.get(number).copied() else { return };
-        for tap in self.taps.iter_mut().filter(|tap| tap.traces) {
+        let taps =
+            self.taps.iter_mut().enumerate().filter(|(number, tap)| tap.traces && has(self.open, *number));
+        for (_, tap) in taps {
             if let Some(Some(record)) = tap.received.get_mut(usize::from(place))
                 && record.steps.len() < STEPS
             {
@@ -276,8 +307,10 @@ impl Taps {
     pub(super) fn unread(&self, probes: &mut [Probe], flows: &FlowCache, now: Now) {
         for probe in probes.iter_mut().filter(|probe| probe.is_readable()) {
             let wanted = flows.known(probe, now.0).is_some_and(|flow| {
-                let traces = self.taps.iter().filter(|tap| tap.traces);
-                traces.into_iter().any(|tap| tap.filter.wants_flow(&flow.key, &flow.rewrite))
+                let mut traces = self.taps.iter().enumerate().filter(|(_, tap)| tap.traces);
+                traces.any(|(number, tap)| {
+                    has(self.open, number) && tap.filter.wants_flow(&flow.key, &flow.rewrite)
+                })
             });
             if wanted {
                 *probe = Probe::default();
@@ -293,7 +326,8 @@ impl Taps {
         let came = self.forms.get(subject.place).copied().unwrap_or_default();
         let leaves = Form::of(frame, egress);
         let is_answer = subject.from == From::Answer;
-        for (number, tap) in self.taps.iter_mut().enumerate() {
+        let open = subject.open;
+        for (number, tap) in self.taps.iter_mut().enumerate().filter(|(number, _)| has(open, *number)) {
             let bit = 1 << number;
             let mut is_known = subject.written & bit != 0;
             let asked = |filter: &Filter| !is_answer && filter.accepts(&came) || filter.accepts(&leaves);
@@ -309,10 +343,7 @@ impl Taps {
                     let interface = came.interface;
                     let came = Written { is_first: true, what: What::Received, interface, ..written };
                     // Without a record for it, it is lost: what is there now is another form.
-                    match tap.received.get_mut(subject.place).and_then(Option::take) {
-                        Some(record) => tap.write(record, came),
-                        None => tap.ring.lose(interface),
-                    }
+                    tap.write_received(subject.place, None, came);
                     is_known = true;
                 }
                 From::Outside | From::Hold => is_known = true,
@@ -357,7 +388,29 @@ impl Taps {
         why: (DropReason, Option<&str>),
         now: Now,
     ) {
+        if let Some(subject) = self.subject.as_mut().filter(|_| why.1.is_none()) {
+            // No function drops it: it could not be edited to its end.
+            subject.is_edited = true;
+        }
         self.ends(frame, ingress, What::Dropped(why.0), why.1, now);
+    }
+
+    /// The packet in hand is edited so, and may not leave for all that.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn edited_by(&mut self, headers: &Headers, rewrite: &Rewrite) {
+        if let Some(subject) = &mut self.subject {
+            (subject.edited, subject.is_edited) = (Some(Form::after(&headers.key, rewrite)), true);
+        }
+    }
+
+    /// The packet in hand is edited as it was to be, and does not leave by `egress` for all that.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn edited(&mut self, frame: &[u8], egress: PortId) {
+        if let Some(subject) = &mut self.subject {
+            (subject.edited, subject.is_edited) = (Some(Form::of(frame, egress)), true);
+        }
     }
 
     /// The packet in hand is given to the host.
@@ -389,7 +442,8 @@ impl Taps {
             From::Answer => Form::of(frame, ingress),
             From::Outside | From::Hold => self.forms.get(subject.place).copied().unwrap_or_default(),
         };
-        for (number, tap) in self.taps.iter_mut().enumerate() {
+        let open = subject.open;
+        for (number, tap) in self.taps.iter_mut().enumerate().filter(|(number, _)| has(open, *number)) {
             let bit = 1 << number;
             let is_known = subject.written & bit != 0;
             let filter = &tap.filter;
@@ -405,16 +459,19 @@ impl Taps {
             let is_first = !is_known && subject.from != From::Hold;
             let written = Written { packet, is_first, what, by, interface: ingress.0, time: now.0 };
             match what {
-                What::Held => match tap.received.get_mut(subject.place).and_then(Option::take) {
-                    Some(record) => tap.write(record, written),
-                    None => tap.ring.lose(ingress.0),
-                },
-                _ if subject.from == From::Answer => tap.write_now(frame, written),
-                _ => tap.write_received(subject.place, frame, written),
+                What::Held => tap.write_received(subject.place, None, written),
+                // An answer never came; of a packet that was seen to come and left in part, it is the fragment that is dropped.
+                _ if subject.from == From::Answer || is_known => tap.write_now(frame, written),
+                _ => tap.write_received(subject.place, (!subject.is_edited).then_some(frame), written),
             }
             subject.written |= bit;
         }
     }
+}
+
+/// Whether the capture at a place is one of these.
+fn has(captures: u8, place: usize) -> bool {
+    captures & 1 << place != 0
 }
 
 impl Subject {
@@ -456,6 +513,8 @@ impl<I: PacketIo> Worker<I> {
             offload.capture_ends(number);
         }
         let place = taps.taps.iter().position(|tap| tap.number == number)?;
+        // The others move up: until the next batch none is asked.
+        taps.open = 0;
         Some(taps.taps.remove(place))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Service;
 use crate::capture::{Filter, MOST, Ring, room_for};
+use crate::worker::live::{WorkerError, tapped};
 use crate::worker::tap::Tap;
 
 /// The captures that are under way.
@@ -25,7 +26,8 @@ pub struct Opened {
 
 impl Service {
     /// Has every worker write down what `filter` asks for, up to `longest` bytes of each packet; if it `traces`, what each function made
-    /// of it as well. Returns when flows that the XDP program executed have come back for it.
+    /// of it as well. Returns when flows that the XDP program executed have come back for it; workers write when the rings are
+    /// [read](Ring::begin).
     ///
     /// # Errors
     /// Too many captures are under way, or a worker does not answer.
@@ -39,18 +41,23 @@ impl Service {
         self.captures.last += 1;
         let number = self.captures.last;
         self.captures.open.push(number);
-        let mut rings = Vec::with_capacity(self.handles.len());
-        for (worker, handle) in self.handles.iter().enumerate() {
-            let ring = Arc::new(Ring::new(room_for(longest), longest, traces, self.interfaces.len()));
-            let tap = Box::new(Tap::new(number, filter, traces, Arc::clone(&ring)));
-            if let Err(error) = handle.tap(worker, tap) {
-                self.close_capture(number);
-                return Err(error.to_string());
-            }
-            rings.push(ring);
+        let room = || Ring::new(room_for(longest, traces), longest, traces, self.interfaces.len());
+        let rings: Vec<Arc<Ring>> = self.handles.iter().map(|_| Arc::new(room())).collect();
+        let taps = rings.iter().map(|ring| Box::new(Tap::new(number, filter, traces, Arc::clone(ring))));
+        if let Err(error) = self.tap_workers(taps) {
+            self.close_capture(number);
+            return Err(error.to_string());
         }
         tracing::info!(capture = number, trace = traces, "a capture has begun");
         Ok(Opened { number, rings })
+    }
+
+    /// Every worker is told at once, then all are waited for: each goes through its cache while the others do.
+    fn tap_workers(&self, taps: impl Iterator<Item = Box<Tap>>) -> Result<(), WorkerError> {
+        let told = self.handles.iter().zip(taps).enumerate();
+        let told: Vec<_> =
+            told.map(|(worker, (handle, tap))| handle.tap(worker, tap)).collect::<Result<_, _>>()?;
+        told.iter().enumerate().try_for_each(|(worker, is_ready)| tapped(worker, is_ready))
     }
 
     /// Ends a capture: when this returns nothing more is written down for it, and its flows may go back to the XDP program.
