@@ -508,8 +508,18 @@ fn what_backends_sent_of_their_own_is_an_answer_once_somebody_calls() {
         Event::Packets(vec![(1, 2, Kind::Answer(0)), (0, 6, Kind::Tcp(0x11)), (0, 2, Kind::Plain)]),
         Event::Packets(vec![(1, 2, Kind::Answer(0))]),
     ];
-    for flows in [16, 4096] {
-        assert_eq!(run(&events, flows, false, Look::Nobody).0, run(&events, 0, false, Look::Nobody).0);
+    // fd00:2:1::10 is one whose backends answer by themselves: its connections count as answered.
+    let direct = [
+        Event::Reload(7),
+        Event::Packets(vec![(1, 3, Kind::Answer(1))]),
+        Event::Packets(vec![(0, 12, Kind::Plain), (0, 12, Kind::Plain), (0, 3, Kind::Plain)]),
+        Event::Packets(vec![(1, 3, Kind::Answer(1))]),
+        Event::Packets(vec![(0, 0, Kind::Plain)]),
+        Event::Reload(8),
+        Event::Packets(vec![(0, 12, Kind::Tcp(0x10))]),
+    ];
+    for (events, flows) in [(&events[..], 16), (&events, 4096), (&direct, 16), (&direct, 4096)] {
+        assert_eq!(run(events, flows, false, Look::Nobody).0, run(events, 0, false, Look::Nobody).0);
     }
 }
 

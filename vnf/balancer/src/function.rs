@@ -207,7 +207,7 @@ impl Balancer {
             if let Some(way) = self.answer(services, packet, headers, key, now) {
                 return Ok(Some(way));
             }
-            if services.have_backend_at(&key.source) {
+            if services.may_answer_from(&key.source) {
                 // An answer as soon as somebody opens its connection, which caches must hear of.
                 let passed = &self.shared.passed;
                 match passed.pass(probe, || self.shared.connections.lookup(probe, now).is_some()) {

@@ -29,8 +29,8 @@ struct Index {
     answers: HashMap<([u8; 16], u8, u16), Option<u32>>,
     /// Backends that packets are tunnelled to.
     ends: HashSet<[u8; 16]>,
-    /// Backends whose answers are translated.
-    translated: HashSet<[u8; 16]>,
+    /// Where answers come from: backends, or services whose backends answer by themselves.
+    answering: HashSet<[u8; 16]>,
 }
 
 impl Index {
@@ -70,8 +70,13 @@ impl Index {
             }
         }
         let seats = config.backends.iter().map(|backend| &backend.seat);
-        if matches!(config.forward, Forward::Nat | Forward::FullNat) {
-            self.translated.extend(seats.clone().map(|seat| octets(seat.address)));
+        match config.forward {
+            Forward::Nat | Forward::FullNat => {
+                self.answering.extend(seats.clone().map(|seat| octets(seat.address)));
+            }
+            Forward::Dsr | Forward::Ipip => {
+                self.answering.extend(config.addresses.iter().map(|address| octets(*address)));
+            }
         }
         match config.forward {
             Forward::Nat => {
@@ -151,10 +156,10 @@ impl Services {
         self.get((*self.index.answers.get(&(*address, protocol, port))?)?)
     }
 
-    /// Whether packets from an address may be answers that are translated.
+    /// Whether packets from an address may be answers of a connection.
     #[inline]
-    pub(crate) fn have_backend_at(&self, address: &[u8; 16]) -> bool {
-        self.index.translated.contains(address)
+    pub(crate) fn may_answer_from(&self, address: &[u8; 16]) -> bool {
+        self.index.answering.contains(address)
     }
 
     fn get(&self, number: u32) -> Option<&Service> {

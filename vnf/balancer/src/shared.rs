@@ -53,7 +53,7 @@ pub struct Shared {
     pub(crate) fragments: Datagrams<Way>,
     pub(crate) clients: Clients,
     pub(crate) paths: Paths,
-    /// What backends sent that belonged to no connection.
+    /// What came from where answers come from and belonged to no connection.
     pub(crate) passed: Passed,
     services: Snapshot<Services>,
     generations: Arc<Generations>,
