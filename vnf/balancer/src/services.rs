@@ -70,16 +70,11 @@ impl Index {
             }
         }
         let seats = config.backends.iter().map(|backend| &backend.seat);
-        match config.forward {
-            Forward::Nat | Forward::FullNat => {
-                self.answering.extend(seats.clone().map(|seat| octets(seat.address)));
-            }
-            Forward::Dsr | Forward::Ipip => {
-                self.answering.extend(config.addresses.iter().map(|address| octets(*address)));
-            }
-        }
+        let ends = seats.clone().map(|seat| octets(seat.address));
+        let own = config.addresses.iter().map(|address| octets(*address));
         match config.forward {
             Forward::Nat => {
+                self.answering.extend(ends);
                 for seat in seats {
                     // Answers to all ports cannot be told from the backend's own connections.
                     let Some(port) = seat.port.or_else(|| config.one_port()) else { continue };
@@ -91,8 +86,12 @@ impl Index {
                     }
                 }
             }
-            Forward::Ipip => self.ends.extend(seats.map(|seat| octets(seat.address))),
-            Forward::FullNat | Forward::Dsr => {}
+            Forward::FullNat => self.answering.extend(ends),
+            Forward::Dsr => self.answering.extend(own),
+            Forward::Ipip => {
+                self.answering.extend(own);
+                self.ends.extend(ends);
+            }
         }
     }
 }
