@@ -54,9 +54,12 @@ pub fn repository() -> PathBuf {
     here.parent().map(PathBuf::from).unwrap_or(here)
 }
 
-/// Asks again and again until the answer is `Some`, for at most `patience`; panics with `what` otherwise.
+/// Asks again and again until the answer is `Some`, for as long as it may take where nothing else runs, `patience`, and that again and
+/// again: beside busy polling and a flood, what runs in between can keep the whole kernel waiting for seconds (RCU). Panics with `what`
+/// otherwise. Not for bounds that are promised: those are measured.
 #[track_caller]
 pub fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let patience = 4 * patience;
     let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {

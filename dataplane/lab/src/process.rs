@@ -16,8 +16,9 @@ use crate::error::LabError;
 
 /// How often a process that is waited for is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
-/// How long a process may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a process may take to end after it was asked to. Beside busy polling and a flood, what runs in between can keep the whole
+/// kernel waiting for seconds (RCU), and with it who takes a program or a device back.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 /// What a process left behind.
 #[derive(Clone, Debug, Default)]

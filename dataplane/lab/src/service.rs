@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::error::LabError;
 use crate::lab::Lab;
-use crate::process::{Guard, Output};
+use crate::process::{GRACE, Guard, Output};
 use crate::topology::Host;
 
 /// Where the service's metrics are, inside the box.
@@ -164,7 +164,7 @@ impl Service {
     /// Kills it so that it can clean nothing up (SIGKILL).
     pub fn kill(&mut self) -> Result<ExitStatus, LabError> {
         self.guard.signal(Signal::SIGKILL);
-        self.guard.wait(Duration::from_secs(5))
+        self.guard.wait(GRACE)
     }
 }
 
