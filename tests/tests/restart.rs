@@ -421,4 +421,17 @@ fn offloads_come_back_when_the_interfaces_are_given_back_whoever_switched_them_o
     assert!(!takes_tags_out(&scene));
     scene.stop();
     assert!(takes_tags_out(&scene));
+    // Who does not want a next one says so.
+    scene.start_with(&Setting::KEPT.yaml());
+    let socket = scene.service().socket().to_string_lossy().into_owned();
+    let detach = [&*throughway_tests::binary().to_string_lossy(), "detach", "lan0", "--api", &socket];
+    let refused = scene.lab.exec(Host::Box, &detach).expect("it can be run");
+    assert!(!refused.status.success() && !takes_tags_out(&scene), "{}", refused.stderr);
+    scene.kill();
+    assert_eq!(
+        scene.run(Host::Box, &detach).stdout,
+        "detached\noffloads as they were before: rx-vlan-hw-parse on\n"
+    );
+    assert!(takes_tags_out(&scene));
+    assert_eq!(scene.run(Host::Box, &detach).stdout, "no program of ours is attached\n");
 }

@@ -110,10 +110,12 @@ enum Command {
         /// A configuration to check the host against.
         config: Option<PathBuf>,
     },
-    /// Take the XDP program of a service that died off an interface.
+    /// Take the XDP program of a service that died off an interface, and put its offloads back.
     Detach {
         /// The interface's device.
         device: String,
+        #[command(flatten)]
+        api: Api,
     },
 }
 
@@ -404,7 +406,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Lab { command } => offline::lab(command),
         Command::Pktgen { command } => pktgen::pktgen(command),
         Command::Doctor { config } => doctor::doctor(config.as_deref()),
-        Command::Detach { device } => offline::detach(&device),
+        Command::Detach { device, api } => offline::detach(&device, &api.socket),
     }
 }
 

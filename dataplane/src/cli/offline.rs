@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 use throughway_config::Config;
+use throughway_kernel::device::{Devices, Saved};
 use throughway_packet::PortId;
 use throughway_vnf::{Context, Now};
 
 use super::output::{columns, complain, print, table};
 use super::{Explain, Failure, Lab, Replay};
 use crate::app::early::names as early_names;
+use crate::app::remembered::Remembered;
 use crate::assemble::early::Plan;
 use crate::assemble::findings::findings;
 use crate::assemble::state::States;
@@ -253,13 +255,26 @@ pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes a dead service's XDP program off a device.
-pub(super) fn detach(device: &str) -> Result<ExitCode, Failure> {
+/// Takes a dead service's XDP program off a device, and puts the offloads back that the service with this API socket has left switched.
+pub(super) fn detach(device: &str, socket: &Path) -> Result<ExitCode, Failure> {
     let mirror = throughway_kernel::Mirror::open()?;
     let link =
         mirror.state().link_named(device).ok_or_else(|| format!("there is no device `{device}` here"))?;
     let found = throughway_xdp::detach_leftover(link.index, device)?;
     print(if found { "detached" } else { "no program of ours is attached" });
+    let mut remembered = Remembered::read(socket);
+    // What is there is to be put back, whatever becomes of this.
+    remembered.started();
+    let before = remembered.offloads(link.index);
+    let switched: Vec<_> = before
+        .iter()
+        .map(|(name, on)| if *on { format!("{name} on") } else { format!("{name} off") })
+        .collect();
+    Devices::open()?.restore(&Saved { ifindex: link.index, outcomes: Vec::new(), before })?;
+    remembered.forget([link.index])?;
+    if !switched.is_empty() {
+        print(&format!("offloads as they were before: {}", switched.join(", ")));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
