@@ -22,9 +22,9 @@ const WARM_GAP: f64 = 3.0;
 const WARM_FASTER: f64 = 1.3;
 const WARM_LOSS: f64 = 0.02;
 /// Rounds of warming up at most, until the flows that stay in the driver become no more.
-const WARM_ROUNDS: usize = 10;
+const WARM_ROUNDS: usize = 20;
 /// Nor, for so many times what is planned for it.
-const WARM_PATIENCE: f64 = 3.0;
+const WARM_PATIENCE: f64 = 8.0;
 
 /// How long a peer is sent `flows` flows before it is measured, in seconds. One that knows nothing of flows needs but a moment.
 pub fn warm_seconds(peer: Peer, flows: u32) -> f64 {

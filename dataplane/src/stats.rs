@@ -161,11 +161,12 @@ pub struct FastStats {
 
 impl FastStats {
     /// Why flows stay with the worker: see [`Stays`](crate::worker::offload::Stays).
-    pub const STAYS: [&'static str; 11] = [
+    pub const STAYS: [&'static str; 12] = [
         "unproven",
         "egress",
         "light",
         "full",
+        "crowded",
         "already-there",
         "too-many-actions",
         "protocol",

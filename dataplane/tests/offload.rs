@@ -10,6 +10,7 @@ use std::sync::Arc;
 use common::{Bench, CONFIG, HOST_LAN, LAN, WAN, facts};
 use crossbeam::channel::{Receiver, bounded};
 use throughway::capture::{Filter, Ring};
+use throughway::stats::FastStats;
 use throughway::worker::inspect::{FlowFilter, Inspection};
 use throughway::worker::offload::{Egress, Offload, Stays};
 use throughway::worker::tap::Tap;
@@ -195,13 +196,7 @@ fn many_flows_are_handed_over_though_packets_never_end_and_all_counts_arrive_in_
     let handed_over = used(&fast);
     assert!(handed_over * 100 > FLOWS as usize * 99, "{handed_over} handed over, {most} in a round");
     assert!(most <= 256, "{most} in one round");
-    let table = fast.bench.worker.offloaded().unwrap().table();
-    let executed = frames.iter().filter(|frame| {
-        let headers = parse(frame, LAN).unwrap();
-        let words = (*fast.words).as_ref();
-        table.pretend(&headers.key, headers.packet_len(), fast.bench.now.0, words).is_some()
-    });
-    let executed = executed.count() as u64;
+    let executed = execute(&fast, &frames);
     assert_eq!(executed, handed_over as u64);
     // No session waits for a sign of life, so these flows are visited in every other lap.
     fast.wait(throughway_vnf::credit::HARVEST);
@@ -239,15 +234,17 @@ fn crowded(flows: u32, cached: u32, room: u32) -> (Fast, Vec<Vec<u8>>) {
     (fast, frames)
 }
 
+/// Whether the program executes a frame.
+fn executes(fast: &Fast, frame: &[u8]) -> bool {
+    let table = fast.bench.worker.offloaded().unwrap().table();
+    let headers = parse(frame, LAN).unwrap();
+    let words = (*fast.words).as_ref();
+    table.pretend(&headers.key, headers.packet_len(), fast.bench.now.0, words).is_some()
+}
+
 /// Packets of these frames that the program executes.
 fn execute(fast: &Fast, frames: &[Vec<u8>]) -> u64 {
-    let table = fast.bench.worker.offloaded().unwrap().table();
-    let executed = frames.iter().filter(|frame| {
-        let headers = parse(frame, LAN).unwrap();
-        let words = (*fast.words).as_ref();
-        table.pretend(&headers.key, headers.packet_len(), fast.bench.now.0, words).is_some()
-    });
-    executed.count() as u64
+    frames.iter().filter(|frame| executes(fast, frame)).count() as u64
 }
 
 /// Packets of all flows, as the cache tells them.
@@ -271,6 +268,29 @@ fn a_flow_that_is_driven_out_takes_no_count_with_it() {
     assert!(fast.bench.stats.fast.driven_out.get() > 1000, "{}", fast.bench.stats.fast.driven_out.get());
     assert_eq!(fast.bench.stats.fast.packets.get(), executed);
     assert_eq!(shown(&fast, frames.len()), executed);
+}
+
+#[test]
+fn the_few_that_find_no_place_in_a_full_table_drive_nobody_out() {
+    let (mut fast, frames) = crowded(65_536, 100_000, 65_536);
+    let stayed = |fast: &Fast, why| {
+        let place = FastStats::STAYS.iter().position(|label| *label == why).unwrap();
+        fast.bench.stats.fast.stays[place].get()
+    };
+    let crowded = stayed(&fast, "crowded");
+    assert!((1..65).contains(&crowded) && stayed(&fast, "full") == 0, "{crowded}");
+    for _ in 0..10 {
+        fast.bench.now.0 += SECOND;
+        // They come to the worker, and are nominated again and again.
+        let (_, left): (Vec<_>, Vec<_>) = frames.iter().partition(|frame| executes(&fast, frame));
+        assert_eq!(left.len() as u64, crowded);
+        for frame in left {
+            fast.bench.receive(LAN, frame);
+            fast.bench.sent(WAN);
+        }
+        fast.wait(SECOND);
+    }
+    assert_eq!(fast.bench.stats.fast.driven_out.get(), 0);
 }
 
 #[test]

@@ -5,14 +5,12 @@
 //! TCP, and of short timeouts. The others are *calm*, and pay for it with a shorter silence: they are left alone until they are told.
 
 use throughway_vnf::credit::{FIGURES, HARVEST, LONGEST_SESSION_SILENCE};
-use throughway_xdp::FastPlace;
+use throughway_xdp::{FAST_VISIT, FastPlace};
 
 /// Of so many flows functions and cache are told the figures in every lap; of twice as many in every other one, and so on.
 const MANY: usize = 1 << 16;
 /// But in one of so many laps at least: figures are no older than [`FIGURES`], with a lap to spare.
 const RAREST: usize = 4;
-/// Places that a sweep looks at for one flow that it may visit.
-const PLACES: usize = 16;
 
 /// Once round all places.
 #[derive(Debug)]
@@ -100,11 +98,13 @@ impl Lap {
         if self.is_calm(place) { self.rhythm as u64 } else { 1 }
     }
 
-    /// How many visits a lap is, of so many flows in so many places: where they are far apart, so many places count as one. Of `all`
-    /// flows, or with calm ones left alone.
-    pub(super) fn visits(&self, used: usize, places: usize, all: bool) -> usize {
+    /// What a lap costs, as [`FastFlows::sweep`] has it, of so many flows in so many places: with `all` flows, or with calm ones left
+    /// alone.
+    ///
+    /// [`FastFlows::sweep`]: throughway_xdp::FastFlows::sweep
+    pub(super) fn cost(&self, used: usize, places: usize, all: bool) -> usize {
         let left_alone = if all { 0 } else { self.count - self.count.div_ceil(self.rhythm) };
-        used.saturating_sub(left_alone) + places.div_ceil(PLACES)
+        used.saturating_sub(left_alone) * FAST_VISIT + places
     }
 }
 
@@ -153,9 +153,9 @@ mod tests {
                 let laps = if place % 2 == 0 { rhythm as u64 } else { 1 };
                 assert_eq!(lap.between(FastPlace::of_number(place as u32)), laps);
             }
-            let visits = lap.visits(1000, 1000, false);
-            assert_eq!(visits, 500 + 500usize.div_ceil(rhythm) + 63);
-            assert_eq!(lap.visits(1000, 1000, true), 1000 + 63);
+            let cost = lap.cost(1000, 1000, false);
+            assert_eq!(cost, (500 + 500usize.div_ceil(rhythm)) * FAST_VISIT + 1000);
+            assert_eq!(lap.cost(1000, 1000, true), 1000 * FAST_VISIT + 1000);
         }
     }
 

@@ -32,7 +32,7 @@ use throughway_shared::action::VLAN_MASK;
 use throughway_shared::fast::Geometry;
 use throughway_vnf::credit::FIGURES;
 use throughway_vnf::{BATCH, Now};
-use throughway_xdp::{FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
+use throughway_xdp::{FAST_VISIT, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal};
 
 use super::house::{tell, tell_all};
 use super::lap::{self, Lap, Visit};
@@ -224,7 +224,7 @@ impl Offload {
             waiting: VecDeque::with_capacity(WAITING),
             looked: 0,
             leaving: VecDeque::new(),
-            pace: Pace::of_many(SLICE as u64),
+            pace: Pace::of_many((SLICE * FAST_VISIT) as u64),
             turn: Turn::default(),
             lap: Lap::new(ways),
             captures: Captures::default(),
@@ -316,7 +316,7 @@ impl Offload {
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
     pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole(Told::All).min(LAST_TURN), Told::All);
+        self.visit(flows, beside, self.whole(Told::All).min(LAST_TURN * FAST_VISIT), Told::All);
     }
 
     /// Takes over all that was counted up to here, also of flows that were taken back a moment ago.
@@ -336,9 +336,9 @@ impl Offload {
         self.pace.is_behind() || self.captures.are_looked_for()
     }
 
-    /// How many visits go through the whole table.
+    /// What it costs to go through the whole table.
     fn whole(&self, told: Told) -> usize {
-        self.lap.visits(self.table.used(), self.shadows.len(), told == Told::All)
+        self.lap.cost(self.table.used(), self.shadows.len(), told == Told::All)
     }
 
     fn mode(&self, ingress: u16) -> FastPath {
@@ -419,23 +419,21 @@ impl Offload {
         }
     }
 
-    /// Takes over what was counted of the next `due` flows.
+    /// Takes over what was counted of the next flows, for what `due` is worth.
     fn visit(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, due: usize, told: Told) {
         let mut left = due;
         let mut volume = Volume::default();
         while left > 0 {
             let mut seen: ArrayVec<Visited, SLICE> = ArrayVec::new();
-            let (budget, used) = (left.min(SLICE), self.table.used());
-            let lap = &mut self.lap;
+            let (lap, used) = (&mut self.lap, self.table.used());
             let asked = |place| {
                 // Always counted, so that it is known where the lap stands.
                 let asked = lap.visit(place, used);
                 if told == Told::All { Some(Visit::Figures) } else { asked }
             };
-            self.table.sweep(budget, asked, |place, token, count, asked| {
+            left = self.table.sweep(left, SLICE, asked, |place, token, count, asked| {
                 let _ = seen.try_push(Visited { place, token, count, is_told: asked == Visit::Figures });
             });
-            left -= budget;
             // Those whose figures are told, and those that only live.
             let whose = |told| seen.iter().filter(move |seen| seen.is_told == told).map(|seen| seen.token);
             flows.foresee(whose(true));
@@ -528,13 +526,15 @@ impl Offload {
 impl Turn {
     /// The bar of the next one, where there is room for `capacity` flows.
     fn end(&mut self, capacity: usize) {
-        if std::mem::take(&mut self.refused) == 0 {
+        let refused = std::mem::take(&mut self.refused);
+        if refused == 0 {
             (self.spare, self.bar) = (0, self.bar / 2);
         } else {
             // Too few were below the bar: it was too low. Flows of a flood all are, so they raise it for nobody; but those of
             // one packet must not take all the room that was made.
             self.bar = if self.spare > 0 { self.bar.saturating_mul(2) } else { self.bar }.max(2);
-            self.spare = (capacity / SHARE).max(1);
+            // No more than wanted to come: where all are of one weight, each that goes only takes the place of another.
+            self.spare = refused.min((capacity / SHARE).max(1));
         }
     }
 }

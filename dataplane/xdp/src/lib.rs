@@ -38,8 +38,8 @@ pub use claims::{AddressChanges, LocalAddresses, Recipient};
 pub use counters::Counters;
 pub use early::{EarlyPrefix, EarlyRoom, EarlySets, MOST_EARLY_PREFIXES};
 pub use fast::{
-    Back, FastConfig, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal, NotExecutable, SharedWords,
-    Word,
+    Back, FAST_VISIT, FastConfig, FastCount, FastFlow, FastFlows, FastPlace, FastRefusal, NotExecutable,
+    SharedWords, Word,
 };
 pub use steering::{OBJECT, Steering, SteeringError};
 pub use trial::Trial;

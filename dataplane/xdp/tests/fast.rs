@@ -143,6 +143,7 @@ fn a_flow_is_executed_counted_and_given_back() {
         let mut seen = Vec::new();
         bench.flows[0].sweep(
             1000,
+            10,
             |_| Some(()),
             |place, token, count, ()| seen.push((place, token, count.packets)),
         );

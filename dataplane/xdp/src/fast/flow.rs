@@ -44,9 +44,12 @@ pub struct FastCount {
 /// Why a flow is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FastRefusal {
-    /// There are as many flows as there may be, or no way is free where this one could be.
+    /// There are as many flows as there may be.
     #[error("no room in the table")]
     Full,
+    /// There is room, but not where this one could be: the lot of a few in ten thousand when the table is nearly full.
+    #[error("no room where its hash leads")]
+    Crowded,
     /// It is there.
     #[error("the flow is there already")]
     AlreadyThere,
@@ -80,6 +83,7 @@ impl FastRefusal {
     pub const fn label(self) -> &'static str {
         match self {
             FastRefusal::Full => "full",
+            FastRefusal::Crowded => "crowded",
             FastRefusal::AlreadyThere => "already-there",
             FastRefusal::Diverse => "too-many-actions",
             FastRefusal::NotExecutable(NotExecutable::Protocol) => "protocol",

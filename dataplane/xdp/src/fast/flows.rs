@@ -25,8 +25,8 @@ use super::{
 /// With so few free ways in its first bucket, a flow goes to the one of its two with more.
 const CROWDED: u32 = 2;
 
-/// A sweep looks at so many places for each flow that it may visit.
-const PLACES_PER_VISIT: usize = 16;
+/// What it costs to read a flow, in places that are looked at.
+pub const FAST_VISIT: usize = 16;
 
 /// Where a flow is in the table of its worker: of meaning until it is removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -174,15 +174,15 @@ impl FastFlows {
         if self.used >= self.capacity {
             return Err(FastRefusal::Full);
         }
-        let way = self.free_way(hash).ok_or(FastRefusal::Full)?;
+        let way = self.free_way(hash).ok_or(FastRefusal::Crowded)?;
         // A group with nothing but resting places is full, too.
         let group = first_place((way / WAYS) as u32);
         if !self.places.has_free(group) {
-            return Err(FastRefusal::Full);
+            return Err(FastRefusal::Crowded);
         }
         let template = self.templates.acquire(&laid.template, self.regions.templates.words(), now);
         let template = template.ok_or(FastRefusal::Diverse)?;
-        let place = self.places.take(group, way as u32).ok_or(FastRefusal::Full)? as usize;
+        let place = self.places.take(group, way as u32).ok_or(FastRefusal::Crowded)? as usize;
         if let Some(wide) = &laid.wide {
             self.regions.wide.write(place, wide.to_words());
         }
@@ -240,31 +240,33 @@ impl FastFlows {
         }
     }
 
-    /// Reads the next flows that are `asked` something, at most `budget` of them, in turn; it looks at no more than sixteen places for each,
-    /// so a call is bounded when there are few flows. `visit` gets the place, the flow's token, what was counted, and what is asked.
+    /// Goes on through the places, and reads the flows there that are `asked` something, `flows` of them at most. A place costs one of
+    /// `budget`, a flow that is read [`FAST_VISIT`] more, so that once round always costs the same. Returns what is left of it: nothing
+    /// where there is no flow at all. `visit` gets the place, the flow's token, what was counted, and what is asked.
     pub fn sweep<A>(
         &mut self,
         budget: usize,
+        flows: usize,
         mut asked: impl FnMut(FastPlace) -> Option<A>,
         mut visit: impl FnMut(FastPlace, u32, FastCount, A),
-    ) {
+    ) -> usize {
         let places = self.tokens.len();
-        let mut left = budget;
-        for _ in 0..places.min(budget.saturating_mul(PLACES_PER_VISIT)) {
-            if left == 0 || self.used == 0 {
-                return;
-            }
+        let (mut left, mut flows) = (if self.used > 0 { budget } else { 0 }, flows);
+        while left > 0 && flows > 0 {
+            left -= 1;
             let place = self.next;
             self.next = if place + 1 < places { place + 1 } else { 0 };
             if self.is_used(place)
                 && let Some(asked) = asked(FastPlace(place as u32))
             {
-                left -= 1;
+                left = left.saturating_sub(FAST_VISIT);
+                flows -= 1;
                 let token = self.tokens.get(place).copied().unwrap_or_default();
                 let place = FastPlace(place as u32);
                 visit(place, token, self.read(place), asked);
             }
         }
+        left
     }
 
     /// The entry at `place`, as it lies there.

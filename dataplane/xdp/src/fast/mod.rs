@@ -24,7 +24,7 @@ mod templates;
 mod tests;
 
 pub use flow::{FastCount, FastFlow, FastRefusal, NotExecutable};
-pub use flows::{FastFlows, FastPlace};
+pub use flows::{FAST_VISIT, FastFlows, FastPlace};
 pub use maps::Back;
 pub(crate) use maps::{FastMaps, FastPlan, mapped, take};
 pub use memory::{SharedWords, Word};
