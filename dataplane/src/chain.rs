@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use throughway_balancer::Balancer;
 use throughway_firewall::Firewall;
 use throughway_marker::Marker;
@@ -13,7 +14,7 @@ use throughway_nat::Nat;
 use throughway_packet::PortId;
 use throughway_router::{Origin, Router};
 use throughway_vnf::packet::State;
-use throughway_vnf::{Batch, Context, Credit, DropReason, Function, FunctionTag, Packet, Seen};
+use throughway_vnf::{BATCH, Batch, Context, Credit, DropReason, Function, FunctionTag, Packet, Seen};
 
 use crate::stats::{ChainStats, FunctionStats};
 
@@ -72,8 +73,8 @@ impl AnyFunction {
         whichever!(self, function => function.tick(context));
     }
 
-    fn foresee(&self, id: u64) {
-        whichever!(self, function => function.foresee(id));
+    fn foresee(&self, ids: &[u64]) {
+        whichever!(self, function => function.foresee(ids));
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {
@@ -228,10 +229,15 @@ impl Program {
         }
     }
 
-    /// Has the function that left `credit` with a flow fetch what it will need when it is told of it.
-    pub fn foresee(&self, credit: Credit) {
-        if let Some(entry) = self.functions.iter().find(|entry| entry.tag == credit.function()) {
-            entry.function.foresee(credit.id());
+    /// Has the functions that left these credits with flows fetch what they will need when they are told of them.
+    pub fn foresee(&self, credits: impl Iterator<Item = Credit> + Clone) {
+        for entry in &self.functions {
+            // By function: in a short loop the processor has many loads under way.
+            let own = credits.clone().filter(|credit| credit.function() == entry.tag);
+            let ids: ArrayVec<u64, BATCH> = own.map(Credit::id).take(BATCH).collect();
+            if !ids.is_empty() {
+                entry.function.foresee(&ids);
+            }
         }
     }
 

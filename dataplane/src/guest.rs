@@ -9,7 +9,7 @@ pub trait Guest: std::fmt::Debug + Send {
     /// See [`Function::process`].
     fn process(&mut self, batch: &mut Batch<'_>, context: &Context);
     /// See [`Function::foresee`].
-    fn foresee(&self, id: u64);
+    fn foresee(&self, ids: &[u64]);
     /// See [`Function::settle`].
     fn settle(&mut self, id: u64, seen: &Seen);
     /// See [`Function::tick`].
@@ -27,8 +27,8 @@ impl<F: Function + std::fmt::Debug + Send> Guest for F {
         Function::process(self, batch, context);
     }
 
-    fn foresee(&self, id: u64) {
-        Function::foresee(self, id);
+    fn foresee(&self, ids: &[u64]) {
+        Function::foresee(self, ids);
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use throughway_config::{Config, FastPath};
 use throughway_kernel::device::{self, Devices};
 use throughway_kernel::model::Link;
+use throughway_vnf::nanos;
 use throughway_xdp::{Back, FastConfig, Steering};
 
 use super::InterfaceView;
@@ -123,7 +124,7 @@ impl Pulse {
         let mut ports: Vec<Port> = ports.collect();
         let found = Arc::new(Mutex::new(Vec::new()));
         let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let keep = config.fast_path.keep.get().as_nanos() as u64;
+        let keep = nanos(config.fast_path.keep.get());
         let beat = {
             let (stop, leave, found) = (Arc::clone(&stop), Arc::clone(&leave), Arc::clone(&found));
             move || {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use siphasher::sip::SipHasher13;
+use throughway_vnf::nanos;
 use throughway_vnf::save::{Fields, LONGEST, Record, SESSION, Sink};
 
 const MAGIC: [u8; 8] = *b"TWSESSN\0";
@@ -206,7 +207,7 @@ fn save_at(
     writer.bytes(&MAGIC);
     writer.bytes(&VERSION.to_le_bytes());
     let mut header = Record::default();
-    header.text(&stamp.boot).number(u64::try_from(stamp.since.as_nanos()).unwrap_or(u64::MAX));
+    header.text(&stamp.boot).number(nanos(stamp.since));
     header.number(interfaces.len() as u64);
     for name in interfaces {
         header.text(name);

@@ -186,35 +186,42 @@ fn follow(
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(format!("the service's answer cannot be read: {error}").into()),
         }
-        let mut at = 0;
-        while let Some((block, length)) = block::read(buffer.get(at..).unwrap_or_default())? {
-            match block {
-                Block::Packet(_) => seen.captured += 1,
-                Block::Statistics { dropped, .. } => {
-                    seen.lost = Some(seen.lost.unwrap_or_default() + dropped);
-                    seen.is_whole = true;
-                }
-                _ => {}
-            }
-            let bytes = buffer.get(at..at + length).unwrap_or_default();
-            match output.put(&block, bytes) {
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                    return Ok(Seen { is_whole: true, ..seen });
-                }
-                result => result.map_err(|error| format!("writing: {error}"))?,
-            }
-            at += length;
-        }
-        buffer.drain(..at);
-        match output.flush() {
-            // Who reads has seen enough.
+        match pass_on(&mut buffer, &mut seen, output)? {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                // Who reads has seen enough.
                 return Ok(Seen { is_whole: true, ..seen });
             }
-            result => result.map_err(|error| format!("writing: {error}"))?,
+            written => written.map_err(|error| format!("writing: {error}"))?,
         }
     }
     Ok(seen)
+}
+
+/// Writes the blocks that are there as a whole, and takes them out. What cannot be read is the first error, what cannot be written the
+/// second.
+fn pass_on(
+    buffer: &mut Vec<u8>,
+    seen: &mut Seen,
+    output: &mut Output,
+) -> Result<std::io::Result<()>, Failure> {
+    let mut at = 0;
+    while let Some((block, length)) = block::read(buffer.get(at..).unwrap_or_default())? {
+        match block {
+            Block::Packet(_) => seen.captured += 1,
+            Block::Statistics { dropped, .. } => {
+                seen.lost = Some(seen.lost.unwrap_or_default() + dropped);
+                seen.is_whole = true;
+            }
+            _ => {}
+        }
+        let written = output.put(&block, buffer.get(at..at + length).unwrap_or_default());
+        if written.is_err() {
+            return Ok(written);
+        }
+        at += length;
+    }
+    buffer.drain(..at);
+    Ok(output.flush())
 }
 
 /// Whether this means standard output.

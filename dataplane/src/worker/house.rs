@@ -49,10 +49,7 @@ pub(super) fn tell(program: &mut Program, settled: &Settled) {
 
 /// [`tell`] of many flows: what the functions will need is fetched for all of them first.
 pub(super) fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
-    let credits = |settled: &Settled| settled.credits.0.map(Credit).into_iter();
-    for credit in told.iter().flat_map(credits).filter(|credit| *credit != Credit::default()) {
-        program.foresee(credit);
-    }
+    program.foresee(told.iter().flat_map(|settled| settled.credits.0.map(Credit)));
     for settled in told.drain(..) {
         tell(program, &settled);
     }

@@ -13,6 +13,10 @@
 //!
 //! [`session_silence`] computes it, of sessions whose timeouts never become shorter [`steady_silence`].
 
+use std::time::Duration;
+
+use crate::nanos;
+
 /// Within this time (ns) of a packet, the functions it is credited to are told of it. Each telling costs some cache lines of
 /// the flow and its sessions, so a shorter time is paid for by every packet of a large table.
 pub const HARVEST: u64 = 4_000_000_000;
@@ -28,18 +32,18 @@ pub const LONGEST_SESSION_SILENCE: u64 = 5_000_000_000;
 /// Shorter silences than this (ns) are not worth an entry in the cache.
 pub const SHORTEST_SILENCE: u64 = 1_000_000_000;
 
-/// How long a flow may be silent for the answer of a session of TCP with this timeout (ns) to hold; `None`: not to be repeated.
-pub const fn session_silence(timeout: u64) -> Option<u64> {
+/// How long (ns) a flow may be silent for the answer of a session of TCP with this timeout to hold; `None`: not to be repeated.
+pub const fn session_silence(timeout: Duration) -> Option<u64> {
     match steady_silence(timeout) {
         Some(silence) if silence > LONGEST_SESSION_SILENCE => Some(LONGEST_SESSION_SILENCE),
         silence => silence,
     }
 }
 
-/// How long a flow may be silent for the answer of a session to hold that never has a shorter timeout (ns) than this, whatever its next
+/// How long (ns) a flow may be silent for the answer of a session to hold that never has a shorter timeout than this, whatever its next
 /// packets are; `None`: not to be repeated.
-pub const fn steady_silence(timeout: u64) -> Option<u64> {
-    let silence = timeout.saturating_sub(HARVEST);
+pub const fn steady_silence(timeout: Duration) -> Option<u64> {
+    let silence = nanos(timeout).saturating_sub(HARVEST);
     if silence < SHORTEST_SILENCE { None } else { Some(silence) }
 }
 
@@ -126,11 +130,14 @@ mod tests {
     #[test]
     fn a_silence_leaves_time_for_the_harvest() {
         const SECOND: u64 = 1_000_000_000;
-        assert_eq!(session_silence(4 * SECOND), None);
-        assert_eq!(session_silence(5 * SECOND), Some(SECOND));
-        assert_eq!(session_silence(8 * SECOND), Some(4 * SECOND));
-        assert_eq!(session_silence(86_400 * SECOND), Some(LONGEST_SESSION_SILENCE));
-        assert_eq!(steady_silence(4 * SECOND), None);
-        assert_eq!(steady_silence(300 * SECOND), Some(296 * SECOND));
+        let session = |seconds| session_silence(Duration::from_secs(seconds));
+        let steady = |seconds| steady_silence(Duration::from_secs(seconds));
+        assert_eq!(session(4), None);
+        assert_eq!(session(5), Some(SECOND));
+        assert_eq!(session(8), Some(4 * SECOND));
+        assert_eq!(session(86_400), Some(LONGEST_SESSION_SILENCE));
+        assert_eq!(steady(4), None);
+        assert_eq!(steady(300), Some(296 * SECOND));
+        assert_eq!(steady(u64::MAX), Some(u64::MAX - HARVEST));
     }
 }

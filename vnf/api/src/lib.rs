@@ -21,6 +21,8 @@ pub mod save;
 pub mod snapshot;
 pub mod verdict;
 
+use std::time::Duration;
+
 pub use credit::{Credit, Credits, FunctionTag, Seen};
 pub use events::{Event, EventQueue, Events};
 pub use packet::{BATCH, Batch, Packet};
@@ -32,6 +34,12 @@ pub use verdict::{Answer, DropReason, IcmpError, Verdict};
 /// A point in time: nanoseconds of a monotonic clock, read once per batch by whoever runs the chain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Now(pub u64);
+
+/// A length of time in nanoseconds; the longest that can be said for one of more than five hundred years.
+pub const fn nanos(time: Duration) -> u64 {
+    let nanos = time.as_nanos();
+    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+}
 
 /// What a function is told beside the packets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,10 +68,10 @@ pub trait Function {
         }
     }
 
-    /// Is about to be [told](Function::settle) of `id`: may have what it will need then fetched into the processor's cache. Called
-    /// for many before the first of them is told of, so that the memory answers them side by side. Changes nothing.
-    fn foresee(&self, id: u64) {
-        let _ = id;
+    /// Is about to be [told](Function::settle) of these `ids`: may have what it will need then fetched into the processor's cache, for
+    /// all of them side by side. Changes nothing.
+    fn foresee(&self, ids: &[u64]) {
+        let _ = ids;
     }
 
     /// Is told what the flow cache saw of a flow for which the function left the credit `id`: sessions live on, counters add

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use throughway_packet::PortId;
 
-use crate::Now;
+use crate::{Now, nanos};
 
 /// The most bytes of one record.
 pub const LONGEST: usize = 1 << 12;
@@ -46,8 +46,7 @@ pub struct Moment<'a> {
 impl Moment<'_> {
     /// The point in time that was so long before the writing.
     pub fn before(&self, span: Duration) -> Now {
-        let ago = self.gap.saturating_add(span).as_nanos();
-        Now(self.now.0.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)))
+        Now(self.now.0.saturating_sub(nanos(self.gap.saturating_add(span))))
     }
 
     /// What a port is now.

@@ -183,7 +183,7 @@ impl Balancer {
         let timeout = track.timeout(headers, timeouts);
         // What is not TCP has one timeout, whatever its packets are.
         let silence = if headers.key.protocol == TCP { session_silence } else { steady_silence };
-        match silence(timeout.as_nanos() as u64).filter(|_| track.is_settled()) {
+        match silence(timeout).filter(|_| track.is_settled()) {
             Some(silence) => packet.limit_silence(silence),
             None => packet.judge_each(),
         }
@@ -377,8 +377,8 @@ impl Function for Balancer {
         }
     }
 
-    fn foresee(&self, credit: u64) {
-        self.shared.connections.fetch_credit(credit);
+    fn foresee(&self, credits: &[u64]) {
+        self.shared.connections.fetch_credits(credits);
     }
 
     fn settle(&mut self, credit: u64, seen: &Seen) {

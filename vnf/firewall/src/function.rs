@@ -442,8 +442,8 @@ impl Function for Firewall {
         }
     }
 
-    fn foresee(&self, id: u64) {
-        self.shared.sessions.fetch(from_credit(id).0);
+    fn foresee(&self, ids: &[u64]) {
+        self.shared.sessions.fetch(ids.iter().map(|id| from_credit(*id).0));
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

@@ -449,8 +449,8 @@ impl Function for Nat {
         }
     }
 
-    fn foresee(&self, id: u64) {
-        self.shared.sessions.fetch_credit(id);
+    fn foresee(&self, ids: &[u64]) {
+        self.shared.sessions.fetch_credits(ids);
     }
 
     fn settle(&mut self, id: u64, seen: &Seen) {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use throughway_session::{Class, Config, NewSession, Seed, SessionKey, SessionTable, WhenFull};
-use throughway_vnf::Now;
+use throughway_vnf::{Now, nanos};
 
 /// Hosts that are looked at for their age at a time.
 const AGED: usize = 16;
@@ -25,8 +25,7 @@ pub struct HostRate {
 impl HostRate {
     /// `amount` connections in `interval`.
     pub fn new(amount: u64, interval: Duration, burst: u64) -> HostRate {
-        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-        HostRate { every: (interval / amount.max(1)).max(1), burst: burst.max(1) }
+        HostRate { every: (nanos(interval) / amount.max(1)).max(1), burst: burst.max(1) }
     }
 }
 

@@ -13,8 +13,8 @@ use throughway_packet::headers::octets;
 use throughway_session::connection::Connection;
 use throughway_session::save::{Life, keys, put_keys, put_life};
 use throughway_session::{NewSession, SessionId, SessionKey, SourceError};
-use throughway_vnf::Now;
 use throughway_vnf::save::{Fields, Lost, Moment, Record, Restored, SESSION, Save, Sink};
+use throughway_vnf::{Now, nanos};
 
 use crate::address::{PROTOCOLS, has_ports};
 use crate::blocks::Block;
@@ -169,7 +169,7 @@ impl Reader<'_> {
         let address = self.of.shared.addresses().get(address);
         while fields.end().is_none() {
             let (port, rest) = (fields.small()?, fields.span()?.saturating_sub(self.moment.gap));
-            let rest = u64::try_from(rest.min(self.of.shared.options.quiet).as_nanos()).unwrap_or(u64::MAX);
+            let rest = nanos(rest.min(self.of.shared.options.quiet));
             address.rest(protocol, port, self.moment.now.0.saturating_add(rest));
         }
         Some(())

@@ -27,7 +27,7 @@ use throughway_session::{
 };
 use throughway_vnf::credit::{session_silence, steady_silence};
 use throughway_vnf::events::{Events, PortBlock, What};
-use throughway_vnf::{Generations, IcmpError, Now, Slot};
+use throughway_vnf::{Generations, IcmpError, Now, Slot, nanos};
 
 use crate::address::{Address, Addresses, lock};
 use crate::blocks::Block;
@@ -129,15 +129,14 @@ impl Rules {
     /// How long (ns) a flow of a connection may be silent for what was said of its last packet to hold: see
     /// [`steady_silence`](throughway_vnf::credit::steady_silence).
     pub(crate) fn silence(&self, connection: Connection, headers: &Headers) -> Option<u64> {
-        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let timeout = self.timeout(connection, headers);
         match connection {
-            Connection::Tcp(_) => session_silence(nanos(timeout)),
+            Connection::Tcp(_) => session_silence(timeout),
             // Once it is answered, the other timeout is its own.
             Connection::Stateless { .. } if headers.key.protocol == UDP => {
-                steady_silence(nanos(timeout.min(self.udp_stream)))
+                steady_silence(timeout.min(self.udp_stream))
             }
-            Connection::Stateless { .. } => steady_silence(nanos(timeout)),
+            Connection::Stateless { .. } => steady_silence(timeout),
         }
     }
 }
@@ -251,7 +250,6 @@ impl Shared {
         let mappings = Config::new(options.sessions, Seed([b, a]));
         let peers = Config::new(options.sessions, Seed([!a, b]));
         let hosts = SourceConfig { capacity: options.hosts, ipv6_prefix: 64, seed: Seed([a, !b]) };
-        let quiet = u64::try_from(options.quiet.as_nanos()).unwrap_or(u64::MAX);
         Shared {
             sessions: SessionTable::new(sessions),
             mappings: SessionTable::new(mappings),
@@ -260,7 +258,7 @@ impl Shared {
             hosts: SourceCounter::new(hosts),
             rates: Rates::new(options.hosts, Seed([!a, !b])),
             passed: Passed::new(),
-            addresses: Addresses::new(quiet),
+            addresses: Addresses::new(nanos(options.quiet)),
             retired: Mutex::default(),
             has_retired: AtomicBool::new(false),
             options,
@@ -279,8 +277,7 @@ impl Shared {
     /// The pool for `config`: one of `before` (the pools in force) that was made so, or a new one. Ports that mappings have stay theirs
     /// either way; blocks are kept only by pools that stay.
     pub fn pool(&self, config: PoolConfig, before: &[Arc<Pool>]) -> Arc<Pool> {
-        let quiet = u64::try_from(self.options.quiet.as_nanos()).unwrap_or(u64::MAX);
-        let made = Arc::new(Pool::new(config, &self.addresses, quiet));
+        let made = Arc::new(Pool::new(config, &self.addresses, nanos(self.options.quiet)));
         before.iter().find(|pool| pool.config() == made.config()).map_or(made, Arc::clone)
     }
 

@@ -298,19 +298,20 @@ impl<S> SessionTable<S> {
         self.credited(credit).is_some_and(|id| self.keep_alive(id, last_seen))
     }
 
-    /// Fetches what [`SessionTable::keep_alive`] and work on the session will need into the processor's cache, without waiting
-    /// for it: for many sessions, one after the other, before the first is worked on.
+    /// Fetches what [`SessionTable::keep_alive`] and work on these sessions will need into the processor's cache, side by side.
     #[inline]
-    pub fn fetch(&self, id: SessionId) {
-        if let Some((shard, slot)) = self.place(id) {
-            black_box(shard.cards.get(slot).map(|card| card.life().seen));
+    pub fn fetch(&self, ids: impl Iterator<Item = SessionId>) {
+        let mut fetched = 0;
+        for (shard, slot) in ids.filter_map(|id| self.place(id)) {
+            fetched ^= shard.cards.get(slot).map_or(0, |card| card.life().seen);
         }
+        black_box(fetched);
     }
 
-    /// [`SessionTable::fetch`] for a credit.
+    /// [`SessionTable::fetch`] for credits.
     #[inline]
-    pub fn fetch_credit(&self, credit: u64) {
-        self.fetch(SessionId { index: credit as u32, generation: 0 });
+    pub fn fetch_credits(&self, credits: &[u64]) {
+        self.fetch(credits.iter().map(|credit| SessionId { index: *credit as u32, generation: 0 }));
     }
 
     /// The living session of a credit, without a lock. Of the lives of a slot 24 bits are compared: a credit that is kept while

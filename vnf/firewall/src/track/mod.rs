@@ -234,15 +234,14 @@ impl Track {
         if self.class() != Class::Established {
             return None;
         }
-        let nanos = |timeout: Duration| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         match self {
             Track::Tcp(_, Some(_)) | Track::Query(..) | Track::Sctp(_) => None,
             // Its next states have shorter timeouts, and caches do not hear of them.
             Track::Tcp(_, None) => {
-                session_silence(nanos(timeouts.shortest_of_closing().min(timeouts.tcp.established)))
+                session_silence(timeouts.shortest_of_closing().min(timeouts.tcp.established))
             }
-            Track::Udp(_) => steady_silence(nanos(timeouts.udp.min(timeouts.udp_stream))),
-            Track::Other(_) => steady_silence(nanos(timeouts.other)),
+            Track::Udp(_) => steady_silence(timeouts.udp.min(timeouts.udp_stream)),
+            Track::Other(_) => steady_silence(timeouts.other),
         }
     }
 
