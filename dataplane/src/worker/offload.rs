@@ -138,6 +138,8 @@ pub struct Offload {
     /// Taken back, with the time from which on they are read for the last time (ns).
     leaving: VecDeque<(FastPlace, u64)>,
     pace: Pace,
+    /// What the last visits cost beyond what was due.
+    owed: i64,
     turn: Turn,
     lap: Lap,
     pub(super) captures: Captures,
@@ -225,6 +227,7 @@ impl Offload {
             looked: 0,
             leaving: VecDeque::new(),
             pace: Pace::of_many((SLICE * FAST_VISIT) as u64),
+            owed: 0,
             turn: Turn::default(),
             lap: Lap::new(ways),
             captures: Captures::default(),
@@ -257,8 +260,8 @@ impl Offload {
         self.bury(beside);
         // The pace is one of three seconds.
         let times = if self.table.used() <= FEW { 3 } else { 1 };
-        let due = self.pace.due(beside.now, times * self.whole(Told::InTurn));
-        self.visit(flows, beside, due, Told::InTurn);
+        let due = self.pace.due(beside.now, times * self.whole(Told::InTurn)) as i64 - self.owed;
+        self.owed = -self.visit(flows, beside, due, Told::InTurn).min(0);
         for place in flows.nominees() {
             if self.waiting.len() < WAITING {
                 self.waiting.push_back((place, now));
@@ -316,12 +319,12 @@ impl Offload {
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
     pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole(Told::All).min(LAST_TURN * FAST_VISIT), Told::All);
+        self.visit(flows, beside, self.whole(Told::All).min(LAST_TURN * FAST_VISIT) as i64, Told::All);
     }
 
     /// Takes over all that was counted up to here, also of flows that were taken back a moment ago.
     pub(super) fn end(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole(Told::All), Told::All);
+        self.visit(flows, beside, self.whole(Told::All) as i64, Told::All);
         self.leaving.iter_mut().for_each(|(_, due)| *due = 0);
         self.bury(beside);
     }
@@ -419,8 +422,9 @@ impl Offload {
         }
     }
 
-    /// Takes over what was counted of the next flows, for what `due` is worth.
-    fn visit(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, due: usize, told: Told) {
+    /// Takes over what was counted of the next flows, for what `due` is worth. Returns what is left of it, below zero if that was too
+    /// little.
+    fn visit(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, due: i64, told: Told) -> i64 {
         let mut left = due;
         let mut volume = Volume::default();
         while left > 0 {
@@ -467,6 +471,7 @@ impl Offload {
             }
         }
         volume.count(beside);
+        left
     }
 
     /// Takes a flow back that is too light to stay, by the packets of this turn, the last of which came at `last`, or, where the cache

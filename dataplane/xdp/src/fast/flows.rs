@@ -240,16 +240,17 @@ impl FastFlows {
         }
     }
 
-    /// Goes on through the places, and reads the flows there that are `asked` something, `flows` of them at most. A place costs one of
-    /// `budget`, a flow that is read [`FAST_VISIT`] more, so that once round always costs the same. Returns what is left of it: nothing
-    /// where there is no flow at all. `visit` gets the place, the flow's token, what was counted, and what is asked.
+    /// Goes on through the places while there is something of `budget`, and reads the flows there that are `asked` something, `flows` of
+    /// them at most. A place costs one, a flow that is read [`FAST_VISIT`] more, so that once round always costs the same. Returns what
+    /// is left, below zero if the last flow cost more; nothing where there is no flow at all. `visit` gets the place, the flow's token,
+    /// what was counted, and what is asked.
     pub fn sweep<A>(
         &mut self,
-        budget: usize,
+        budget: i64,
         flows: usize,
         mut asked: impl FnMut(FastPlace) -> Option<A>,
         mut visit: impl FnMut(FastPlace, u32, FastCount, A),
-    ) -> usize {
+    ) -> i64 {
         let places = self.tokens.len();
         let (mut left, mut flows) = (if self.used > 0 { budget } else { 0 }, flows);
         while left > 0 && flows > 0 {
@@ -259,7 +260,7 @@ impl FastFlows {
             if self.is_used(place)
                 && let Some(asked) = asked(FastPlace(place as u32))
             {
-                left = left.saturating_sub(FAST_VISIT);
+                left -= FAST_VISIT as i64;
                 flows -= 1;
                 let token = self.tokens.get(place).copied().unwrap_or_default();
                 let place = FastPlace(place as u32);

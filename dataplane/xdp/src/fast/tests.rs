@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use throughway_shared::{
     action::{Action, Rewrite, edits},
-    fast::QUARANTINE,
+    fast::{Geometry, QUARANTINE},
     flow::{FlowKey, mapped},
 };
 
@@ -83,7 +83,7 @@ fn a_table_is_what_a_map_would_be() {
     let mut seen: Vec<_> = Vec::new();
     while seen.len() < model.len() {
         let before = seen.len();
-        table.sweep(usize::MAX, 10, |_| Some(()), |place, token, _, ()| seen.push((place, token)));
+        table.sweep(i64::MAX, 10, |_| Some(()), |place, token, _, ()| seen.push((place, token)));
         assert!(seen.len() - before <= 10);
     }
     seen.truncate(model.len());
@@ -91,6 +91,27 @@ fn a_table_is_what_a_map_would_be() {
     let mut expected: Vec<_> = model.into_values().collect();
     expected.sort_unstable();
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn once_round_costs_the_same_however_it_is_cut() {
+    let (flows, rewrite) = (100, send(2));
+    let once = i64::from(Geometry::of(1000).ways()) + i64::from(flows) * FAST_VISIT as i64;
+    for due in [1, 7, 300, once] {
+        let mut table = FastFlows::in_memory(1000);
+        (0..flows).for_each(|n| assert!(table.install(&flow(&key(n), &rewrite, n), 0).is_ok()));
+        let (mut visited, mut left) = (0, 0);
+        for _ in 0..3 * once / due {
+            left = (left + due).min(due);
+            while left > 0 {
+                left = table.sweep(left, 10, |_| Some(()), |_, _, _, ()| visited += 1);
+            }
+        }
+        // What the last round has not paid for yet, and what is less than one more.
+        let short = due / FAST_VISIT as i64 + 2;
+        assert!((3 * i64::from(flows) - visited).abs() <= short, "{visited} visits in steps of {due}");
+    }
+    assert_eq!(FastFlows::in_memory(16).sweep(50, 10, |_| Some(()), |_, _, _, ()| ()), 0, "there are none");
 }
 
 #[test]
