@@ -146,9 +146,12 @@ fn a_mapping_ends_in_silence_and_its_port_is_closed() {
     (1..50).for_each(|number| assert_eq!(exchange(number), mapped));
     until_executed(&scene, 5000, 2);
     assert_eq!(exchange(50), mapped);
+    let silent_since = Instant::now();
     eventually("the session ends", Duration::from_secs(15), || {
         scene.show("sessions --port 5000").as_array().expect("rows").is_empty().then_some(())
     });
+    let ended = silent_since.elapsed();
+    assert!(ended < Duration::from_secs(15), "a session of six seconds ended after {ended:?} of silence");
     server.send_to(b"late", mapped).expect("it is sent");
     let mut late = [0; 4];
     assert!(client.recv(&mut late).is_err(), "the mapping is no more, and its packets passed");
