@@ -430,7 +430,7 @@ fn offloads_come_back_when_the_interfaces_are_given_back_whoever_switched_them_o
     scene.kill();
     assert_eq!(
         scene.run(Host::Box, &detach).stdout,
-        "detached\noffloads as they were before: rx-vlan-hw-parse on\n"
+        "detached; offloads as they were before: rx-vlan-hw-parse on\n"
     );
     assert!(takes_tags_out(&scene));
     assert_eq!(scene.run(Host::Box, &detach).stdout, "no program of ours is attached\n");

@@ -1,5 +1,6 @@
 //! Commands that need no running service.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -255,26 +256,41 @@ pub(super) fn explain(arguments: &Explain) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes a dead service's XDP program off a device, and puts the offloads back that the service with this API socket has left switched.
+/// Takes a dead service's XDP program off a device, and puts the offloads back that the service with this API socket had switched.
 pub(super) fn detach(device: &str, socket: &Path) -> Result<ExitCode, Failure> {
     let mirror = throughway_kernel::Mirror::open()?;
     let link =
         mirror.state().link_named(device).ok_or_else(|| format!("there is no device `{device}` here"))?;
-    let found = throughway_xdp::detach_leftover(link.index, device)?;
-    print(if found { "detached" } else { "no program of ours is attached" });
+    // One that is about to start has the offloads as it needs them, and the device not yet.
+    let is_served = UnixStream::connect(socket).is_ok();
     let mut remembered = Remembered::read(socket);
-    // What is there is to be put back, whatever becomes of this.
+    // What is there is true, whatever becomes of this.
     remembered.started();
-    let before = remembered.offloads(link.index);
-    let switched: Vec<_> = before
-        .iter()
-        .map(|(name, on)| if *on { format!("{name} on") } else { format!("{name} off") })
-        .collect();
-    Devices::open()?.restore(&Saved { ifindex: link.index, outcomes: Vec::new(), before })?;
-    remembered.forget([link.index])?;
-    if !switched.is_empty() {
-        print(&format!("offloads as they were before: {}", switched.join(", ")));
-    }
+    let known = remembered.program(link.index);
+    let Some(taken_off) = throughway_xdp::detach_leftover(link.index, device, known)? else {
+        print("no program of ours is attached");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let socket = socket.display();
+    // By its id: a device of another network namespace may have the same number.
+    let said = if known != Some(taken_off) {
+        format!(
+            "its offloads stay as they are: the service of {socket} did not attach it, --api names another"
+        )
+    } else if is_served {
+        format!("its offloads stay as they are: a service answers at {socket}")
+    } else {
+        let before = remembered.offloads(link.index);
+        let state = |(name, on): &(String, bool)| format!("{name} {}", if *on { "on" } else { "off" });
+        let switched: Vec<_> = before.iter().map(state).collect();
+        Devices::open()?.restore(&Saved { ifindex: link.index, outcomes: Vec::new(), before })?;
+        remembered.forget([link.index])?;
+        match switched.as_slice() {
+            [] => "it had switched no offload".to_owned(),
+            some => format!("offloads as they were before: {}", some.join(", ")),
+        }
+    };
+    print(&format!("detached; {said}"));
     Ok(ExitCode::SUCCESS)
 }
 

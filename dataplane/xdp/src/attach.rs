@@ -492,19 +492,19 @@ pub(crate) fn attach(
     }
 }
 
-/// Takes our program off the interface `ifindex`, called `name`, after the instance that attached it has died. Returns
-/// whether one was there. Looked up in the network namespace of the calling thread.
+/// Takes our program off the interface `ifindex`, called `name`, after the instance that attached it has died; `known` as for
+/// [`Claim::new`]. Returns its id; `None`: none was there. Looked up in the network namespace of the calling thread.
 ///
 /// # Errors
 ///
 /// When a live instance has the interface, a foreign program is on it, or the kernel refuses.
-pub fn detach_leftover(ifindex: u32, name: &str) -> Result<bool, AttachError> {
-    let mut claim = Claim::new(ifindex, name, None)?;
+pub fn detach_leftover(ifindex: u32, name: &str, known: Option<u32>) -> Result<Option<u32>, AttachError> {
+    let mut claim = Claim::new(ifindex, name, known)?;
     let leftovers = std::mem::take(&mut claim.leftovers);
     for (attached, program) in &leftovers {
         claim.remove(*attached, program.as_ref())?;
     }
-    Ok(!leftovers.is_empty())
+    Ok(leftovers.first().map(|(attached, _)| attached.id))
 }
 
 #[cfg(test)]

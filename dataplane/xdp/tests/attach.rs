@@ -168,7 +168,7 @@ fn a_foreign_program_is_named_and_left_alone_in_every_mode() {
                 );
                 assert_eq!(attached(DEVICE).unwrap().1, id);
             }
-            assert!(matches!(detach_leftover(index, DEVICE), Err(AttachError::Foreign { .. })));
+            assert!(matches!(detach_leftover(index, DEVICE, None), Err(AttachError::Foreign { .. })));
             assert_eq!(attached(DEVICE).unwrap().1, id);
             drop(foreign);
         }
@@ -211,7 +211,7 @@ fn a_second_live_instance_is_refused() {
             let error = second.attach(index, DEVICE, mode).unwrap_err();
             assert!(matches!(error, AttachError::InUse { .. }), "{error}");
         }
-        assert!(matches!(detach_leftover(index, DEVICE), Err(AttachError::InUse { .. })));
+        assert!(matches!(detach_leftover(index, DEVICE, None), Err(AttachError::InUse { .. })));
         assert_eq!(attached(DEVICE), before);
         attachment.detach().unwrap();
         second.attach(index, DEVICE, Mode::Native).unwrap().detach().unwrap();
@@ -296,9 +296,9 @@ fn a_leftover_is_replaced_at_once_and_in_its_own_mode() {
         }
         kill_an_instance("native");
         kill_an_instance("native again");
-        assert!(detach_leftover(index, DEVICE).unwrap());
+        assert!(detach_leftover(index, DEVICE, None).unwrap().is_some());
         assert_eq!(attached(DEVICE), None);
-        assert!(!detach_leftover(index, DEVICE).unwrap());
+        assert!(detach_leftover(index, DEVICE, None).unwrap().is_none());
     });
 }
 
