@@ -16,7 +16,8 @@
 //! **Replacement.** When the program has no room for a nominee, flows that sent least in the last turn are taken back, and only
 //! heavier ones are handed over: `bar` is what a flow must send in a turn to stay. It doubles while too few flows are below it,
 //! and halves while there is room. A flood of new flows is never nominated, and where it is (`eager`), each of its flows
-//! falls below the lowest bar.
+//! falls below the lowest bar. A few find no place in their buckets although there is room: for a heavy one of them a flow there that
+//! was silent for a second makes way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -65,6 +66,10 @@ const SHARE: usize = 16;
 const LAST_TURN: usize = 1 << 16;
 /// A flow must be there for so long (ns) before it is judged too light.
 const FAIR: u64 = 1_000_000_000;
+/// So many places are made free before somebody comes.
+const AHEAD: usize = 256;
+/// With so many packets between two harvests of the cache a flow that finds no place may take another one's.
+const HEAVY: u64 = 64;
 
 /// Which ports of the data plane the XDP program can send to: a bit of each. Set by the control side.
 #[derive(Debug, Default)]
@@ -176,6 +181,21 @@ enum Told {
     All,
 }
 
+/// A flow as the driver is to have it, called `token`, and whether it is calm.
+fn for_driver(flow: &Candidate, token: u32) -> (FastFlow<'_>, bool) {
+    let (silence, calm) = lap::silence(flow.silence);
+    let new = FastFlow {
+        key: &flow.key,
+        rewrite: &flow.rewrite,
+        generation: flow.generation,
+        dependencies: flow.dependencies.numbers(),
+        limit: limit(flow),
+        silence,
+        token,
+    };
+    (new, calm)
+}
+
 /// The longest packet of a flow for the driver. The kernel lets frames of the device's MTU, an Ethernet header and one tag
 /// be redirected and loses longer ones without a word: under two tags there are four bytes less for the packet.
 fn limit(flow: &Candidate) -> u16 {
@@ -260,6 +280,10 @@ impl Offload {
         self.bury(beside);
         // The pace is one of three seconds.
         let times = if self.table.used() <= FEW { 3 } else { 1 };
+        if self.table.used() == 0 {
+            // No lap ends that would lower the bar.
+            (self.turn.bar, self.turn.spare) = (0, 0);
+        }
         let due = self.pace.due(beside.now, times * self.whole(Told::InTurn)) as i64 - self.owed;
         self.owed = -self.visit(flows, beside, due, Told::InTurn).min(0);
         for place in flows.nominees() {
@@ -275,7 +299,7 @@ impl Offload {
     fn hand_over_waiting(
         &mut self,
         flows: &mut FlowCache,
-        beside: &Beside<'_>,
+        beside: &mut Beside<'_>,
         load: Load,
         device: impl Fn(PortId) -> PortId,
     ) {
@@ -305,7 +329,14 @@ impl Offload {
                 self.table.seen(FastPlace::of_number(number), candidate.last);
                 continue;
             }
-            match self.hand_over(place, &candidate, now) {
+            let mut handed_over = self.hand_over(place, &candidate, now);
+            if handed_over == Err(Stays::Refused(FastRefusal::Crowded))
+                && candidate.packets >= HEAVY
+                && self.make_place(flows, beside, &candidate)
+            {
+                handed_over = self.hand_over(place, &candidate, now);
+            }
+            match handed_over {
                 Ok(number) => {
                     flows.moved(place, number);
                     beside.stats.fast.installed.add(1);
@@ -319,7 +350,8 @@ impl Offload {
 
     /// The functions are about to change: those that are there now are told what was counted up to here.
     pub(super) fn change(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>) {
-        self.visit(flows, beside, self.whole(Told::All).min(LAST_TURN * FAST_VISIT) as i64, Told::All);
+        let most = LAST_TURN * FAST_VISIT + self.shadows.len();
+        self.visit(flows, beside, self.whole(Told::All).min(most) as i64, Told::All);
     }
 
     /// Takes over all that was counted up to here, also of flows that were taken back a moment ago.
@@ -371,16 +403,7 @@ impl Offload {
         if flow.packets < self.turn.bar {
             return Err(Stays::Light);
         }
-        let (silence, calm) = lap::silence(flow.silence);
-        let new = FastFlow {
-            key: &flow.key,
-            rewrite: &flow.rewrite,
-            generation: flow.generation,
-            dependencies: flow.dependencies.numbers(),
-            limit: limit(flow),
-            silence,
-            token: place,
-        };
+        let (new, calm) = for_driver(flow, place);
         let at = self.table.install(&new, now).map_err(|refusal| {
             self.turn.refused += usize::from(refusal == FastRefusal::Full);
             Stays::Refused(refusal)
@@ -390,6 +413,39 @@ impl Offload {
         }
         self.lap.begin(at, calm);
         Ok(at.number())
+    }
+
+    /// Takes back a flow that takes the place of this heavy one and was silent for a while; whether there was one.
+    fn make_place(&mut self, flows: &mut FlowCache, beside: &mut Beside<'_>, heavy: &Candidate) -> bool {
+        let (new, _) = for_driver(heavy, 0);
+        let Some((place, token, count)) = self.table.idlest_before(&new) else { return false };
+        if beside.now.0.saturating_sub(count.last) < FAIR {
+            return false;
+        }
+        if let Some(shadow) = self.shadows.get_mut(place.number() as usize) {
+            take_over(shadow, &count, beside);
+        }
+        self.drive_out(flows, (place, token), count.last, beside);
+        true
+    }
+
+    /// Takes a flow back for others, with its last packet seen at `last`.
+    fn drive_out(
+        &mut self,
+        flows: &mut FlowCache,
+        (place, token): (FastPlace, u32),
+        last: u64,
+        beside: &mut Beside<'_>,
+    ) {
+        // The cache takes no figures of a flow that is not elsewhere.
+        let figures = self.shadows.get_mut(place.number() as usize).and_then(|shadow| shadow.figures(last));
+        if let Some(figures) = figures {
+            tell_cache(flows, place, token, &figures, beside);
+            tell(beside.program, &figures);
+        }
+        self.remove(place, beside.now.0);
+        flows.returned(token, place.number());
+        beside.stats.fast.driven_out.add(1);
     }
 
     /// Takes flows back that are no more.
@@ -412,8 +468,7 @@ impl Offload {
             self.leaving.pop_front();
             let count = self.table.read(place);
             if let Some(shadow) = self.shadows.get_mut(place.number() as usize) {
-                let new = shadow.take_over(&count);
-                Volume { way: shadow.way, packets: new.packets, bytes: new.bytes }.count(beside);
+                take_over(shadow, &count, beside);
                 if let Some(settled) = shadow.figures(count.last.min(beside.now.0)) {
                     tell(beside.program, &settled);
                 }
@@ -489,18 +544,13 @@ impl Offload {
         let light = packets < bar || is_told && !flows.renew(token, beside.epoch);
         if self.turn.spare > 0
             && light
-            && let Some(shadow) = self.shadows.get_mut(place.number() as usize)
+            // Refused flows come again and again: those that there is room for now are waited for.
+            && self.table.capacity().saturating_sub(self.table.used()) < AHEAD
+            && let Some(shadow) = self.shadows.get(place.number() as usize)
             && shadow.age(now) >= FAIR
         {
-            // The cache takes no figures of a flow that is not elsewhere.
-            if let Some(figures) = shadow.figures(last) {
-                tell_cache(flows, place, token, &figures, beside);
-                tell(beside.program, &figures);
-            }
             self.turn.spare -= 1;
-            self.remove(place, now);
-            flows.returned(token, place.number());
-            beside.stats.fast.driven_out.add(1);
+            self.drive_out(flows, (place, token), last, beside);
         }
     }
 
@@ -521,8 +571,11 @@ impl Offload {
         };
         match new.check() {
             Err(why) => Stays::Refused(why.into()),
+            Ok(()) if self.table.used() >= self.table.capacity() && self.turn.bar == 0 => {
+                Stays::Refused(FastRefusal::Full)
+            }
+            Ok(()) if !self.table.has_place(&new) => Stays::Refused(FastRefusal::Crowded),
             Ok(()) if self.turn.bar > 0 => Stays::Light,
-            Ok(()) if self.table.used() >= self.table.capacity() => Stays::Refused(FastRefusal::Full),
             Ok(()) => Stays::Waiting,
         }
     }
@@ -542,6 +595,12 @@ impl Turn {
             self.spare = refused.min((capacity / SHARE).max(1));
         }
     }
+}
+
+/// Adds to the statistics what the program counted of a flow since the last time.
+fn take_over(shadow: &mut Shadow, count: &FastCount, beside: &Beside<'_>) {
+    let new = shadow.take_over(count);
+    Volume { way: shadow.way, packets: new.packets, bytes: new.bytes }.count(beside);
 }
 
 /// Tells the cache what was counted of a flow.

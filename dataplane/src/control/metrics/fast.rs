@@ -13,7 +13,7 @@ pub(super) fn fast(page: &mut Page, worker: &str, stats: &FastStats) {
     let figures = [
         (
             "packets",
-            "Packets of the worker's flows that the XDP program executed; told within two seconds.",
+            "Packets of the worker's flows that the XDP program executed; told within 5 s, of more than 65536 flows within 20 s.",
             &stats.packets,
         ),
         ("bytes", "Bytes of these packets, Ethernet header included.", &stats.bytes),

@@ -195,6 +195,26 @@ impl FastFlows {
         Ok(FastPlace(place as u32))
     }
 
+    /// Whether there is a place for a flow that is not here, if there is room at all.
+    pub fn has_place(&self, flow: &FastFlow<'_>) -> bool {
+        flow.lay(self.now).is_ok_and(|laid| {
+            let way = self.free_way(self.hash(&laid));
+            way.is_some_and(|way| self.places.has_free(first_place((way / WAYS) as u32)))
+        })
+    }
+
+    /// Of the flows that take a [crowded](FastRefusal::Crowded) one's place the one that was silent for longest, with its token and what
+    /// was counted of it.
+    pub fn idlest_before(&self, flow: &FastFlow<'_>) -> Option<(FastPlace, u32, FastCount)> {
+        let hash = self.hash(&flow.lay(self.now).ok()?);
+        let ways = [hash.first(self.geometry.buckets), hash.second(self.geometry.buckets)]
+            .map(|bucket| bucket as usize * WAYS..(bucket as usize + 1) * WAYS);
+        let places = ways.into_iter().flatten().filter(|way| self.tag(*way) != 0).map(|way| self.place(way));
+        let found = places.map(|place| (FastPlace(place as u32), self.read(FastPlace(place as u32))));
+        let (place, count) = found.min_by_key(|(_, count)| count.last)?;
+        Some((place, self.tokens.get(place.0 as usize).copied()?, count))
+    }
+
     /// Says that the flow at `place` was found true at `generation`.
     pub fn renew(&mut self, place: FastPlace, generation: u32) {
         let at = place.0 as usize * ENTRY_WORDS + WORD_GENERATION;
