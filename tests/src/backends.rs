@@ -117,7 +117,12 @@ impl Client {
 
     /// Asks nginx who serves it, over HTTP: see [`crate::nginx`].
     pub fn ask_http(self) -> io::Result<String> {
-        crate::nginx::HttpClient::over(self.stream.into_inner()).ask()
+        self.into_http().ask()
+    }
+
+    /// Goes on as a client of nginx.
+    pub fn into_http(self) -> crate::nginx::HttpClient {
+        crate::nginx::HttpClient::over(self.stream.into_inner())
     }
 
     /// Asks who serves it.
