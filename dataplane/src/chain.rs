@@ -230,11 +230,14 @@ impl Program {
     }
 
     /// Has the functions that left these credits with flows fetch what they will need when they are told of them.
-    pub fn foresee(&self, credits: impl Iterator<Item = Credit> + Clone) {
+    pub fn foresee(&self, credits: &[Credit]) {
+        if credits.is_empty() {
+            return;
+        }
         for entry in &self.functions {
             // By function: in a short loop the processor has many loads under way.
-            let own = credits.clone().filter(|credit| credit.function() == entry.tag);
-            let ids: ArrayVec<u64, BATCH> = own.map(Credit::id).take(BATCH).collect();
+            let own = credits.iter().filter(|credit| credit.function() == entry.tag);
+            let ids: ArrayVec<u64, BATCH> = own.map(|credit| credit.id()).take(BATCH).collect();
             if !ids.is_empty() {
                 entry.function.foresee(&ids);
             }

@@ -49,7 +49,10 @@ pub(super) fn tell(program: &mut Program, settled: &Settled) {
 
 /// [`tell`] of many flows: what the functions will need is fetched for all of them first.
 pub(super) fn tell_all(program: &mut Program, told: &mut ArrayVec<Settled, BATCH>) {
-    program.foresee(told.iter().flat_map(|settled| settled.credits.0.map(Credit)));
+    let credits = told.iter().flat_map(|settled| settled.credits.0.map(Credit));
+    let credits: ArrayVec<Credit, { 2 * BATCH }> =
+        credits.filter(|credit| *credit != Credit::default()).take(2 * BATCH).collect();
+    program.foresee(&credits);
     for settled in told.drain(..) {
         tell(program, &settled);
     }
