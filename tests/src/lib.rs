@@ -55,8 +55,8 @@ pub fn repository() -> PathBuf {
 }
 
 /// Asks again and again until the answer is `Some`, for as long as it may take where nothing else runs, `patience`, and that again and
-/// again: beside busy polling and a flood, what runs in between can keep the whole kernel waiting for seconds (RCU). Panics with `what`
-/// otherwise. Not for bounds that are promised: those are measured.
+/// again: on a machine with other work some steps took seconds longer. (Supposed, not traced: what runs at the lowest priority beside busy
+/// polling holds up RCU.) Panics with `what` otherwise. Not for bounds that are promised: those are measured.
 #[track_caller]
 pub fn eventually<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let patience = 4 * patience;

@@ -358,7 +358,8 @@ fn another_box_takes_over(
 ) -> Vec<String> {
     held.retain(|(_, name)| name != dead);
     // Opened with eleven backends of which the first was down: the same view on both boxes.
-    // From ports that nobody had before: one whose last connection is not quite over goes where that went.
+    // From ports that nobody had before. With ports that the load may have had, one and six of two hundred did not go on; why was not
+    // traced (supposed: a port whose last connection is not quite over goes where that went).
     let same = hold_by(scene, 200, |number| {
         let from = at(Host::Client.ipv4(), 24_000 + number);
         Ok(throughway_tests::backends::Client::connect(Some(from), (VIP, 80).into())?.into_http())

@@ -16,8 +16,8 @@ use crate::error::LabError;
 
 /// How often a process that is waited for is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
-/// How long a process may take to end after it was asked to. Beside busy polling and a flood, what runs in between can keep the whole
-/// kernel waiting for seconds (RCU), and with it who takes a program or a device back.
+/// How long a process may take to end after it was asked to: a generator took more than five seconds once, beside a build at the lowest
+/// priority. (Supposed, not traced: it waited for RCU when it gave its program back.)
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 /// What a process left behind.
